@@ -1,0 +1,7 @@
+//! `blockhost-vm-gc`
+use commands::gc::GcCommand;
+
+fn main() -> std::process::ExitCode {
+    let command: GcCommand = commands::parse();
+    commands::run(&command.common.clone(), |host| command.run(host))
+}

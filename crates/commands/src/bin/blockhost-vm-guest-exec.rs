@@ -1,0 +1,65 @@
+//! `blockhost-vm-guest-exec`
+use clap::Parser;
+use commands::OneVm;
+use provisioner::operation::audited::audited_guest_command;
+use provisioner::operation::guest_exec::guest_exec;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Exit code of a command that outlived its limit, as timeout(1) has it.
+const TIMED_OUT: u8 = 124;
+
+/// Run a command in a VM's guest; its output and exit code are passed on
+#[derive(Debug, Parser)]
+#[command(
+    name = "blockhost-vm-guest-exec",
+    version,
+    styles = commands::STYLES,
+    after_help = "The words are joined by blanks and run by /bin/sh -c in the guest. Exit code 124: it outlived the limit and may go on there;\n\
+        128 + N: signal N ended it; 1: it could not be run.\n\n\
+        Examples:\n  blockhost-vm-guest-exec web-1 uptime\n  blockhost-vm-guest-exec web-1 --timeout 60 -- 'apt-get update && apt-get -y upgrade'"
+)]
+struct Command {
+    #[command(flatten)]
+    vm: OneVm,
+    /// Seconds the command may take
+    #[arg(long, value_name = "S", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
+    /// The command
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
+    command: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    let command: Command = commands::parse();
+    let name = &command.vm.name;
+    let result = commands::prepare(&command.vm.common).and_then(|host| {
+        let ctx = commands::open(&host, &command.vm)?;
+        let limit = Duration::from_secs(command.timeout);
+        let text = command.command.join(" ");
+        audited_guest_command(&ctx, name, || guest_exec(&ctx, name, &text, limit))
+    });
+    match result {
+        Ok(Some(ended)) => {
+            // A reader that has gone away is its own doing; the exit code is what counts.
+            let _ = std::io::stdout().write_all(&ended.stdout);
+            let _ = std::io::stderr().write_all(&ended.stderr);
+            if ended.truncated {
+                commands::warn(&format!("VM {name}: the command's output was too long and is cut"));
+            }
+            ExitCode::from(ended.exit_code)
+        }
+        Ok(None) => {
+            commands::complain(&format!(
+                "VM {name}: the command did not end within {} s and may go on in the guest; a longer limit is --timeout",
+                command.timeout
+            ));
+            ExitCode::from(TIMED_OUT)
+        }
+        Err(error) => {
+            commands::complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! `blockhost-vm-kill`
+use clap::Parser;
+use commands::OneVm;
+use provisioner::operation::audited::audited;
+use provisioner::operation::kill::kill;
+
+/// Switch a VM off at once
+#[derive(Debug, Parser)]
+#[command(
+    name = "blockhost-vm-kill",
+    version,
+    styles = commands::STYLES,
+    after_help = "Off already is success. The guest is not asked: use blockhost-vm-stop for a clean end.\n\n\
+        Example:\n  blockhost-vm-kill web-1"
+)]
+struct Command {
+    #[command(flatten)]
+    vm: OneVm,
+}
+
+fn main() -> std::process::ExitCode {
+    let command: Command = commands::parse();
+    commands::run(&command.vm.common, |host| {
+        let (ctx, name) = (commands::open(host, &command.vm)?, &command.vm.name);
+        let was_on = audited(&ctx, "kill", name, || kill(&ctx, name))?;
+        commands::say(&format!("VM {} is {}", command.vm.name, if was_on { "off" } else { "off already" }));
+        Ok(())
+    })
+}

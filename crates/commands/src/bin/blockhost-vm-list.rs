@@ -1,0 +1,7 @@
+//! `blockhost-vm-list`
+use commands::list::ListCommand;
+
+fn main() -> std::process::ExitCode {
+    let command: ListCommand = commands::parse();
+    commands::run(&command.common.clone(), |host| command.run(host))
+}

@@ -1,0 +1,38 @@
+//! `blockhost-vm-start`
+use clap::Parser;
+use commands::OneVm;
+use provisioner::operation::audited::audited;
+use provisioner::operation::start::start;
+
+/// Start a VM, set its IPv6 host route and isolate its port
+#[derive(Debug, Parser)]
+#[command(
+    name = "blockhost-vm-start",
+    version,
+    styles = commands::STYLES,
+    after_help = "Running already is success. A suspended VM that is still paid for becomes active; one that has expired is refused.\n\n\
+        Examples:\n  blockhost-vm-start web-1\n  blockhost-vm-start web-1 --force   # although it has expired; its record stays suspended"
+)]
+struct Command {
+    #[command(flatten)]
+    vm: OneVm,
+    /// Start it although it has expired, and leave its record alone
+    #[arg(long)]
+    force: bool,
+}
+
+fn main() -> std::process::ExitCode {
+    let command: Command = commands::parse();
+    commands::run(&command.vm.common, |host| {
+        let name = &command.vm.name;
+        let ctx = commands::open(host, &command.vm)?;
+        let started = audited(&ctx, "start", name, || start(&ctx, name, command.force))?;
+        for warning in &started.warnings {
+            commands::warn(&format!("VM {name}: {warning}"));
+        }
+        let what = if started.was_running { "runs already" } else { "runs" };
+        let more = if started.resumed { " and is active again" } else { "" };
+        commands::say(&format!("VM {name} {what}{more}"));
+        Ok(())
+    })
+}

@@ -1,0 +1,29 @@
+//! `blockhost-vm-stop`
+use clap::Parser;
+use commands::OneVm;
+use provisioner::operation::audited::audited;
+use provisioner::operation::stop::stop;
+
+/// Shut a VM down and wait until it is off
+#[derive(Debug, Parser)]
+#[command(
+    name = "blockhost-vm-stop",
+    version,
+    styles = commands::STYLES,
+    after_help = "The guest has about 45 s; one that does not obey is left running, and blockhost-vm-kill switches it off.\n\n\
+        Example:\n  blockhost-vm-stop web-1"
+)]
+struct Command {
+    #[command(flatten)]
+    vm: OneVm,
+}
+
+fn main() -> std::process::ExitCode {
+    let command: Command = commands::parse();
+    commands::run(&command.vm.common, |host| {
+        let (ctx, name) = (commands::open(host, &command.vm)?, &command.vm.name);
+        let was_on = audited(&ctx, "stop", name, || stop(&ctx, name))?;
+        commands::say(&format!("VM {} is {}", command.vm.name, if was_on { "off" } else { "off already" }));
+        Ok(())
+    })
+}

@@ -1,0 +1,166 @@
+//! Shared parts of the thin command mains: flags, exit codes, what goes to stdout and what to stderr
+//! (contract, commands).
+
+pub mod create;
+pub mod gc;
+pub mod list;
+
+use anyhow::Context as _;
+use clap::builder::styling::Styles;
+use clap::{Args, Parser};
+use provisioner::host::Host;
+use provisioner::host::interrupt::Interrupt;
+use provisioner::host::replace_file;
+use provisioner::operation::Context;
+use provisioner::value::vm_name::VmName;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
+
+/// Plain help: read on consoles and in logs.
+pub const STYLES: Styles = Styles::plain();
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Say more on stderr; twice: everything (RUST_LOG chooses by part)
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+    /// Say nothing on stderr but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+/// Flags of a command for one VM.
+#[derive(Debug, Clone, Args)]
+pub struct OneVm {
+    /// The VM's name
+    #[arg(value_name = "NAME", value_parser = parse_name)]
+    pub name: VmName,
+    /// Use the mock database (accounting/mock-db.json or $BLOCKHOST_MOCK_DB); the host is not touched
+    #[arg(long)]
+    pub mock: bool,
+    /// Flags of every command.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// clap shows the refusal as its own error.
+fn parse_name(text: &str) -> Result<VmName, String> {
+    VmName::parse(text).map_err(|refused| refused.why)
+}
+
+/// Parses the command line; on wrong usage clap ends the process with exit code 2.
+pub fn parse<T: Parser>() -> T {
+    T::parse()
+}
+
+/// Runs a command: sets up logging, signals and the umask; an error becomes one line on stderr and exit code 1.
+pub fn run(common: &Common, body: impl FnOnce(&Host) -> anyhow::Result<()>) -> ExitCode {
+    match prepare(common).and_then(|host| body(&host)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Sets up logging, signals and the umask.
+pub fn prepare(common: &Common) -> anyhow::Result<Host> {
+    start_logging(common);
+    replace_file::set_umask();
+    Ok(Host::from_environment(Interrupt::install().context("cannot listen to signals")?))
+}
+
+/// Opens the settings for one VM's command.
+pub fn open<'h>(host: &'h Host, vm: &OneVm) -> anyhow::Result<Context<'h>> {
+    Context::open(host, vm.mock)
+}
+
+/// An error, for a person: one line on stderr, also under `--quiet`.
+pub fn complain(text: &str) {
+    let mut line = String::with_capacity(text.len() + 16);
+    line.push_str("error: ");
+    line.push_str(&text.replace('\n', " "));
+    // A closed stderr is no reason to fail in another way.
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// A word to the person at the shell, on stderr: done, or nothing to do.
+pub fn say(text: &str) {
+    tracing::info!("{text}");
+}
+
+/// A warning for the person at the shell, on stderr.
+pub fn warn(text: &str) {
+    tracing::warn!("{text}");
+}
+
+/// Prints the answer and makes sure it is out.
+pub fn answer(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to stdout")
+}
+
+fn start_logging(common: &Common) {
+    let level = match (common.quiet, common.verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (false, 0) => LevelFilter::INFO,
+        (false, 1) => LevelFilter::DEBUG,
+        (false, _) => LevelFilter::TRACE,
+    };
+    // RUST_LOG wins; the libraries below us speak only when asked by name (their traces could show a token, H30).
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(rules) if !rules.is_empty() => EnvFilter::try_new(rules).unwrap_or_else(|_| ours_only(level)),
+        _ => ours_only(level),
+    };
+    let filter = ["ureq=off", "ureq_proto=off", "rustls=off"]
+        .iter()
+        .filter_map(|rule| rule.parse().ok())
+        .fold(filter, EnvFilter::add_directive);
+    let _ = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .event_format(Plain)
+        .try_init();
+}
+
+fn ours_only(level: LevelFilter) -> EnvFilter {
+    EnvFilter::new(format!("provisioner={level},commands={level}"))
+}
+
+/// `warning: text`: what a person reads at a shell and journald stamps by itself.
+struct Plain;
+
+impl<S, N> tracing_subscriber::fmt::FormatEvent<S, N> for Plain
+where
+    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
+    N: for<'a> tracing_subscriber::fmt::FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        ctx: &tracing_subscriber::fmt::FmtContext<'_, S, N>,
+        mut writer: tracing_subscriber::fmt::format::Writer<'_>,
+        event: &tracing::Event<'_>,
+    ) -> std::fmt::Result {
+        use tracing_subscriber::fmt::FormatFields as _;
+        match *event.metadata().level() {
+            tracing::Level::ERROR => write!(writer, "error: ")?,
+            tracing::Level::WARN => write!(writer, "warning: ")?,
+            tracing::Level::INFO => {}
+            _ => write!(writer, "debug: ")?,
+        }
+        // One event, one line: a tool's words may hold line breaks.
+        let mut text = String::new();
+        ctx.format_fields(tracing_subscriber::fmt::format::Writer::new(&mut text), event)?;
+        writeln!(writer, "{}", text.replace('\n', " "))
+    }
+}
+
+/// Whether a person reads stdout.
+pub fn on_terminal() -> bool {
+    io::stdout().is_terminal()
+}

@@ -1,0 +1,298 @@
+//! Start, stop, shutdown, reboot, suspend, resume. The guest's file lock is held for the whole of each.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::access::Caller;
+use super::guest::{Guest, Run};
+use super::guest_system;
+use super::refusal::{Outcome, Refusal};
+use super::tasks::{Worker, spawn};
+use super::{Node, Shared, State, change, pause};
+use crate::model::AgentMode;
+
+/// Parameters of a shutdown.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Shutdown {
+    /// Seconds; 60 without.
+    pub timeout: Option<u64>,
+    /// Hard stop when the time is over.
+    pub force_stop: bool,
+}
+
+/// The start task. Everything is checked inside it.
+pub(crate) async fn start(node: &Shared, caller: &Caller, on: &str, vmid: u32) -> String {
+    let (shared, on) = (node.clone(), on.to_owned());
+    spawn(node, caller, "qmstart", vmid, move |_| async move {
+        let _lock = shared.locks.exclusive(vmid, shared.timing().lock_wait).await?;
+        check_startable(&shared, &on, vmid)?;
+        pause(shared.timing().start).await;
+        start_now(&shared, &on, vmid)
+    })
+    .await
+}
+
+fn check_startable(node: &Node, on: &str, vmid: u32) -> Outcome<()> {
+    let state = node.state();
+    let guest = state.guest(on, vmid)?;
+    if guest.flag("template") {
+        return Err(Refusal::die("you can't start a vm if it's a template"));
+    }
+    // A guest suspended to disk is resumed by its start.
+    if guest.lock() != Some("suspended") {
+        check_lock(guest)?;
+    }
+    if guest.run.is_some() {
+        return Err(Refusal::die(format!("VM {vmid} already running")));
+    }
+    Ok(())
+}
+
+/// A configuration lock refuses.
+pub(crate) fn check_lock(guest: &Guest) -> Outcome<()> {
+    match guest.lock() {
+        Some(lock) => Err(Refusal::die(format!("VM is locked ({lock})"))),
+        None => Ok(()),
+    }
+}
+
+/// The start itself: pending changes, cloud-init, taps, QEMU.
+pub(crate) fn start_now(node: &Node, on: &str, vmid: u32) -> Outcome<()> {
+    let mut state = node.state();
+    change::apply_pending(&mut state, on, vmid)?;
+    let guest = state.guest(on, vmid)?.clone();
+    for (_, drive) in guest.drives() {
+        if drive.volume != "none"
+            && !drive.volume.contains(":iso/")
+            && state.storages.volume(&drive.volume).is_none()
+        {
+            return Err(Refusal::die(format!("volume '{}' does not exist", drive.volume)));
+        }
+    }
+    for (_, nic) in guest.nics() {
+        if let Some(bridge) = nic.bridge().filter(|bridge| !state.network.is_bridge(bridge)) {
+            return Err(Refusal::die(format!("bridge '{bridge}' does not exist")));
+        }
+    }
+    let data = guest_system::cloud_init(&guest, &state.files.snippets(), &state.resolver)?;
+    let pid = state.next_pid();
+    let boot = guest.behaviour.boot_ms.unwrap_or(node.timing().boot);
+    let folder = node.guest_folder(vmid);
+    let now = Instant::now();
+    let guest = state.guest_mut(on, vmid)?;
+    guest.starts += 1;
+    guest.config.remove("lock");
+    guest.config.remove("vmstate");
+    guest.run = Some(Run { pid, since: now, boot_at: now + Duration::from_millis(boot), paused: false });
+    if guest.behaviour.agent != AgentMode::Never {
+        guest_system::boot(&mut guest.system, &folder, data.as_ref());
+    }
+    let guest = guest.clone();
+    let State { network, files, .. } = &mut *state;
+    network.plug(files, &guest);
+    state.changed(vmid);
+    Ok(())
+}
+
+/// QEMU ends; taps and what ran in the guest end with it.
+pub(crate) fn power_off(node: &Node, vmid: u32) {
+    let mut state = node.state();
+    if let Some(guest) = state.guests.get_mut(&vmid) {
+        guest.run = None;
+    }
+    let State { network, files, .. } = &mut *state;
+    network.unplug(files, vmid);
+    state.changed(vmid);
+    drop(state);
+    node.executions.guest_is_off(vmid);
+}
+
+/// The stop task. Stopped already is fine; missing is not.
+pub(crate) async fn stop(
+    node: &Shared,
+    caller: &Caller,
+    on: &str,
+    vmid: u32,
+    overrule: bool,
+    skip_lock: bool,
+) -> String {
+    let (shared, on) = (node.clone(), on.to_owned());
+    spawn(node, caller, "qmstop", vmid, move |worker| async move {
+        if overrule && shared.tasks.abort("qmshutdown", &vmid.to_string()) > 0 {
+            worker.line("aborted running shutdown task");
+        }
+        let _lock = shared.locks.exclusive(vmid, shared.timing().lock_wait).await?;
+        stop_locked(&shared, &on, vmid, skip_lock).await
+    })
+    .await
+}
+
+async fn stop_locked(node: &Node, on: &str, vmid: u32, skip_lock: bool) -> Outcome<()> {
+    {
+        let state = node.state();
+        let guest = state.find(on, vmid).ok_or_else(|| Refusal::no_such_vm(on, vmid))?;
+        if guest.run.is_none() {
+            return Ok(());
+        }
+        if !skip_lock {
+            check_lock(guest)?;
+        }
+    }
+    pause(node.timing().stop).await;
+    power_off(node, vmid);
+    Ok(())
+}
+
+/// The shutdown task.
+///
+/// # Errors
+/// Missing or paused: said before the task.
+pub(crate) async fn shutdown(
+    node: &Shared,
+    caller: &Caller,
+    on: &str,
+    vmid: u32,
+    how: Shutdown,
+) -> Outcome<String> {
+    let paused = {
+        let state = node.state();
+        let guest = state.find(on, vmid).ok_or_else(|| Refusal::no_such_vm(on, vmid))?;
+        guest.run.as_ref().is_some_and(|run| run.paused)
+    };
+    if paused {
+        if !how.force_stop {
+            return Err(Refusal::die("VM is paused - cannot shutdown"));
+        }
+        return Ok(stop(node, caller, on, vmid, false, false).await);
+    }
+    let (shared, on) = (node.clone(), on.to_owned());
+    Ok(spawn(node, caller, "qmshutdown", vmid, move |worker| async move {
+        let _lock = shared.locks.exclusive(vmid, shared.timing().lock_wait).await?;
+        shutdown_locked(&shared, &worker, &on, vmid, how).await
+    })
+    .await)
+}
+
+async fn shutdown_locked(node: &Node, worker: &Worker, on: &str, vmid: u32, how: Shutdown) -> Outcome<()> {
+    let heeds = {
+        let state = node.state();
+        let guest = state.find(on, vmid).ok_or_else(|| Refusal::no_such_vm(on, vmid))?;
+        if guest.run.is_none() {
+            worker.line(format!("VM {vmid} not running"));
+            return Ok(());
+        }
+        check_lock(guest)?;
+        // A guest that is still booting hears neither ACPI nor the agent.
+        guest.booted() && !guest.behaviour.ignore_shutdown
+    };
+    let limit = Duration::from_secs(how.timeout.unwrap_or(60));
+    let needed = {
+        let state = node.state();
+        let own = state.guests.get(&vmid).and_then(|guest| guest.behaviour.shutdown_ms);
+        Duration::from_millis(own.unwrap_or(node.timing().guest_shutdown))
+    };
+    let off = heeds && needed <= limit;
+    tokio::select! {
+        () = worker.aborted() => return Err(Refusal::die("received interrupt")),
+        () = tokio::time::sleep(if off { needed } else { limit }) => {}
+    }
+    if off || how.force_stop {
+        power_off(node, vmid);
+        return Ok(());
+    }
+    Err(Refusal::die("VM quit/powerdown failed - got timeout"))
+}
+
+/// `qm reboot`: shut down, then start with what was pending; new taps.
+///
+/// # Errors
+/// Missing or not running: said before the task.
+pub(crate) async fn reboot(
+    node: &Shared,
+    caller: &Caller,
+    on: &str,
+    vmid: u32,
+    timeout: Option<u64>,
+) -> Outcome<String> {
+    {
+        let state = node.state();
+        let guest = state.find(on, vmid).ok_or_else(|| Refusal::no_such_vm(on, vmid))?;
+        if guest.run.is_none() {
+            return Err(Refusal::die(format!("VM {vmid} not running")));
+        }
+    }
+    let (shared, on) = (node.clone(), on.to_owned());
+    Ok(spawn(node, caller, "qmreboot", vmid, move |worker| async move {
+        let _lock = shared.locks.exclusive(vmid, shared.timing().lock_wait).await?;
+        shutdown_locked(&shared, &worker, &on, vmid, Shutdown { timeout, force_stop: false }).await?;
+        start_now(&shared, &on, vmid)
+    })
+    .await)
+}
+
+/// Halts the CPUs, or with `to_disk` saves the memory and ends QEMU under the lock `suspended`.
+pub(crate) async fn suspend(node: &Shared, caller: &Caller, on: &str, vmid: u32, to_disk: bool) -> String {
+    let kind = if to_disk { "qmsuspend" } else { "qmpause" };
+    let (shared, on) = (node.clone(), on.to_owned());
+    spawn(node, caller, kind, vmid, move |_| async move {
+        let _lock = shared.locks.exclusive(vmid, shared.timing().lock_wait).await?;
+        {
+            let mut state = shared.state();
+            let guest = state.guest_mut(&on, vmid)?;
+            check_lock(guest)?;
+            let run = guest.run.as_mut().ok_or_else(|| Refusal::die(format!("VM {vmid} not running")))?;
+            run.paused = true;
+            if to_disk {
+                guest.config.insert("lock".into(), "suspended".into());
+            }
+            state.changed(vmid);
+        }
+        if to_disk {
+            power_off(&shared, vmid);
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Lets the CPUs run again.
+pub(crate) async fn resume(node: &Shared, caller: &Caller, on: &str, vmid: u32) -> String {
+    let (shared, on) = (node.clone(), on.to_owned());
+    spawn(node, caller, "qmresume", vmid, move |_| async move {
+        let _lock = shared.locks.exclusive(vmid, shared.timing().lock_wait).await?;
+        let mut state = shared.state();
+        let guest = state.guest_mut(&on, vmid)?;
+        check_lock(guest)?;
+        let run = guest.run.as_mut().ok_or_else(|| Refusal::die(format!("VM {vmid} not running")))?;
+        run.paused = false;
+        state.changed(vmid);
+        Ok(())
+    })
+    .await
+}
+
+/// The node goes down and comes up: guests off, routes and taps gone, guests with `onboot` started anew.
+pub(crate) fn reboot_node(node: &Node) {
+    let (all, onboot) = {
+        let mut state = node.state();
+        state.network.routes.clear();
+        let here: BTreeMap<u32, bool> = state
+            .guests
+            .values()
+            .filter(|guest| guest.node == node.options.node)
+            .map(|guest| {
+                (guest.vmid, guest.flag("onboot") && !guest.flag("template") && guest.lock().is_none())
+            })
+            .collect();
+        let onboot: Vec<u32> = here.iter().filter(|(_, onboot)| **onboot).map(|(vmid, _)| *vmid).collect();
+        (here.into_keys().collect::<Vec<_>>(), onboot)
+    };
+    for vmid in all {
+        power_off(node, vmid);
+    }
+    for vmid in onboot {
+        if let Err(refusal) = start_now(node, &node.options.node, vmid) {
+            eprintln!("lab: VM {vmid} does not start with the node: {}", refusal.message);
+        }
+    }
+}

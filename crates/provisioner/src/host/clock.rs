@@ -1,0 +1,58 @@
+//! The only clock.
+
+use chrono::{DateTime, Utc};
+use std::time::{Duration, Instant};
+
+/// The wall clock's time.
+#[allow(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
+pub fn now() -> DateTime<Utc> {
+    #[cfg(debug_assertions)]
+    if let Some(machine) = super::simulated::machine() {
+        return machine.wall_clock();
+    }
+    Utc::now()
+}
+
+/// Lets time pass. What should end at a signal sleeps by [`super::interrupt::Interrupt::sleep`].
+pub fn sleep(time: Duration) {
+    #[cfg(debug_assertions)]
+    if let Some(machine) = super::simulated::machine() {
+        return machine.sleep(time);
+    }
+    std::thread::sleep(time);
+}
+
+/// The clock that no one sets.
+fn instant() -> Instant {
+    #[cfg(debug_assertions)]
+    if let Some(machine) = super::simulated::machine() {
+        return machine.instant();
+    }
+    Instant::now()
+}
+
+/// A point in time after which an operation gives up (hazard H23).
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// `limit` from now, by a clock that no one sets.
+    pub fn after(limit: Duration) -> Deadline {
+        Deadline(instant() + limit)
+    }
+
+    /// What is left; zero when it has passed.
+    pub fn left(&self) -> Duration {
+        self.0.saturating_duration_since(instant())
+    }
+
+    /// Whether it has passed.
+    pub fn passed(&self) -> bool {
+        self.left().is_zero()
+    }
+
+    /// The earlier of this deadline and `limit` from now.
+    pub fn at_most(&self, limit: Duration) -> Deadline {
+        Deadline(self.0.min(instant() + limit))
+    }
+}

@@ -1,0 +1,184 @@
+//! Locks that the kernel keeps (`flock`): a dead process holds none (hazard H18).
+
+use super::clock::Deadline;
+use super::interrupt::Interrupt;
+use super::replace_file::{SHARED, give_to_owner_of};
+use rustix::fs::{Mode, OFlags};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A lock that is held until this value goes.
+#[derive(Debug)]
+pub struct LockFile {
+    file: File,
+    path: PathBuf,
+}
+
+/// Why a lock was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Somebody else held it until the deadline.
+    #[error("{path} is locked by another process{holder}, waited {waited} s")]
+    Held {
+        /// The lock file.
+        path: String,
+        /// Who, if the file says so: ` (blockhost-vm-create, PID 123)`.
+        holder: String,
+        /// Seconds waited.
+        waited: u64,
+    },
+    /// The lock file cannot be made or opened.
+    #[error("cannot open lock file {path}: {source}")]
+    Open {
+        /// The lock file.
+        path: String,
+        /// The reason.
+        source: io::Error,
+    },
+    /// A signal arrived while waiting.
+    #[error(transparent)]
+    Interrupted(#[from] super::interrupt::Interrupted),
+}
+
+impl LockFile {
+    /// Takes the lock if nobody holds it.
+    pub fn try_lock(path: &Path) -> Result<Option<LockFile>, LockError> {
+        loop {
+            let file =
+                open(path).map_err(|source| LockError::Open { path: path.display().to_string(), source })?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(std::fs::TryLockError::WouldBlock) => return Ok(None),
+                Err(std::fs::TryLockError::Error(source)) => {
+                    return Err(LockError::Open { path: path.display().to_string(), source });
+                }
+            }
+            // The holder before us may have removed the file after we opened it: then this lock is of a
+            // file nobody else will find.
+            let same = match (file.metadata(), path.symlink_metadata()) {
+                (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+                _ => false,
+            };
+            if same {
+                return Ok(Some(LockFile { file, path: path.to_path_buf() }));
+            }
+        }
+    }
+
+    /// Takes the lock, waiting for others until `deadline` or a signal.
+    pub fn lock(path: &Path, deadline: Deadline, interrupt: &Interrupt) -> Result<LockFile, LockError> {
+        let total = deadline.left();
+        let mut pause = Duration::from_millis(1);
+        loop {
+            if let Some(lock) = LockFile::try_lock(path)? {
+                return Ok(lock);
+            }
+            if interrupt.requested() {
+                return Err(super::interrupt::Interrupted.into());
+            }
+            if deadline.passed() {
+                let holder = match read_note(path) {
+                    note if note.is_empty() => String::new(),
+                    note => format!(" ({note})"),
+                };
+                return Err(LockError::Held {
+                    path: path.display().to_string(),
+                    holder,
+                    waited: total.as_secs_f64().round() as u64,
+                });
+            }
+            super::clock::sleep(pause.min(deadline.left()));
+            pause = (pause * 2).min(Duration::from_millis(25));
+        }
+    }
+
+    /// Writes who holds the lock, for people and for error messages; the kernel's lock is what counts.
+    pub fn note(&mut self, text: &str) {
+        let write = |file: &mut File| -> io::Result<()> {
+            file.set_len(0)?;
+            file.rewind()?;
+            file.write_all(text.as_bytes())
+        };
+        // A note that cannot be written (full disk) takes nothing from the lock.
+        let _ = write(&mut self.file);
+    }
+
+    /// Removes the file and lets the lock go.
+    pub fn remove(self) {
+        let _ = super::replace_file::remove(&self.path);
+    }
+
+    /// Gives the lock to a child process: as its standard input it is held until the last copy is closed.
+    pub fn into_file(self) -> File {
+        self.file
+    }
+}
+
+/// What the holder wrote into the lock file, one line.
+pub fn read_note(path: &Path) -> String {
+    let mut text = String::new();
+    if let Ok(file) = File::open(path) {
+        let _ = file.take(200).read_to_string(&mut text);
+    }
+    text.lines().next().unwrap_or_default().trim().to_string()
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(SHARED))?);
+    let data = file.metadata()?;
+    if !data.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    // Whoever makes it, members of the folder's group can use it (umask and root notwithstanding).
+    if data.mode() & 0o777 != SHARED && data.uid() == rustix::process::geteuid().as_raw() {
+        if let Some(folder) = path.parent() {
+            give_to_owner_of(&file, folder)?;
+        }
+        file.set_permissions(PermissionsExt::from_mode(SHARED))?;
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h18_a_lock_excludes_others_and_goes_with_its_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.lock");
+        let mut first = LockFile::try_lock(&path).unwrap().unwrap();
+        first.note("blockhost-vm-create, PID 7");
+        assert!(LockFile::try_lock(&path).unwrap().is_none());
+        let soon = Deadline::after(Duration::from_millis(20));
+        let error = LockFile::lock(&path, soon, &Interrupt::never()).unwrap_err().to_string();
+        assert!(error.contains("blockhost-vm-create, PID 7"), "{error}");
+        drop(first);
+        assert!(LockFile::try_lock(&path).unwrap().is_some());
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, SHARED);
+    }
+
+    #[test]
+    fn a_lock_file_that_was_removed_while_we_waited_is_not_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.lock");
+        let first = LockFile::try_lock(&path).unwrap().unwrap();
+        let stale = open(&path).unwrap();
+        first.remove();
+        let second = LockFile::try_lock(&path).unwrap().unwrap();
+        assert!(stale.try_lock().is_ok(), "the removed file can be locked, but is nobody's lock");
+        drop(second);
+    }
+
+    #[test]
+    fn a_symbolic_link_is_no_lock_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.lock");
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        assert!(matches!(LockFile::try_lock(&path), Err(LockError::Open { .. })));
+    }
+}

@@ -1,0 +1,96 @@
+//! The only doors to the machine. One [`Host`] is made by the command and passed by reference.
+//!
+//! Three files hold the effects a reviewer watches: [`run_process`], [`root_agent`], [`replace_file`].
+
+pub mod clock;
+pub mod failpoint;
+pub mod interrupt;
+pub mod lock_file;
+pub mod proxmox_api;
+pub mod replace_file;
+pub mod root_agent;
+pub mod run_process;
+#[cfg(debug_assertions)]
+pub mod simulated;
+
+use interrupt::Interrupt;
+use std::path::{Path, PathBuf};
+
+/// Where things are on this machine, and who asks.
+#[derive(Debug, Clone)]
+pub struct Host {
+    /// Folders searched for configuration, first match wins: `/etc/blockhost`, and `./config` with `BLOCKHOST_DEV`.
+    pub config_dirs: Vec<PathBuf>,
+    /// What we remember: `/var/lib/blockhost`.
+    pub state_dir: PathBuf,
+    /// What a reboot may forget, and the root agent's socket: `/run/blockhost`.
+    pub run_dir: PathBuf,
+    /// What packages ship: `/usr/share/blockhost`.
+    pub share_dir: PathBuf,
+    /// `BLOCKHOST_DEV` is set: templates of the current folder may be used.
+    pub dev: bool,
+    /// The caller's home, for ssh public keys and for terraform.
+    pub home: Option<PathBuf>,
+    /// The mock database (`BLOCKHOST_MOCK_DB`, default `accounting/mock-db.json` below the working folder).
+    pub mock_database: PathBuf,
+    /// SIGTERM and SIGINT.
+    pub interrupt: Interrupt,
+}
+
+impl Host {
+    /// The host as environment and defaults describe it (contract, configuration).
+    pub fn from_environment(interrupt: Interrupt) -> Host {
+        let dir = |variable: &str, default: &str| {
+            std::env::var_os(variable)
+                .filter(|v| !v.is_empty())
+                .map_or_else(|| PathBuf::from(default), PathBuf::from)
+        };
+        let dev = std::env::var_os("BLOCKHOST_DEV").is_some_and(|v| !v.is_empty());
+        let mut config_dirs = vec![dir("BLOCKHOST_CONFIG_DIR", "/etc/blockhost")];
+        if dev {
+            config_dirs.push(PathBuf::from("config"));
+        }
+        Host {
+            config_dirs,
+            state_dir: dir("BLOCKHOST_STATE_DIR", "/var/lib/blockhost"),
+            run_dir: dir("BLOCKHOST_RUN_DIR", "/run/blockhost"),
+            share_dir: dir("BLOCKHOST_SHARE_DIR", "/usr/share/blockhost"),
+            dev,
+            home: std::env::var_os("HOME").filter(|v| !v.is_empty()).map(PathBuf::from),
+            mock_database: dir("BLOCKHOST_MOCK_DB", "accounting/mock-db.json"),
+            interrupt,
+        }
+    }
+
+    /// The root agent's socket.
+    pub fn agent_socket(&self) -> PathBuf {
+        self.run_dir.join("root-agent.sock")
+    }
+
+    /// The first configuration file of this name that exists, else where it is expected.
+    pub fn config_file(&self, name: &str) -> PathBuf {
+        let candidates = self.config_dirs.iter().map(|dir| dir.join(name));
+        candidates
+            .clone()
+            .find(|path| path.exists())
+            .or_else(|| candidates.clone().next())
+            .unwrap_or_else(|| name.into())
+    }
+
+    /// Passes a named point of an operation: where the tests kill us, and where SIGTERM is heard.
+    pub fn step(&self, name: &str) -> anyhow::Result<()> {
+        failpoint::reached(name)?;
+        self.interrupt.check()
+    }
+}
+
+/// Free space of the file system of `folder`, for an ordinary user, in KiB; `None` where it cannot be told.
+pub fn free_kib(folder: &Path) -> Option<u64> {
+    let figures = rustix::fs::statvfs(folder).ok()?;
+    Some(figures.f_bavail.saturating_mul(figures.f_frsize) / 1024)
+}
+
+/// Whether `path` names something, a dangling link included.
+pub fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}

@@ -1,0 +1,260 @@
+//! The door to the node's HTTPS API: a token, a deadline for every call, certificates checked (hazards H23, H31).
+
+use super::clock::Deadline;
+use crate::value::token::ApiToken;
+use serde_json::Value;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+
+/// Why the API did not answer as hoped. A missing VM is HTTP 500 and a refusal 403 before existence is looked
+/// at, so none of these is ever an absence (H39, H49).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// No connection, or it broke.
+    #[error("cannot reach the Proxmox API at {endpoint}: {why}")]
+    Unreachable {
+        /// Where we asked.
+        endpoint: String,
+        /// The reason in the library's words.
+        why: String,
+    },
+    /// The token is wrong, expired, or its user disabled (401).
+    #[error(
+        "the Proxmox API does not accept the token {token_id} (HTTP 401): it is wrong, expired or was deleted; renew it with blockhost-provisioner-setup token"
+    )]
+    BadToken {
+        /// `user@realm!name`.
+        token_id: String,
+    },
+    /// The token's role lacks a privilege (403).
+    #[error("the token {token_id} may not do this (HTTP 403): {message}")]
+    Forbidden {
+        /// `user@realm!name`.
+        token_id: String,
+        /// Names path and privilege.
+        message: String,
+    },
+    /// 595, 596 and 599 are PVE's own: its proxy could not reach the daemon or the node in time.
+    #[error(
+        "the Proxmox API answered HTTP {status} to {request}: its proxy could not reach pvedaemon or the node in time, so the node is down or overloaded (systemctl status pvedaemon)"
+    )]
+    Overloaded {
+        /// The HTTP status.
+        status: u16,
+        /// Method and path.
+        request: String,
+    },
+    /// Any other status.
+    #[error("the Proxmox API answered HTTP {status} to {request}: {message}")]
+    Status {
+        /// The HTTP status.
+        status: u16,
+        /// Method and path.
+        request: String,
+        /// PVE's words.
+        message: String,
+    },
+    /// The answer was no JSON envelope.
+    #[error("the Proxmox API's answer to {0} is not what it should be")]
+    NotUnderstood(String),
+}
+
+/// The node's API.
+pub struct ProxmoxApi {
+    agent: ureq::Agent,
+    endpoint: String,
+    token: ApiToken,
+}
+
+impl ProxmoxApi {
+    /// A client for `endpoint` (`https://host:8006`). `extra_certificates` names a PEM file with the node's own
+    /// CA, where there is one; an unchecked connection is made only to loopback.
+    pub fn new(
+        endpoint: &str,
+        token: ApiToken,
+        extra_certificates: Option<PathBuf>,
+    ) -> anyhow::Result<ProxmoxApi> {
+        let endpoint = endpoint.trim_end_matches('/');
+        let host = host_of(endpoint).ok_or_else(|| {
+            anyhow::anyhow!("the API endpoint {endpoint:?} must look like https://127.0.0.1:8006")
+        })?;
+        let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let tls = if loopback {
+            TlsConfig::builder().disable_verification(true)
+        } else {
+            TlsConfig::builder().root_certs(RootCerts::new_with_certs(&certificates(extra_certificates)))
+        };
+        let config = ureq::Agent::config_builder()
+            .tls_config(tls.build())
+            .http_status_as_error(false)
+            .https_only(true)
+            .max_redirects(0)
+            .proxy(None)
+            .build();
+        Ok(ProxmoxApi { agent: config.new_agent(), endpoint: endpoint.to_string(), token })
+    }
+
+    /// GET `path` (below `/api2/json`, query included); the value of `data`. Asked again while the node is
+    /// overloaded, until the deadline (H22): a GET changes nothing.
+    pub fn get(&self, path: &str, deadline: Deadline) -> Result<Value, ApiError> {
+        let mut pause = Duration::from_millis(200);
+        loop {
+            match self.get_once(path, deadline) {
+                Err(ApiError::Overloaded { .. }) if deadline.left() > pause => {
+                    super::clock::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_secs(3));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn get_once(&self, path: &str, deadline: Deadline) -> Result<Value, ApiError> {
+        let request = format!("GET {path}");
+        #[cfg(debug_assertions)]
+        if let Some(machine) = super::simulated::machine() {
+            return self.simulated(&request, machine.api("GET", path, &[]));
+        }
+        let url = format!("{}/api2/json{path}", self.endpoint);
+        let call = self.agent.get(url).header("Authorization", self.authorization());
+        let answer = call.config().timeout_global(Some(limit(deadline))).build().call();
+        self.read(&request, answer)
+    }
+
+    /// POST `path` with form fields; the value of `data`.
+    pub fn post(&self, path: &str, fields: &[(&str, &str)], deadline: Deadline) -> Result<Value, ApiError> {
+        let request = format!("POST {path}");
+        #[cfg(debug_assertions)]
+        if let Some(machine) = super::simulated::machine() {
+            return self.simulated(&request, machine.api("POST", path, fields));
+        }
+        let url = format!("{}/api2/json{path}", self.endpoint);
+        let call = self.agent.post(url).header("Authorization", self.authorization());
+        let answer =
+            call.config().timeout_global(Some(limit(deadline))).build().send_form(fields.iter().copied());
+        self.read(&request, answer)
+    }
+
+    /// PUT `path` with form fields; the value of `data`.
+    pub fn put(&self, path: &str, fields: &[(&str, &str)], deadline: Deadline) -> Result<Value, ApiError> {
+        let request = format!("PUT {path}");
+        #[cfg(debug_assertions)]
+        if let Some(machine) = super::simulated::machine() {
+            return self.simulated(&request, machine.api("PUT", path, fields));
+        }
+        let url = format!("{}/api2/json{path}", self.endpoint);
+        let call = self.agent.put(url).header("Authorization", self.authorization());
+        let answer =
+            call.config().timeout_global(Some(limit(deadline))).build().send_form(fields.iter().copied());
+        self.read(&request, answer)
+    }
+
+    fn authorization(&self) -> String {
+        format!("PVEAPIToken={}", self.token.reveal())
+    }
+
+    fn read(
+        &self,
+        request: &str,
+        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+    ) -> Result<Value, ApiError> {
+        let mut answer = answer.map_err(|error| ApiError::Unreachable {
+            endpoint: self.endpoint.clone(),
+            why: error.to_string().replace(self.token.secret_part(), "[secret]"),
+        })?;
+        let status = answer.status().as_u16();
+        let body = answer.body_mut().read_to_string().unwrap_or_default();
+        self.judge(request, status, &serde_json::from_str(&body).unwrap_or_default())
+    }
+
+    #[cfg(debug_assertions)]
+    fn simulated(&self, request: &str, answer: Result<(u16, Value), String>) -> Result<Value, ApiError> {
+        match answer {
+            Ok((status, envelope)) => self.judge(request, status, &envelope),
+            Err(why) => Err(ApiError::Unreachable { endpoint: self.endpoint.clone(), why }),
+        }
+    }
+
+    fn judge(&self, request: &str, status: u16, envelope: &Value) -> Result<Value, ApiError> {
+        let token_id = self.token.id().to_string();
+        // Whoever stands between us and the node may repeat what we sent (H30).
+        let words = || message_of(envelope).replace(self.token.secret_part(), "[secret]");
+        match status {
+            200 => match envelope.get("data") {
+                Some(data) => Ok(data.clone()),
+                None => Err(ApiError::NotUnderstood(request.to_string())),
+            },
+            401 => Err(ApiError::BadToken { token_id }),
+            403 => Err(ApiError::Forbidden { token_id, message: words() }),
+            595 | 596 | 599 => Err(ApiError::Overloaded { status, request: request.to_string() }),
+            _ => Err(ApiError::Status { status, request: request.to_string(), message: words() }),
+        }
+    }
+}
+
+/// PVE's words: `message` (servers since January 2025) and the parameter errors, on one line.
+fn message_of(envelope: &Value) -> String {
+    let mut words: Vec<String> = Vec::new();
+    if let Some(message) = envelope.get("message").and_then(Value::as_str) {
+        words.push(message.trim().replace('\n', " "));
+    }
+    if let Some(errors) = envelope.get("errors").and_then(Value::as_object) {
+        words.extend(
+            errors.iter().map(|(key, why)| format!("{key}: {}", why.as_str().unwrap_or_default().trim())),
+        );
+    }
+    if words.is_empty() { "no reason was given".to_string() } else { words.join(" - ") }
+}
+
+fn limit(deadline: Deadline) -> Duration {
+    deadline.left().max(Duration::from_millis(1))
+}
+
+/// The host part of `https://host[:port]`; `None` for anything else.
+pub fn host_of(endpoint: &str) -> Option<&str> {
+    let authority = endpoint.strip_prefix("https://")?.split('/').next()?;
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next()?,
+        None => authority.split(':').next()?,
+    };
+    (!host.is_empty() && !authority.contains('@')).then_some(host)
+}
+
+/// The system's authorities and, where the operator put one, the node's own.
+fn certificates(extra: Option<PathBuf>) -> Vec<Certificate<'static>> {
+    let files = [Some(PathBuf::from("/etc/ssl/certs/ca-certificates.crt")), extra];
+    let texts = files.into_iter().flatten().filter_map(|path| std::fs::read(path).ok());
+    texts
+        .flat_map(|pem| {
+            parse_pem(&pem)
+                .filter_map(|item| match item {
+                    Ok(PemItem::Certificate(certificate)) => Some(certificate),
+                    _ => None,
+                })
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h31_only_loopback_goes_unchecked() {
+        assert_eq!(host_of("https://127.0.0.1:8006"), Some("127.0.0.1"));
+        assert_eq!(host_of("https://[::1]:8006/"), Some("::1"));
+        assert_eq!(host_of("https://localhost"), Some("localhost"));
+        for bad in ["http://127.0.0.1:8006", "127.0.0.1", "https://", "https://127.0.0.1@evil.example"] {
+            assert_eq!(host_of(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn messages_name_the_parameter() {
+        let envelope = serde_json::json!({"data": null, "message": "Parameter verification failed.\n", "errors": {"vmid": "VM 100 already exists"}});
+        assert_eq!(message_of(&envelope), "Parameter verification failed. - vmid: VM 100 already exists");
+    }
+}

@@ -1,0 +1,274 @@
+//! Files are written whole or not at all (hazard H14), for whoever must read them afterwards (H15).
+
+use super::failpoint;
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+/// Mode of files that other programs of the product write too: the database, lock files.
+pub const SHARED: u32 = 0o660;
+/// Mode of files that hold secrets or are ours alone.
+pub const PRIVATE: u32 = 0o640;
+
+/// Replaces `path` by `bytes`: temporary file in the same folder, fsync, rename, fsync of the folder.
+///
+/// A file that exists keeps its owner, group and mode; a new one gets `mode` and, when root writes it,
+/// the folder's owner and group, so that user blockhost can go on with it. `label` names the write in
+/// fault injection (`write.<label>.…`).
+pub fn replace(path: &Path, bytes: &[u8], mode: u32, label: &str) -> io::Result<()> {
+    replace_inner(path, bytes, mode, label).map_err(|error| in_words("write", path, &error))
+}
+
+#[allow(clippy::disallowed_methods, reason = "this is the room that replaces files")]
+fn replace_inner(path: &Path, bytes: &[u8], mode: u32, label: &str) -> io::Result<()> {
+    let folder = folder_of(path);
+    failpoint::reached(&format!("write.{label}.before"))?;
+    failpoint::before_write()?;
+    let mut temporary = temporary_in(folder)?;
+    temporary.write_all(bytes)?;
+    match path.symlink_metadata() {
+        Ok(old) if old.is_file() => {
+            give_to(temporary.as_file(), old.uid(), old.gid());
+            temporary.as_file().set_permissions(PermissionsExt::from_mode(old.mode() & 0o777))?;
+        }
+        _ => {
+            give_to_owner_of(temporary.as_file(), folder)?;
+            temporary.as_file().set_permissions(PermissionsExt::from_mode(mode))?;
+        }
+    }
+    temporary.as_file().sync_all()?;
+    failpoint::reached(&format!("write.{label}.temporary"))?;
+    temporary.persist(path).map_err(|e| e.error)?;
+    failpoint::reached(&format!("write.{label}.renamed"))?;
+    sync_folder(folder)
+}
+
+const TEMPORARY_PREFIX: &str = ".blockhost-";
+const TEMPORARY_SUFFIX: &str = ".tmp";
+
+/// A temporary file that we keep locked, so that the next writer in this folder can tell it from what a killed
+/// one left: that it removes first (hazard H05).
+fn temporary_in(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
+    loop {
+        remove_abandoned(folder);
+        let file =
+            tempfile::Builder::new().prefix(TEMPORARY_PREFIX).suffix(TEMPORARY_SUFFIX).tempfile_in(folder)?;
+        // Between making and locking another writer may have taken it for an abandoned one.
+        match file.as_file().try_lock() {
+            Err(std::fs::TryLockError::WouldBlock) => {}
+            Ok(()) if !super::is_there(file.path()) => {}
+            // Where files cannot be locked, none is ever taken for abandoned.
+            _ => return Ok(file),
+        }
+    }
+}
+
+/// Temporary files that nobody holds. What cannot be looked at or removed stays: it is litter, no danger.
+#[allow(clippy::disallowed_methods, reason = "this is the room that removes files")]
+fn remove_abandoned(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.as_encoded_bytes();
+        if !name.starts_with(TEMPORARY_PREFIX.as_bytes()) || !name.ends_with(TEMPORARY_SUFFIX.as_bytes()) {
+            continue;
+        }
+        let path = entry.path();
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        if let Ok(file) = rustix::fs::open(&path, flags, Mode::empty()).map(std::fs::File::from)
+            && file.try_lock().is_ok()
+        {
+            let _ = std::fs::remove_file(&path);
+        }
+    }
+}
+
+/// Appends one line by a single write, so that lines of several processes never mix. A new file may be written by the
+/// folder's group. A line that a full disk cut short stays as it is; the next one begins on a line of its own.
+pub fn append_line(path: &Path, line: &str) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let append = || -> io::Result<()> {
+        failpoint::before_write()?;
+        // Nonblocking: a pipe in the file's place would wait for a reader.
+        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let mut file = std::fs::File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(SHARED))?);
+        let found = file.metadata()?;
+        if !found.is_file() {
+            return Err(io::Error::other("it is not a regular file"));
+        }
+        let mut last = [b'\n'];
+        if found.len() == 0 {
+            give_to_owner_of(&file, folder_of(path))?;
+            // Another process may have made it in this moment: then it is not ours to change.
+            let _ = file.set_permissions(PermissionsExt::from_mode(SHARED));
+        } else {
+            file.read_exact_at(&mut last, found.len() - 1)?;
+        }
+        let begin = if last == *b"\n" { "" } else { "\n" };
+        file.write_all(format!("{begin}{line}\n").as_bytes())
+    };
+    append().map_err(|error| in_words("append to", path, &error))
+}
+
+/// Makes one folder (its parent must exist) of the given mode, owned like its parent. There already is fine.
+#[allow(clippy::disallowed_methods, reason = "this is the room that makes files")]
+pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let make = || -> io::Result<()> {
+        failpoint::before_write()?;
+        match std::fs::create_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            other => other?,
+        }
+        let folder = std::fs::File::open(path)?;
+        give_to_owner_of(&folder, folder_of(path))?;
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode))?;
+        sync_folder(folder_of(path))
+    };
+    make().map_err(|error| in_words("make folder", path, &error))
+}
+
+/// Makes `link` a symbolic link to `target`; one that is there already is left.
+pub fn make_link(target: &str, link: &Path) -> io::Result<()> {
+    failpoint::before_write()?;
+    match std::os::unix::fs::symlink(target, link) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(in_words("make link", link, &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes a file; gone already is fine.
+#[allow(clippy::disallowed_methods, reason = "this is the room that removes files")]
+pub fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Ok(()) => sync_folder(folder_of(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(in_words("remove", path, &error)),
+    }
+}
+
+/// Removes a folder with all that is in it (links are removed, not followed); gone already is fine.
+#[allow(clippy::disallowed_methods, reason = "this is the room that removes files")]
+pub fn remove_tree(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Ok(()) => sync_folder(folder_of(path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(in_words("remove", path, &error)),
+    }
+}
+
+/// Owner and group of a file or folder, as numbers.
+pub fn owner_of(path: &Path) -> io::Result<(u32, u32)> {
+    let data = path.metadata()?;
+    Ok((data.uid(), data.gid()))
+}
+
+/// Whether we run as root, and so must leave files that user blockhost can use.
+pub fn are_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Root's new files belong to whom the folder belongs; others' new files get the folder's group where the
+/// kernel lets them.
+pub(super) fn give_to_owner_of(file: &std::fs::File, folder: &Path) -> io::Result<()> {
+    let (uid, gid) = owner_of(folder)?;
+    give_to(file, uid, gid);
+    Ok(())
+}
+
+fn give_to(file: &std::fs::File, uid: u32, gid: u32) {
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    // An ordinary user may not give files away; the group alone often works (a group of ours).
+    if rustix::fs::fchown(file, Some(uid), Some(gid)).is_err() {
+        let _ = rustix::fs::fchown(file, None, Some(gid));
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "this is the room that writes files")]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    std::fs::File::open(folder)?.sync_all()
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn in_words(verb: &str, path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot {verb} {}: {error}", path.display()))
+}
+
+/// Whether the calling user may write into `folder`.
+pub fn writable(folder: &Path) -> bool {
+    rustix::fs::accessat(rustix::fs::CWD, folder, rustix::fs::Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+}
+
+/// Files we and terraform make are never readable by all (H15): called once at the start of a command.
+pub fn set_umask() {
+    rustix::process::umask(Mode::from_raw_mode(0o027));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h14_a_file_is_replaced_whole_and_keeps_its_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vms.json");
+        replace(&path, b"one", PRIVATE, "test").unwrap();
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, PRIVATE);
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        replace(&path, b"two", SHARED, "test").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"two");
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn h05_a_temporary_file_goes_with_the_next_write_unless_its_writer_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vms.json");
+        let abandoned = dir.path().join(".blockhost-killed.tmp");
+        std::fs::write(&abandoned, "half").unwrap();
+        let held = temporary_in(dir.path()).unwrap();
+        assert!(!abandoned.exists());
+        replace(&path, b"one", PRIVATE, "test").unwrap();
+        assert!(held.path().exists(), "another writer still works on it");
+        drop(held);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn h15_files_of_root_belong_to_the_owner_of_the_folder() {
+        if !are_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(4242), Some(4343)).unwrap();
+        let path = dir.path().join("new");
+        replace(&path, b"x", SHARED, "test").unwrap();
+        assert_eq!(owner_of(&path).unwrap(), (4242, 4343));
+        std::os::unix::fs::chown(&path, Some(0), Some(4343)).unwrap();
+        replace(&path, b"y", SHARED, "test").unwrap();
+        assert_eq!(owner_of(&path).unwrap(), (0, 4343), "an existing file keeps its owner");
+        let folder = dir.path().join("folder");
+        make_folder(&folder, 0o750).unwrap();
+        assert_eq!(owner_of(&folder).unwrap(), (4242, 4343));
+    }
+
+    #[test]
+    fn a_failed_write_names_the_file_and_leaves_the_old_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("no-such-folder/file");
+        let error = replace(&path, b"x", PRIVATE, "test").unwrap_err().to_string();
+        assert!(error.starts_with("cannot write ") && error.contains("no-such-folder/file"), "{error}");
+    }
+}

@@ -1,0 +1,535 @@
+//! Everything that can be known before anything is taken (design, habit 2).
+
+use super::Request;
+use crate::host::clock::Deadline;
+use crate::host::failpoint;
+use crate::host::proxmox_api::{ApiError, ProxmoxApi};
+use crate::operation::Context;
+use crate::plan::allocation::Allocation;
+use crate::plan::cloud_init::{self, Variables};
+use crate::plan::terraform_json::{self, FirstBoot, VmPlan};
+use crate::plan::vm_record::NewVm;
+use crate::store::document::read_text;
+use crate::store::settings::{self, Broker, CloneMode, NodeAccess};
+use crate::tool::terraform::LegacyFolder;
+use crate::value::address::Ipv4Pool;
+use crate::value::node_name::NodeName;
+use crate::value::text::{BridgeName, PlainName, StorageId};
+use crate::value::token::{ApiToken, Secret};
+use crate::value::vm_name::VmName;
+use anyhow::Context as _;
+use serde_json::Value;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Preflight questions to the API, all of them together.
+const PREFLIGHT: Duration = Duration::from_secs(20);
+
+/// What was read and checked.
+pub struct Checked {
+    /// The VM.
+    pub name: VmName,
+    /// Token, node, storages.
+    pub access: NodeAccess,
+    /// The node's API.
+    pub api: ProxmoxApi,
+    /// Network plugins' mode.
+    pub network_mode: Option<String>,
+    /// IPv6 prefix, where there is a broker.
+    pub broker: Option<Broker>,
+    ipv4_pool: Ipv4Pool,
+    bridge: BridgeName,
+    dns_servers: Vec<IpAddr>,
+    user_data: UserData,
+    ssh_keys: Vec<String>,
+    one_time_password: (u64, u64),
+    expiry_days: u32,
+    full_clone: bool,
+    cpu_type: String,
+    pool: Option<PlainName>,
+    snippet_storage: StorageId,
+}
+
+enum UserData {
+    None,
+    AsIs(Secret),
+    Template(String),
+}
+
+/// Checks settings, name, wallet, template and cloud-init text; with `--apply` also the node.
+pub fn everything(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Checked> {
+    let host = ctx.host;
+    request.name.check_for_new_vm()?;
+    match &request.owner_wallet {
+        Some(wallet) if !ctx.mock => settings::check_wallet(host, wallet)?,
+        None if !request.no_web3 => {
+            anyhow::bail!("--owner-wallet is required (or --no-web3 for a VM without wallet login)")
+        }
+        _ => {}
+    }
+    name_is_free(ctx, request)?;
+    let ipv4_pool = ctx.settings.ipv4_pool()?;
+    let range = ctx.settings.vmid_range()?;
+    if let Some(vmid) = request.wish.vmid.filter(|vmid| !range.contains(*vmid)) {
+        anyhow::bail!("VMID {vmid} lies outside vmid_range {range} of db.yaml");
+    }
+    let broker = if ctx.mock { Some(mock_broker()?) } else { ctx.settings.broker(host)? };
+    let network_mode = if ctx.mock {
+        settings::network_mode(host, request.network_mode.as_ref()).unwrap_or_default()
+    } else {
+        settings::network_mode(host, request.network_mode.as_ref())?
+    };
+    let mut access = if ctx.mock { mock_access()? } else { NodeAccess::read(host, &ctx.settings)? };
+    if let Some(node) = &request.node {
+        access.node = node.clone();
+    }
+    if let Some(storage) = &request.disk_datastore {
+        access.disk_datastore = storage.clone();
+    }
+    if let Some(storage) = &request.cloudinit_datastore {
+        access.cloudinit_datastore = storage.clone();
+    }
+    let api = access.api(host)?;
+    let dns_servers = match &ctx.settings.dns_servers {
+        Some(list) => list.clone(),
+        None => settings::host_name_servers(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+    };
+    let checked = Checked {
+        name: request.name.clone(),
+        bridge: access.bridge.clone().unwrap_or_else(|| ctx.settings.bridge.clone()),
+        api,
+        network_mode,
+        broker,
+        ipv4_pool,
+        dns_servers,
+        user_data: user_data(ctx, request)?,
+        ssh_keys: ssh_keys(ctx),
+        one_time_password: if ctx.mock { (6, 300) } else { settings::one_time_password(host)? },
+        expiry_days: request.expiry_days.unwrap_or(ctx.settings.default_expiry_days),
+        full_clone: ctx.settings.clone_mode == CloneMode::Full,
+        cpu_type: ctx.settings.cpu_type.clone(),
+        pool: ctx.settings.pve_pool.clone(),
+        snippet_storage: ctx.settings.snippet_storage.clone(),
+        access,
+    };
+    // Rendered once with made-up addresses: what cannot work is known before anything is taken.
+    let mut wish = request.wish;
+    wish.vmid = None;
+    let example = Allocation {
+        vmid: ctx.settings.vmid_range()?.start,
+        ipv4: wish.ipv4.unwrap_or(checked.ipv4_pool.start),
+        ipv6: checked.broker.as_ref().map(|b| wish.ipv6.unwrap_or(b.pool.gateway)),
+    };
+    checked.user_data(ctx, request, example)?;
+    if request.apply && !ctx.mock {
+        preflight(ctx, &checked, request)?;
+    }
+    Ok(checked)
+}
+
+/// The name is not a live VM's, and neither is the terraform label made from it (H03).
+pub fn name_is_free(ctx: &Context<'_>, request: &Request) -> anyhow::Result<()> {
+    let name = &request.name;
+    if !ctx.database.path().exists() {
+        // Before anything is undone or made: a lost database is no beginning.
+        let why = if ctx.mock { None } else { super::take::traces_of_vms(ctx)? };
+        return why.map_or(Ok(()), |why| Err(ctx.database.lost(&why)));
+    }
+    let label = name.resource_label();
+    let (mut same, mut similar) = (None, None);
+    ctx.database.for_each(|view| {
+        if view.status_text() == "destroyed" {
+            return;
+        }
+        if view.key == name.as_str() {
+            same = Some(view.status_text().into_owned());
+        } else if VmName::parse(&view.key).is_ok_and(|other| other.resource_label() == label) {
+            similar = Some(view.key.to_string());
+        }
+    })?;
+    // A create that was registered and not reported finishes instead.
+    if let Some(status) = same
+        && !matches!(ctx.journal().read(name), Ok(Some(entry)) if entry.step == crate::store::journal::Step::Registered)
+    {
+        anyhow::bail!("VM {name} exists already (status {status}); choose another name or destroy it first");
+    }
+    for entry in if ctx.mock { Vec::new() } else { ctx.journal().entries()? } {
+        if entry.name != name.as_str()
+            && VmName::parse(&entry.name).is_ok_and(|other| other.resource_label() == label)
+        {
+            similar = Some(entry.name);
+        }
+    }
+    if let Some(other) = similar {
+        anyhow::bail!(
+            "VM {name}: its terraform resource would be called {label}, as that of VM {other}; choose another name"
+        );
+    }
+    let legacy = LegacyFolder::new(ctx.host, &ctx.settings, name);
+    anyhow::ensure!(
+        ctx.mock || !legacy.has_file(),
+        "VM {name}: {} holds a file of this name that no live record knows; move it away, or choose another name",
+        ctx.settings.terraform_dir.display()
+    );
+    Ok(())
+}
+
+fn user_data(ctx: &Context<'_>, request: &Request) -> anyhow::Result<UserData> {
+    if let Some(path) = &request.cloud_init_content {
+        let text = read_text(path)?;
+        cloud_init::check(&text).with_context(|| format!("{}: not a usable cloud-config", path.display()))?;
+        return Ok(UserData::AsIs(Secret::new(text)));
+    }
+    let template = match (&request.cloud_init_template, request.no_web3) {
+        (Some(template), _) => template.clone(),
+        (None, true) => return Ok(UserData::None),
+        (None, false) => PlainName::parse("nft-auth")?,
+    };
+    let mut folders = vec![ctx.host.share_dir.join("cloud-init/templates")];
+    if ctx.host.dev {
+        folders.push(PathBuf::from("cloud-init/templates"));
+    }
+    let path = folders.iter().map(|dir| dir.join(format!("{template}.yaml"))).find(|path| path.is_file());
+    match path {
+        Some(path) => Ok(UserData::Template(read_text(&path)?)),
+        None if ctx.mock => {
+            tracing::warn!("there is no cloud-init template {template}; the mock VM gets none");
+            Ok(UserData::None)
+        }
+        None => anyhow::bail!(
+            "there is no cloud-init template {template}; there are: {}",
+            template_names(&folders)
+        ),
+    }
+}
+
+fn template_names(folders: &[PathBuf]) -> String {
+    let files = folders.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
+    let mut names: Vec<String> = files
+        .filter_map(|f| f.file_name().to_str().and_then(|n| n.strip_suffix(".yaml")).map(str::to_string))
+        .collect();
+    names.sort();
+    names.dedup();
+    if names.is_empty() { format!("none ({})", folders[0].display()) } else { names.join(", ") }
+}
+
+/// Public keys of the caller. The comment is kept only where it is harmless in YAML.
+fn ssh_keys(ctx: &Context<'_>) -> Vec<String> {
+    let Some(home) = &ctx.host.home else {
+        return Vec::new();
+    };
+    let files = ["id_ed25519.pub", "id_rsa.pub"].map(|file| home.join(".ssh").join(file));
+    let keys: Vec<String> = files
+        .iter()
+        .filter_map(|file| std::fs::read_to_string(file).ok())
+        .filter_map(|text| public_key(&text))
+        .collect();
+    if keys.is_empty() && !ctx.mock {
+        tracing::warn!("no ssh public key in {}/.ssh; the VM gets none", home.display());
+    }
+    keys
+}
+
+/// `type base64 [comment]` of the first line, or `None` for anything else.
+fn public_key(text: &str) -> Option<String> {
+    let mut words = text.lines().next()?.split_whitespace();
+    let (kind, key) = (words.next()?, words.next()?);
+    let plain = |word: &str, more: &[char]| {
+        !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(&c))
+    };
+    // A private key in the wrong file is none.
+    let is_key = ["ssh-", "ecdsa-", "sk-"].iter().any(|family| kind.starts_with(family));
+    if !is_key || !plain(kind, &['-', '@', '.']) || !plain(key, &['+', '/', '=']) {
+        return None;
+    }
+    let comment = words.next().filter(|word| plain(word, &['-', '@', '.', '_']));
+    Some(comment.map_or_else(|| format!("{kind} {key}"), |comment| format!("{kind} {key} {comment}")))
+}
+
+fn mock_broker() -> anyhow::Result<Broker> {
+    let prefix = crate::value::address::Ipv6Prefix::parse("fd00::/120")?;
+    let gateway = prefix.at(1).context("fd00::1")?;
+    Ok(Broker {
+        pool: crate::value::address::Ipv6Pool { prefix, start: 2, end: 254, gateway },
+        dns_zone: None,
+    })
+}
+
+fn mock_access() -> anyhow::Result<NodeAccess> {
+    Ok(NodeAccess {
+        node: NodeName::parse("mock")?,
+        disk_datastore: StorageId::parse("local")?,
+        cloudinit_datastore: StorageId::parse("local")?,
+        bridge: None,
+        token: ApiToken::parse("mock@mock!mock=mock")?,
+        token_overrides_tfvars: false,
+        endpoint: "https://127.0.0.1:8006".to_string(),
+    })
+}
+
+/// What the node can tell beforehand; otherwise terraform would find out late, after a clone.
+fn preflight(ctx: &Context<'_>, checked: &Checked, request: &Request) -> anyhow::Result<()> {
+    let deadline = Deadline::after(failpoint::limit("preflight", PREFLIGHT));
+    let node = &checked.access.node;
+    checked.api.get("/version", deadline)?;
+    let template = request.template_vmid;
+    // The root agent is needed soon, and may look at every VM: the API says 403 of one that the token may not see,
+    // there or not (H39).
+    let seen = ctx.node().state(template, deadline).context("cannot ask the node for its template")?;
+    anyhow::ensure!(
+        seen.exists,
+        "template VM {template} does not exist on node {node}; build it with blockhost-build-template"
+    );
+    let config = match checked.api.get(&format!("/nodes/{node}/qemu/{template}/config"), deadline) {
+        Ok(config) => config,
+        Err(ApiError::Status { message, .. }) if message.contains("does not exist") => {
+            anyhow::bail!(
+                "template VM {template} does not exist on node {node}; build it with blockhost-build-template ({message})"
+            )
+        }
+        Err(error) => {
+            return Err(anyhow::Error::from(error).context(format!("cannot look at template VM {template}")));
+        }
+    };
+    let is_template =
+        config.get("template").is_some_and(|v| v.as_u64() == Some(1) || v.as_str() == Some("1"));
+    anyhow::ensure!(
+        is_template,
+        "VM {template} on node {node} is not a template; build one with blockhost-build-template"
+    );
+    let disk = config.get("scsi0").and_then(Value::as_str).unwrap_or_default();
+    if let Some(size) = disk_size_mib(disk) {
+        anyhow::ensure!(
+            u64::from(request.disk_gb) * 1024 >= size,
+            "--disk {} GB is smaller than the template's disk ({size} MiB); a disk cannot shrink",
+            request.disk_gb
+        );
+    }
+    let storage = &checked.access.disk_datastore;
+    match checked.api.get(&format!("/nodes/{node}/storage/{storage}/status"), deadline) {
+        Ok(status) if status.get("active").and_then(Value::as_u64) == Some(0) => {
+            anyhow::bail!("storage {storage} is not active on node {node}; look at pvesm status")
+        }
+        Err(ApiError::Status { status: 500, message, .. }) if message.contains("does not exist") => {
+            anyhow::bail!("storage {storage} does not exist on node {node}: {message}")
+        }
+        // What cannot be asked here is no reason to refuse: terraform will say.
+        _ => {}
+    }
+    Ok(())
+}
+
+/// `size=` of a drive string in MiB (`2252M`, `20G`, `1T`; facts/proxmox.md).
+fn disk_size_mib(drive: &str) -> Option<u64> {
+    let size = drive.split(',').find_map(|part| part.strip_prefix("size="))?;
+    let (number, unit) = size.split_at(size.find(|c: char| !c.is_ascii_digit()).unwrap_or(size.len()));
+    let number: u64 = number.parse().ok()?;
+    match unit {
+        "" => Some(number.div_ceil(1 << 20)),
+        "K" => Some(number.div_ceil(1 << 10)),
+        "M" => Some(number),
+        "G" => Some(number << 10),
+        "T" => Some(number << 20),
+        _ => None,
+    }
+}
+
+/// What an operator can do about a terraform failure (facts/provider.md, section 4).
+pub fn hint_for(words: &str) -> &'static str {
+    const HINTS: [(&str, &str); 9] = [
+        ("HTTP 401", "; the API token is wrong or expired: blockhost-provisioner-setup token"),
+        ("no such token", "; the API token was deleted: blockhost-provisioner-setup token"),
+        ("HTTP 403", "; the API token lacks a privilege: blockhost-provisioner-setup token"),
+        ("not enough memory", "; the node has not enough memory for this VM"),
+        ("free space", "; the storage is full: look at pvesm status"),
+        ("No space left", "; the storage is full: look at pvesm status"),
+        (
+            "Required plugins are not installed",
+            "; terraform has not been initialised: blockhost-provisioner-setup terraform",
+        ),
+        (
+            "Inconsistent dependency lock file",
+            "; terraform has not been initialised: blockhost-provisioner-setup terraform",
+        ),
+        ("disk resize failure", "; the disk asked for is smaller than the template's"),
+    ];
+    HINTS.iter().find(|(pattern, _)| words.contains(pattern)).map_or("", |(_, hint)| hint)
+}
+
+/// What would be created, for a person. No line begins with `{`: engines look for such lines.
+pub fn describe(ctx: &Context<'_>, request: &Request, checked: &Checked) -> anyhow::Result<String> {
+    let allocation = if ctx.database.path().exists() {
+        ctx.database.look(|db| {
+            super::take::choose(ctx, request, checked, db, &super::take::journal_entries(ctx)?, &[])
+        })?
+    } else {
+        super::take::first(ctx, request, checked)?
+    };
+    let none = || "none".to_string();
+    let first_boot = match (&checked.user_data, &request.cloud_init_content, &request.cloud_init_template) {
+        (UserData::None, ..) => "account made by Proxmox".to_string(),
+        (UserData::AsIs(_), Some(path), _) => format!("file {}", path.display()),
+        (_, _, template) => format!("template {}", template.as_ref().map_or("nft-auth", PlainName::as_str)),
+    };
+    let lines = [
+        ("VMID", format!("{} (if still free)", allocation.vmid)),
+        ("IPv4 address", format!("{} (if still free)", allocation.ipv4)),
+        ("IPv6 address", allocation.ipv6.map_or_else(none, |a| format!("{a} (if still free)"))),
+        ("owner wallet", request.owner_wallet.as_ref().map_or_else(none, ToString::to_string)),
+        ("user", request.username.to_string()),
+        ("expires after", format!("{} days", checked.expiry_days)),
+        ("vCPUs", request.cpu.to_string()),
+        ("memory", format!("{} MB", request.memory_mb)),
+        ("disk", format!("{} GB on {}", request.disk_gb, checked.access.disk_datastore)),
+        ("template VM", request.template_vmid.to_string()),
+        ("node", checked.access.node.to_string()),
+        ("network mode", checked.network_mode.clone().unwrap_or_else(none)),
+        ("first boot", first_boot),
+    ];
+    let mut text = format!("Would create VM {}:\n", request.name);
+    for (key, value) in lines {
+        // A path may hold a line break, and behind it what a caller would take for a result.
+        text.push_str(&format!("  {key:<14} {}\n", value.replace(char::is_control, "\u{fffd}")));
+    }
+    text.push_str("Nothing was taken or written; --apply does it.\n");
+    Ok(text)
+}
+
+impl Checked {
+    /// The node VMs are made on.
+    pub fn node(&self) -> &NodeName {
+        &self.access.node
+    }
+
+    /// The IPv4 pool.
+    pub fn ipv4_pool(&self) -> &Ipv4Pool {
+        &self.ipv4_pool
+    }
+
+    /// The guest's user-data, if it gets any of ours.
+    pub fn user_data(
+        &self,
+        ctx: &Context<'_>,
+        request: &Request,
+        addresses: Allocation,
+    ) -> anyhow::Result<Option<Secret>> {
+        let template = match &self.user_data {
+            UserData::None => return Ok(None),
+            UserData::AsIs(text) => return Ok(Some(text.clone())),
+            UserData::Template(template) => template,
+        };
+        let mut random = [0u8; 32];
+        getrandom::fill(&mut random)
+            .map_err(|e| anyhow::anyhow!("no random numbers from the system: {e}"))?;
+        let secret_key: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let text = cloud_init::render_checked(
+            template,
+            &Variables {
+                name: &self.name,
+                addresses,
+                dns_zone: self.broker.as_ref().and_then(|b| b.dns_zone.as_deref()),
+                username: &request.username,
+                wallet: request.owner_wallet.as_ref(),
+                nft_token_id: request.nft_token_id.as_ref(),
+                one_time_password: self.one_time_password,
+                secret_key: &secret_key,
+                ssh_keys: &self.ssh_keys,
+            },
+        );
+        let template_name = request.cloud_init_template.as_ref().map_or("nft-auth", PlainName::as_str);
+        match text {
+            Ok(text) => Ok(Some(Secret::new(text))),
+            Err(error) if ctx.mock => {
+                tracing::warn!("cloud-init template {template_name} cannot be used: {error}");
+                Ok(None)
+            }
+            Err(error) => Err(anyhow::anyhow!(
+                "cloud-init template {template_name} cannot be used for VM {}: {error}",
+                self.name
+            )),
+        }
+    }
+
+    /// The VM's terraform file.
+    pub fn terraform_file(
+        &self,
+        request: &Request,
+        allocation: Allocation,
+        smbios_uuid: uuid::Uuid,
+    ) -> String {
+        let first_boot = match self.user_data {
+            UserData::None => FirstBoot::Account { username: &request.username, keys: &self.ssh_keys },
+            _ => FirstBoot::Snippets(&self.snippet_storage),
+        };
+        terraform_json::render(&VmPlan {
+            name: &self.name,
+            smbios_uuid,
+            allocation,
+            node: &self.access.node,
+            template: request.template_vmid,
+            full_clone: self.full_clone,
+            cores: request.cpu,
+            memory_mb: request.memory_mb,
+            disk_gb: request.disk_gb,
+            cpu_type: &self.cpu_type,
+            disk_datastore: &self.access.disk_datastore,
+            cloudinit_datastore: &self.access.cloudinit_datastore,
+            bridge: &self.bridge,
+            pool: self.pool.as_ref(),
+            tags: &request.tags,
+            ipv4_network: (self.ipv4_pool.network.prefix(), self.ipv4_pool.gateway),
+            ipv6_network: self.broker.as_ref().map(|b| (b.pool.prefix.length(), b.pool.gateway)),
+            dns_servers: &self.dns_servers,
+            first_boot,
+        })
+    }
+
+    /// The VM's record.
+    pub fn record<'a>(
+        &'a self,
+        request: &'a Request,
+        allocation: Allocation,
+        smbios_uuid: Option<uuid::Uuid>,
+    ) -> NewVm<'a> {
+        NewVm {
+            name: &self.name,
+            allocation,
+            expiry_days: self.expiry_days,
+            owner: &request.owner,
+            purpose: &request.purpose,
+            wallet: request.owner_wallet.as_ref(),
+            username: &request.username,
+            network_mode: self.network_mode.as_deref(),
+            smbios_uuid,
+            nft_token_id: request.nft_token_id.as_ref(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drive_sizes_are_read_as_proxmox_writes_them() {
+        assert_eq!(disk_size_mib("local-lvm:base-9001-disk-0,size=2252M"), Some(2252));
+        assert_eq!(disk_size_mib("x,discard=on,size=20G,ssd=1"), Some(20480));
+        assert_eq!(disk_size_mib("x,size=1T"), Some(1 << 20));
+        assert_eq!(disk_size_mib("x"), None);
+    }
+
+    #[test]
+    fn h27_public_keys_are_taken_apart() {
+        assert_eq!(public_key("ssh-ed25519 AAAA+/= me@host\n"), Some("ssh-ed25519 AAAA+/= me@host".into()));
+        assert_eq!(
+            public_key("ssh-ed25519 AAAA a: b\n"),
+            Some("ssh-ed25519 AAAA".into()),
+            "a comment that YAML would read is dropped"
+        );
+        assert_eq!(public_key("ssh-ed25519 AA\u{7f}A x"), None);
+        assert_eq!(public_key("${file(\"/etc/shadow\")} x"), None);
+        assert_eq!(public_key("-----BEGIN OPENSSH PRIVATE KEY-----\n"), None);
+        assert_eq!(public_key(""), None);
+    }
+}

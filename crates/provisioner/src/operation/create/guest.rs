@@ -1,0 +1,64 @@
+//! Waiting for the guest: engines run commands in it as soon as they have read the result (hazard H24).
+
+use crate::host::clock::Deadline;
+use crate::host::proxmox_api::{ApiError, ProxmoxApi};
+use crate::tool::node::{Identity, Node};
+use crate::value::node_name::NodeName;
+use crate::value::vmid::Vmid;
+use std::time::Duration;
+
+/// How often the machine itself is looked at, so that one that died is not waited for.
+const LOOK_EVERY: u32 = 10;
+
+/// Waits until the guest agent answers. The API is asked, which leaves the root agent's one lane free (H20);
+/// where the token lacks that privilege, the root agent.
+pub fn wait_until_ready(
+    node: &Node,
+    api: &ProxmoxApi,
+    node_name: &NodeName,
+    vmid: Vmid,
+    identity: &Identity,
+    limit: Duration,
+) -> anyhow::Result<()> {
+    let deadline = Deadline::after(limit);
+    let path = format!("/nodes/{node_name}/qemu/{vmid}/agent/ping");
+    let mut by_api = true;
+    let mut pause = Duration::from_millis(100);
+    for look in 1u32.. {
+        let last: String;
+        if by_api {
+            match api.post(&path, &[], deadline.at_most(Duration::from_secs(10))) {
+                Ok(_) => return Ok(()),
+                Err(error @ (ApiError::Forbidden { .. } | ApiError::Status { status: 501, .. })) => {
+                    tracing::debug!("{error}; asking the root agent instead");
+                    by_api = false;
+                    continue;
+                }
+                Err(error) => last = error.to_string(),
+            }
+        } else {
+            match node.guest_ping(vmid, identity, deadline.at_most(Duration::from_secs(10))) {
+                Ok(()) => return Ok(()),
+                Err(error) => last = error.to_string(),
+            }
+        }
+        if look.is_multiple_of(LOOK_EVERY)
+            && let Ok(state) = node.state(vmid, deadline.at_most(Duration::from_secs(5)))
+        {
+            anyhow::ensure!(
+                state.exists && state.running,
+                "the guest switched itself off during its first boot ({last}); look at its console with qm terminal {vmid}"
+            );
+        }
+        anyhow::ensure!(
+            !deadline.passed(),
+            "the guest agent did not answer within {} s ({last}); likely causes: the template lacks qemu-guest-agent, \
+             cloud-init hangs (no network, a package mirror that does not answer), or the node is overloaded; \
+             a longer limit is --guest-timeout or guest_ready_timeout in db.yaml",
+            limit.as_secs()
+        );
+        node.pause(pause.min(deadline.left()))?;
+        pause = (pause * 2).min(Duration::from_secs(1));
+    }
+    Ok(())
+}

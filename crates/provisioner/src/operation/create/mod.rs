@@ -1,0 +1,479 @@
+//! `blockhost-vm-create`: from a name to a running, registered VM.
+//!
+//! Order (contract, commands): check everything, wait for a turn, take VMID and addresses in one locked change,
+//! snippets, terraform, wait for the guest agent, register, route, isolation, report. Each step that takes
+//! something is in the journal before it is done. What fails before registration is undone ([`super::recovery`]);
+//! after it, a create of the same name and wallet goes on to the result.
+
+mod check;
+mod guest;
+mod take;
+
+pub(super) use take::traces_of_vms;
+
+use super::{Context, destroy, network, recovery};
+use crate::host::clock::{self, Deadline};
+use crate::plan::allocation::{Allocation, Wish};
+use crate::plan::{cloud_init, terraform_json, vm_record};
+use crate::store::journal::{Entry, Step};
+use crate::store::provisioning_queue::Ticket;
+use crate::store::vm_database::VmRecord;
+use crate::store::vm_lock::VmLock;
+use crate::tool::node::{Identity, Node};
+use crate::tool::terraform::{Outcome, StateFile, VmFolder};
+use crate::tool::terraform_events::{FailureKind, kind_of};
+use crate::value::node_name::NodeName;
+use crate::value::text::{OneLine, PlainName, StorageId, Tag, UserName};
+use crate::value::token::Secret;
+use crate::value::vm_name::VmName;
+use crate::value::vmid::Vmid;
+use crate::value::wallet::{NftTokenId, WalletAddress};
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use check::Checked;
+
+/// How often another VMID or a busy template is tried again.
+const ATTEMPTS: u32 = 4;
+/// Clone, configuration and start of one VM; the provider's own limit on the clone is 900 s.
+const APPLY_LIMIT: Duration = Duration::from_secs(1200);
+
+/// What was asked for. Every value is checked already.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The VM.
+    pub name: VmName,
+    /// The owner's wallet; required unless `no_web3`.
+    pub owner_wallet: Option<WalletAddress>,
+    /// The token, when it is known already.
+    pub nft_token_id: Option<NftTokenId>,
+    /// Days that were paid for; `None`: `default_expiry_days`.
+    pub expiry_days: Option<u32>,
+    /// vCPUs.
+    pub cpu: u32,
+    /// Memory in MB.
+    pub memory_mb: u32,
+    /// Disk in GB.
+    pub disk_gb: u32,
+    /// Do it; otherwise only show what would be done.
+    pub apply: bool,
+    /// A cloud-config to be used as it is.
+    pub cloud_init_content: Option<PathBuf>,
+    /// A template to be filled in.
+    pub cloud_init_template: Option<PlainName>,
+    /// No wallet login: without a template Proxmox makes the account.
+    pub no_web3: bool,
+    /// Free text.
+    pub purpose: OneLine,
+    /// Free text.
+    pub owner: OneLine,
+    /// The guest's user.
+    pub username: UserName,
+    /// Proxmox tags.
+    pub tags: Vec<Tag>,
+    /// Node, where not the configured one.
+    pub node: Option<NodeName>,
+    /// Template to clone.
+    pub template_vmid: Vmid,
+    /// Storage of the disk.
+    pub disk_datastore: Option<StorageId>,
+    /// Storage of the cloud-init drive.
+    pub cloudinit_datastore: Option<StorageId>,
+    /// VMID and addresses asked for.
+    pub wish: Wish,
+    /// One of several network modes.
+    pub network_mode: Option<PlainName>,
+    /// How long the guest may take; `None`: `guest_ready_timeout`.
+    pub guest_timeout: Option<Duration>,
+    /// How long other creates are waited for.
+    pub queue_timeout: Duration,
+}
+
+/// What the caller is told: the result line (contract, commands).
+#[derive(Debug, Clone, PartialEq)]
+pub struct VmResult {
+    /// The JSON object with its seven keys.
+    pub json: Value,
+}
+
+impl VmResult {
+    fn new(
+        name: &VmName,
+        ip: &str,
+        ipv6: Option<String>,
+        vmid: Vmid,
+        token: Value,
+        username: &str,
+    ) -> VmResult {
+        VmResult {
+            json: json!({ "status": "ok", "vm_name": name.as_str(), "ip": ip, "ipv6": ipv6, "vmid": vmid.get(), "nft_token_id": token, "username": username }),
+        }
+    }
+
+    fn of_record(record: &VmRecord) -> VmResult {
+        let text = |a: Option<String>| a.unwrap_or_default();
+        VmResult::new(
+            &record.name,
+            &text(record.ipv4.map(|a| a.to_string())),
+            record.ipv6.map(|a| a.to_string()),
+            record.vmid,
+            record.nft_token_id.clone().unwrap_or(Value::Null),
+            record.username.as_deref().unwrap_or("admin"),
+        )
+    }
+}
+
+/// What `create` came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Created {
+    /// Without `--apply`: what would be created, for a person.
+    Planned(String),
+    /// The VM runs, and its result was reported.
+    Reported(Vec<String>),
+}
+
+/// Creates a VM. `report` prints the result; the journal entry goes only after it has.
+pub fn create(
+    ctx: &Context<'_>,
+    request: &Request,
+    report: &mut dyn FnMut(&VmResult) -> anyhow::Result<()>,
+) -> anyhow::Result<Created> {
+    let name = &request.name;
+    let checked = check::everything(ctx, request)?;
+    if !request.apply {
+        return Ok(Created::Planned(check::describe(ctx, request, &checked)?));
+    }
+    if ctx.mock {
+        return create_mock(ctx, request, &checked, report);
+    }
+    let queue_deadline = Deadline::after(request.queue_timeout);
+    let lock = VmLock::take(ctx.host, name, "create", request.queue_timeout)?;
+    if let Some(entry) = ctx.journal().read(name)? {
+        match entry.step {
+            Step::Registered => return finish_unreported(ctx, request, &entry, &lock, report),
+            Step::Taken | Step::Applying => {
+                tracing::info!("VM {name}: undoing a create that did not end");
+                recovery::undo(ctx, &entry, &lock, recovery::PATIENT).with_context(|| {
+                    format!("VM {name}: an earlier create of this name did not end and cannot be undone yet")
+                })?;
+            }
+            // Ended by what follows: a live record makes the name taken, a tombstone's leftovers are removed.
+            Step::Destroying => {}
+        }
+    }
+    check::name_is_free(ctx, request)?;
+    remove_leftovers(ctx, name, &lock)?;
+
+    let ticket = Ticket::take(ctx.host, name.as_str())?;
+    ctx.host.step("create.queued")?;
+    ticket.wait_turn(ctx.settings.max_parallel_creates, queue_deadline, &mut |text| {
+        tracing::info!("VM {name}: {text}")
+    })?;
+    ctx.host.step("create.turn")?;
+    recovery::undo_dead_creates(ctx, Some(name));
+
+    let mut not_these: Vec<Vmid> = Vec::new();
+    for attempt in 1..=ATTEMPTS {
+        let failure = match attempt_once(ctx, request, &checked, &lock, &not_these) {
+            Ok(registered) => {
+                let result = report_registered(ctx, name, registered, report)?;
+                close_entry(ctx, name, &lock)?;
+                crate::host::failpoint::reached("create.done")?;
+                drop(ticket);
+                return Ok(Created::Reported(result));
+            }
+            Err(failure) => failure,
+        };
+        if let Some(entry) = ctx.journal().read(name)?
+            && matches!(entry.step, Step::Taken | Step::Applying)
+        {
+            tracing::info!("VM {name}: undoing what was made");
+            if let Err(undo) = recovery::undo(ctx, &entry, &lock, recovery::PATIENT) {
+                anyhow::bail!(
+                    "{:#}; and undoing it failed: {undo:#}. VMID {} and its addresses stay held; the next create or gc tries again",
+                    failure.error,
+                    entry.vmid
+                );
+            }
+        }
+        match failure.kind {
+            FailureKind::VmidTaken if attempt < ATTEMPTS && request.wish.vmid.is_none() => {
+                tracing::warn!("VM {name}: {:#}; trying another VMID", failure.error);
+                not_these.extend(failure.vmid);
+            }
+            FailureKind::Busy if attempt < ATTEMPTS => {
+                tracing::warn!("VM {name}: {:#}; trying again", failure.error);
+                let pause = Duration::from_secs(2 * u64::from(attempt));
+                ctx.host.interrupt.sleep(crate::host::failpoint::limit("create-retry", pause));
+            }
+            _ => return Err(failure.error),
+        }
+        ctx.host.interrupt.check()?;
+    }
+    anyhow::bail!("VM {name}: given up after {ATTEMPTS} tries")
+}
+
+/// What a destroy of this name left behind. A new VM must never begin with an old one's terraform state: its
+/// VMID may be a stranger's by now, whom terraform would then take for ours.
+fn remove_leftovers(ctx: &Context<'_>, name: &VmName, lock: &VmLock) -> anyhow::Result<()> {
+    let folder = VmFolder::new(ctx.host, &ctx.settings, name);
+    // The journal first: a fresh host has no database yet.
+    if ctx.journal().read(name)?.is_some()
+        && let Some(record) = ctx.record(name)?
+    {
+        tracing::info!("VM {name}: ending a destroy that did not end");
+        return destroy::tidy_up(ctx, &record, lock);
+    }
+    if !folder.exists() {
+        return Ok(());
+    }
+    let nothing_made = match folder.state()? {
+        StateFile::Missing => true,
+        StateFile::Holds(resources) => resources.is_empty(),
+        StateFile::Torn => false,
+    };
+    anyhow::ensure!(
+        nothing_made && !folder.is_busy()?,
+        "VM {name}: {} is left from a VM of this name and may still know its machine; run blockhost-vm-destroy {name} first",
+        folder.path().display()
+    );
+    folder.remove()
+}
+
+/// One try that did not end in a registered VM.
+struct Failure {
+    error: anyhow::Error,
+    kind: FailureKind,
+    vmid: Option<Vmid>,
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Failure { error, kind: FailureKind::Other, vmid: None }
+    }
+}
+
+/// A VM that is in the database.
+struct Registered {
+    result: VmResult,
+    allocation: Allocation,
+}
+
+fn attempt_once(
+    ctx: &Context<'_>,
+    request: &Request,
+    checked: &Checked,
+    lock: &VmLock,
+    not_these: &[Vmid],
+) -> Result<Registered, Failure> {
+    let name = &request.name;
+    let smbios_uuid = uuid::Uuid::new_v4();
+    let mut entry = take::vmid_and_addresses(ctx, request, checked, smbios_uuid, lock, not_these)?;
+    let vmid = entry.checked_vmid()?;
+    let allocation = take::of_entry(&entry)?;
+    let label = format!("VM {name} (VMID {vmid})");
+    ctx.host.step("create.taken")?;
+
+    put_snippets(ctx, request, checked, allocation, smbios_uuid).with_context(|| label.clone())?;
+    ctx.host.step("create.snippets")?;
+
+    let folder = VmFolder::new(ctx.host, &ctx.settings, name);
+    folder
+        .prepare(&checked.terraform_file(request, allocation, smbios_uuid))
+        .with_context(|| label.clone())?;
+    ctx.host.step("create.file")?;
+
+    entry.step = Step::Applying;
+    ctx.journal().write(&entry, lock)?;
+    ctx.host.step("create.applying")?;
+    apply(ctx, checked, &folder, &mut entry, lock).map_err(|mut failure| {
+        failure.error = failure.error.context(label.clone());
+        failure
+    })?;
+    ctx.host.step("create.applied")?;
+
+    let node = ctx.node();
+    let identity = Identity::Uuid(smbios_uuid);
+    let state = node
+        .state(vmid, Deadline::after(Duration::from_secs(15)))
+        .map_err(anyhow::Error::from)
+        .with_context(|| label.clone())?;
+    if !state.exists || !state.is(&identity, name) {
+        let found = if state.exists { state.found() } else { "no machine".to_string() };
+        return Err(anyhow::anyhow!("{label}: terraform said it was made, but the node has {found}").into());
+    }
+    let guest_timeout = request.guest_timeout.unwrap_or(ctx.settings.guest_ready_timeout);
+    tracing::info!("{label}: waiting for the guest agent, at most {} s", guest_timeout.as_secs());
+    guest::wait_until_ready(&node, &checked.api, checked.node(), vmid, &identity, guest_timeout)
+        .with_context(|| label.clone())?;
+    ctx.host.step("create.ready")?;
+
+    let new_vm = checked.record(request, allocation, Some(smbios_uuid));
+    let fields = vm_record::fields(&new_vm, clock::now(), &ctx.settings.fields);
+    entry.step = Step::Registered;
+    entry.record = Some(fields.iter().cloned().collect());
+    ctx.journal().write(&entry, lock)?;
+    ctx.host.step("create.registering")?;
+    ctx.database.update(|db| {
+        db.insert(name.as_str(), fields);
+        Ok(())
+    })?;
+    let token = request.nft_token_id.as_ref().map_or(Value::Null, NftTokenId::to_json);
+    let ipv6 = allocation.ipv6.map(|a| a.to_string());
+    let result =
+        VmResult::new(name, &allocation.ipv4.to_string(), ipv6, vmid, token, request.username.as_str());
+    Ok(Registered { result, allocation })
+}
+
+/// User-data and meta-data onto the node, by the root agent: no ssh, no upload (H29).
+fn put_snippets(
+    ctx: &Context<'_>,
+    request: &Request,
+    checked: &Checked,
+    allocation: Allocation,
+    smbios_uuid: uuid::Uuid,
+) -> anyhow::Result<()> {
+    let Some(user_data) = checked.user_data(ctx, request, allocation)? else {
+        return Ok(());
+    };
+    let node = ctx.node();
+    let deadline = Deadline::after(Duration::from_secs(30));
+    for (kind, text) in
+        [("user", user_data), ("meta", Secret::new(cloud_init::meta_data(&request.name, smbios_uuid)))]
+    {
+        node.put_snippet(&request.name, kind, text.reveal(), deadline)
+            .with_context(|| format!("failed to put the {kind}-data snippet onto the node"))?;
+    }
+    Ok(())
+}
+
+fn apply(
+    ctx: &Context<'_>,
+    checked: &Checked,
+    folder: &VmFolder,
+    entry: &mut Entry,
+    lock: &VmLock,
+) -> Result<(), Failure> {
+    let label = checked.name.resource_label();
+    let run = folder.run("apply", &[terraform_json::resource_address(&label)], &checked.access)?;
+    entry.terraform_pid = Some(run.pid());
+    ctx.journal().write(entry, lock)?;
+    ctx.host.step("create.terraform")?;
+    let outcome = run.wait(Deadline::after(APPLY_LIMIT), &ctx.host.interrupt)?;
+    // Terraform ends its step after a signal and then says it failed: what it made is undone like any failure.
+    ctx.host.interrupt.check()?;
+    match outcome {
+        Outcome::Done => {
+            folder.secure_state()?;
+            Ok(())
+        }
+        Outcome::StillRunning => Err(anyhow::anyhow!(
+            "terraform did not end within {} s; it goes on and is tidied up after",
+            APPLY_LIMIT.as_secs()
+        )
+        .into()),
+        Outcome::Failed(diagnostics) => {
+            let words = diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            let hint = check::hint_for(&words);
+            Err(Failure {
+                kind: kind_of(&diagnostics, entry.vmid),
+                error: anyhow::anyhow!("terraform failed: {words}{hint}"),
+                vmid: entry.checked_vmid().ok(),
+            })
+        }
+    }
+}
+
+/// Route, isolation, result. From registration on a signal no longer stops us: the VM is there and paid for.
+fn report_registered(
+    ctx: &Context<'_>,
+    name: &VmName,
+    registered: Registered,
+    report: &mut dyn FnMut(&VmResult) -> anyhow::Result<()>,
+) -> anyhow::Result<Vec<String>> {
+    crate::host::failpoint::reached("create.registered")?;
+    let node: Node = ctx.node_uninterrupted();
+    let deadline = Deadline::after(Duration::from_secs(30));
+    let allocation = registered.allocation;
+    let warnings = network::connect(ctx, &node, allocation.vmid, allocation.ipv6, deadline);
+    for warning in &warnings {
+        tracing::warn!("VM {name}: {warning}");
+    }
+    crate::host::failpoint::reached("create.connected")?;
+    report(&registered.result)
+        .context("the VM was made, but its result could not be printed; run the same command again")?;
+    crate::host::failpoint::reached("create.reported")?;
+    Ok(warnings)
+}
+
+/// A create of this name was registered and never reported: the same wallet gets its result now.
+fn finish_unreported(
+    ctx: &Context<'_>,
+    request: &Request,
+    entry: &Entry,
+    lock: &VmLock,
+    report: &mut dyn FnMut(&VmResult) -> anyhow::Result<()>,
+) -> anyhow::Result<Created> {
+    let name = &request.name;
+    recovery::put_record_back(ctx, entry)?;
+    let record = ctx.live_record(name)?;
+    let wallet = request.owner_wallet.as_ref().map(|w| w.as_str().to_string());
+    anyhow::ensure!(
+        entry.wallet_address == wallet,
+        "VM {name} exists already and belongs to another wallet (status {})",
+        record.status
+    );
+    tracing::info!("VM {name}: it was made before and not reported; finishing that");
+    // Nothing is waited for; the ticket of the one that died goes with ours.
+    let _ticket = Ticket::take(ctx.host, name.as_str())?;
+    let result = VmResult::of_record(&record);
+    let ipv4 = record.ipv4.or(entry.ipv4).context("the record has no IPv4 address")?;
+    let allocation = Allocation { vmid: record.vmid, ipv4, ipv6: record.ipv6 };
+    let warnings = report_registered(ctx, name, Registered { result, allocation }, report)?;
+    close_entry(ctx, name, lock)?;
+    Ok(Created::Reported(warnings))
+}
+
+/// The entry goes, and with it the last copy of the record: an unlocked writer that had read the database before
+/// the registration may have written its old copy since, so that is looked at once more (H16).
+fn close_entry(ctx: &Context<'_>, name: &VmName, lock: &VmLock) -> anyhow::Result<()> {
+    if let Some(entry) = ctx.journal().read(name)? {
+        recovery::put_record_back(ctx, &entry)?;
+    }
+    ctx.journal().remove(name, lock)
+}
+
+/// `--mock`: the mock database is the node.
+fn create_mock(
+    ctx: &Context<'_>,
+    request: &Request,
+    checked: &Checked,
+    report: &mut dyn FnMut(&VmResult) -> anyhow::Result<()>,
+) -> anyhow::Result<Created> {
+    let name = &request.name;
+    let range = ctx.settings.vmid_range()?;
+    if let Some(folder) = ctx.database.path().parent().filter(|f| !f.as_os_str().is_empty()) {
+        crate::host::replace_file::make_folder(folder, 0o770)?;
+    }
+    ctx.database.make_if_missing(range.start.get(), || Ok(None))?;
+    let allocation = ctx.database.update(|db| {
+        let allocation = take::choose(ctx, request, checked, db, &[], &[])?;
+        take::hold(db, allocation, range);
+        let vm = checked.record(request, allocation, Some(uuid::Uuid::new_v4()));
+        db.insert(name.as_str(), vm_record::fields(&vm, clock::now(), &ctx.settings.fields));
+        Ok(allocation)
+    })?;
+    let token = request.nft_token_id.as_ref().map_or(Value::Null, NftTokenId::to_json);
+    let ipv6 = allocation.ipv6.map(|a| a.to_string());
+    report(&VmResult::new(
+        name,
+        &allocation.ipv4.to_string(),
+        ipv6,
+        allocation.vmid,
+        token,
+        request.username.as_str(),
+    ))?;
+    Ok(Created::Reported(Vec::new()))
+}

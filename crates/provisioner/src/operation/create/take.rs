@@ -1,0 +1,190 @@
+//! VMID and addresses: one locked change of the database, journalled before it is visible
+//! (contract, database: allocation; hazards H01, H05, H13).
+
+use super::{Checked, Request};
+use crate::host::clock::{self, Deadline};
+use crate::host::proxmox_api::ApiError;
+use crate::operation::Context;
+use crate::plan::allocation::{self, Allocation, Held};
+use crate::store::journal::{Entry, Step};
+use crate::store::vm_database::Contents;
+use crate::store::vm_lock::VmLock;
+use crate::value::vmid::{Vmid, VmidRange};
+use anyhow::Context as _;
+use serde_json::Value;
+use std::time::Duration;
+
+/// Questions to the node about VMIDs, all of them together.
+const ASKING: Duration = Duration::from_secs(30);
+
+/// Takes them for `request` and writes the journal entry.
+///
+/// The node is asked before the lock is taken, about the VMID that will probably be chosen; under the lock one is
+/// chosen, and if it is not one that the node called free, the node is asked about that one and it begins again.
+pub fn vmid_and_addresses(
+    ctx: &Context<'_>,
+    request: &Request,
+    checked: &Checked,
+    smbios_uuid: uuid::Uuid,
+    lock: &VmLock,
+    not_these: &[Vmid],
+) -> anyhow::Result<Entry> {
+    let range = ctx.settings.vmid_range()?;
+    ctx.database.make_if_missing(range.start.get(), || traces_of_vms(ctx))?;
+    let deadline = Deadline::after(ASKING);
+    let mut foreign: Vec<Vmid> = not_these.to_vec();
+    let mut free_on_node: Vec<Vmid> = Vec::new();
+    let hint = ctx
+        .database
+        .next_vmid_hint()?
+        .and_then(|n| Vmid::new(u64::from(n)).ok())
+        .filter(|v| range.contains(*v));
+    let mut candidate = request.wish.vmid.or(hint).unwrap_or(range.start);
+    loop {
+        if is_free_on_node(checked, candidate, deadline)? {
+            free_on_node.push(candidate);
+        } else {
+            anyhow::ensure!(
+                request.wish.vmid.is_none(),
+                "VMID {candidate} is taken: a machine with this number exists on the node already"
+            );
+            tracing::debug!("VMID {candidate} exists on the node already");
+            foreign.push(candidate);
+            foreign.extend(vmids_seen(checked, deadline));
+        }
+        let taken = ctx.database.update(|db| {
+            let entries = journal_entries(ctx)?;
+            let allocation = choose(ctx, request, checked, db, &entries, &foreign)?;
+            if !free_on_node.contains(&allocation.vmid) {
+                return Ok(Err(allocation.vmid));
+            }
+            let entry = Entry {
+                name: request.name.to_string(),
+                step: Step::Taken,
+                smbios_uuid: Some(smbios_uuid),
+                vmid: allocation.vmid.get(),
+                previous_next_vmid: db.next_vmid().map_err(anyhow::Error::msg)?,
+                ipv4: Some(allocation.ipv4),
+                ipv6: allocation.ipv6,
+                wallet_address: request.owner_wallet.as_ref().map(ToString::to_string),
+                began_at: clock::now(),
+                pid: std::process::id(),
+                terraform_pid: None,
+                record: None,
+            };
+            ctx.journal().write(&entry, lock)?;
+            ctx.host.step("create.journalled")?;
+            hold(db, allocation, range);
+            Ok(Ok(entry))
+        })?;
+        match taken {
+            Ok(entry) => return Ok(entry),
+            Err(other) => candidate = other,
+        }
+        anyhow::ensure!(
+            !deadline.passed(),
+            "no VMID could be taken within {} s: other creates were faster each time",
+            ASKING.as_secs()
+        );
+    }
+}
+
+/// The journal, for what its entries hold.
+pub fn journal_entries(ctx: &Context<'_>) -> anyhow::Result<Vec<Entry>> {
+    if ctx.mock { Ok(Vec::new()) } else { ctx.journal().entries() }
+}
+
+/// Chooses from what the database, the journal and the node leave free.
+pub fn choose(
+    ctx: &Context<'_>,
+    request: &Request,
+    checked: &Checked,
+    db: &Contents<'_>,
+    entries: &[Entry],
+    foreign: &[Vmid],
+) -> anyhow::Result<Allocation> {
+    let mut skipped = |why: String| tracing::warn!("{}: {why}; skipped", ctx.database.path().display());
+    let mut held = db.held(&mut skipped).map_err(anyhow::Error::msg)?;
+    held.foreign_vmids = foreign.iter().map(|v| v.get()).collect();
+    for entry in entries {
+        held.vmids.insert(entry.vmid);
+        held.ipv4.extend(entry.ipv4);
+        held.ipv6.extend(entry.ipv6);
+    }
+    let range = ctx.settings.vmid_range()?;
+    let ipv6 = checked.broker.as_ref().map(|b| &b.pool);
+    let next = db.next_vmid().map_err(anyhow::Error::msg)?;
+    Ok(allocation::choose(&held, next, range, checked.ipv4_pool(), ipv6, request.wish)?)
+}
+
+/// What the very first VM would get, where there is no database yet.
+pub fn first(ctx: &Context<'_>, request: &Request, checked: &Checked) -> anyhow::Result<Allocation> {
+    let ipv6 = checked.broker.as_ref().map(|b| &b.pool);
+    Ok(allocation::choose(
+        &Held::default(),
+        None,
+        ctx.settings.vmid_range()?,
+        checked.ipv4_pool(),
+        ipv6,
+        request.wish,
+    )?)
+}
+
+/// Writes an allocation into the database.
+pub fn hold(db: &mut Contents<'_>, allocation: Allocation, range: VmidRange) {
+    db.set_next_vmid(allocation::next_after(allocation.vmid, range));
+    db.hold("allocated_ips", &allocation.ipv4.to_string());
+    if let Some(ipv6) = allocation.ipv6 {
+        db.hold("allocated_ipv6", &ipv6.to_string());
+    }
+}
+
+/// What an entry holds.
+pub fn of_entry(entry: &Entry) -> anyhow::Result<Allocation> {
+    let ipv4 = entry.ipv4.context("the journal entry has no IPv4 address")?;
+    Ok(Allocation { vmid: entry.checked_vmid()?, ipv4, ipv6: entry.ipv6 })
+}
+
+/// `nextid?vmid=N` looks at every guest of the cluster, whatever our token may see (facts/proxmox.md, section 4).
+fn is_free_on_node(checked: &Checked, vmid: Vmid, deadline: Deadline) -> anyhow::Result<bool> {
+    match checked.api.get(&format!("/cluster/nextid?vmid={vmid}"), deadline) {
+        Ok(_) => Ok(true),
+        Err(ApiError::Status { status: 400, message, .. }) if message.contains("already exists") => Ok(false),
+        Err(error) => {
+            Err(anyhow::Error::from(error)
+                .context(format!("cannot ask the node whether VMID {vmid} is free")))
+        }
+    }
+}
+
+/// The VMIDs our token can see: a hint that saves questions, never a proof of absence.
+fn vmids_seen(checked: &Checked, deadline: Deadline) -> Vec<Vmid> {
+    let list = checked.api.get("/cluster/resources?type=vm", deadline).unwrap_or_default();
+    let guests = list.as_array().cloned().unwrap_or_default();
+    guests
+        .iter()
+        .filter_map(|g| g.get("vmid").and_then(Value::as_u64))
+        .filter_map(|n| Vmid::new(n).ok())
+        .collect()
+}
+
+/// Why a missing database is a loss: VMs have left traces.
+pub fn traces_of_vms(ctx: &Context<'_>) -> anyhow::Result<Option<String>> {
+    if let Some(entry) = journal_entries(ctx)?.first() {
+        return Ok(Some(format!("the journal has an entry of VM {}", entry.name)));
+    }
+    let vms = ctx.settings.terraform_dir.join("vms");
+    for folder in std::fs::read_dir(&vms).into_iter().flatten().flatten() {
+        if folder.path().join("terraform.tfstate").exists() {
+            return Ok(Some(format!(
+                "{} is a terraform state of a VM",
+                folder.path().join("terraform.tfstate").display()
+            )));
+        }
+    }
+    let shared = ctx.settings.terraform_dir.join("terraform.tfstate");
+    if std::fs::read_to_string(&shared).is_ok_and(|text| text.contains("proxmox_virtual_environment_vm")) {
+        return Ok(Some(format!("{} is a terraform state with VMs", shared.display())));
+    }
+    Ok(None)
+}

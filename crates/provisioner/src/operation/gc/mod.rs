@@ -1,0 +1,244 @@
+//! `blockhost-vm-gc`: what is no longer paid for is switched off, and destroyed after a grace period.
+//!
+//! Dry run unless told to execute. Each act is decided again under the VM's lock, on the record as it then stands: a
+//! renewal that arrives meanwhile wins (hazard H10). One VM's failure never stops the others. A run that dies is
+//! finished by the next: what it has done is in the records, what it was doing in the journal.
+
+mod last_run;
+mod suspend;
+mod under_way;
+
+use super::destroy::{Condition, Destroyed, LIMIT, MachineMust, destroy_when};
+use super::{Context, recovery};
+use crate::host::clock::{self, Deadline};
+use crate::host::failpoint;
+use crate::host::lock_file::LockFile;
+use crate::plan::garbage_collection::{self, Brake, Candidates, Limits};
+use crate::store::audit::{self, Change};
+use crate::store::journal::{Entry, Step};
+use crate::store::vm_database::{Status, VmRecord};
+use crate::store::vm_lock::VmLock;
+use crate::value::vm_name::VmName;
+use anyhow::Context as _;
+use chrono::TimeDelta;
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// VMs that are destroyed side by side: each has its own terraform folder, and each terraform costs 80 MB.
+const SIDE_BY_SIDE: usize = 4;
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Options {
+    /// Do it.
+    pub execute: bool,
+    /// Phase 1 alone.
+    pub suspend_only: bool,
+    /// Phase 2 alone.
+    pub destroy_only: bool,
+    /// Instead of `gc_grace_days`.
+    pub grace_days: Option<u32>,
+    /// Go on although the last run is long ago or in the future.
+    pub accept_gap: bool,
+    /// Go on although a large share would go.
+    pub accept_share: bool,
+}
+
+/// What a run found and did.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Report {
+    /// What was due.
+    pub candidates: Candidates,
+    /// Suspended now.
+    pub suspended: Vec<VmName>,
+    /// Destroyed now.
+    pub destroyed: Vec<VmName>,
+    /// Left alone at the last moment, or worth a look: one line each.
+    pub notes: Vec<String>,
+    /// What failed, one line for each VM.
+    pub failures: Vec<String>,
+    /// Why nothing was destroyed.
+    pub brake: Option<Brake>,
+}
+
+impl Report {
+    /// Whether the run failed: a VM did, or a brake stopped the destroying.
+    pub fn failed(&self) -> bool {
+        !self.failures.is_empty() || self.brake.is_some()
+    }
+}
+
+/// One run.
+pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
+    let grace = TimeDelta::days(i64::from(options.grace_days.unwrap_or(ctx.settings.gc_grace_days)));
+    let _only_one = if options.execute && !ctx.mock { Some(only_one(ctx)?) } else { None };
+    if options.execute && !ctx.mock {
+        recovery::undo_dead_creates(ctx, None);
+    }
+    let now = clock::now();
+    let mut report = Report { candidates: candidates(ctx, options, grace)?, ..Report::default() };
+    report.notes.extend(report.candidates.left_alone.iter().cloned());
+    let limits = Limits {
+        max_gap_days: ctx.settings.gc_max_gap_days,
+        max_share: ctx.settings.gc_max_share,
+        accept_gap: options.accept_gap,
+        accept_share: options.accept_share,
+    };
+    let last =
+        if ctx.mock { Ok(None) } else { last_run::read(ctx.host).map_err(|error| format!("{error:#}")) };
+    let last = last.as_ref().map(|last| *last).map_err(String::as_str);
+    report.brake = garbage_collection::brake(&report.candidates, last, now, limits);
+    if !options.execute {
+        return Ok(report);
+    }
+    if !ctx.mock
+        && garbage_collection::note_this_run(last, now, limits)
+        && let Err(error) = last_run::write(ctx.host, now)
+    {
+        // Suspending needs no note; a brake that nobody sets is none.
+        report.brake.get_or_insert(Brake::Note(format!("{error:#}")));
+    }
+    ctx.host.step("gc.noted")?;
+
+    let mut not_now: HashSet<VmName> = HashSet::new();
+    if ctx.mock {
+        suspend::in_mock(ctx, &mut report)?;
+    } else {
+        not_now = suspend::all(ctx, &mut report)?;
+    }
+    ctx.host.step("gc.suspended")?;
+    if !ctx.mock {
+        finish_dead_destroys(ctx, &mut report);
+    }
+    if report.brake.is_none() {
+        let due: Vec<VmName> =
+            report.candidates.destroy.iter().filter(|name| !not_now.contains(*name)).cloned().collect();
+        destroy_all(ctx, &due, grace, &mut report);
+    }
+    ctx.host.interrupt.check()?;
+    Ok(report)
+}
+
+/// What is due, by the database alone.
+fn candidates(ctx: &Context<'_>, options: Options, grace: TimeDelta) -> anyhow::Result<Candidates> {
+    let now = clock::now();
+    let mut found = Candidates::default();
+    ctx.database.for_each(|view| {
+        // Ten thousand records: only what could matter is read closely.
+        if view.status_text() == Status::Destroyed.as_str() {
+            return;
+        }
+        match view.to_record() {
+            Ok(record) => found.consider(&record, now, grace),
+            Err(why) => found.left_alone.push(format!("{}: {why}; skipped", ctx.database.path().display())),
+        }
+    })?;
+    if options.suspend_only {
+        found.stay_suspended.append(&mut found.destroy);
+    }
+    if options.destroy_only {
+        found.suspend.clear();
+    }
+    Ok(found)
+}
+
+/// Two runs at once would only stand in each other's way.
+fn only_one(ctx: &Context<'_>) -> anyhow::Result<LockFile> {
+    let path = ctx.host.state_dir.join("gc.lock");
+    let lock = LockFile::lock(&path, Deadline::after(Duration::from_secs(5)), &ctx.host.interrupt);
+    let mut lock = lock.context("another gc is at work; this one ends")?;
+    lock.note(&format!("gc, PID {}", std::process::id()));
+    Ok(lock)
+}
+
+/// Destroys that died after the machine was gone: what was left is tidied up. One whose machine is still there is
+/// left to whoever began it, or to this run if it is due.
+fn finish_dead_destroys(ctx: &Context<'_>, report: &mut Report) {
+    let entries = match ctx.journal().entries() {
+        Ok(entries) => entries,
+        Err(error) => return report.failures.push(format!("{error:#}")),
+    };
+    for entry in entries.iter().filter(|e| e.step == Step::Destroying) {
+        match finish_dead_destroy(ctx, entry) {
+            Ok(Some(note)) => report.notes.push(note),
+            Ok(None) => {}
+            Err(error) => report.failures.push(format!("{error:#}")),
+        }
+    }
+}
+
+fn finish_dead_destroy(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<Option<String>> {
+    let name = VmName::parse(&entry.name)?;
+    // Alive means locked.
+    if VmLock::try_take(ctx.host, &name, "gc")?.is_none() {
+        return Ok(None);
+    }
+    // Since the entry was read, somebody may have finished the destroy and made a VM of the same name.
+    let same = |record: &VmRecord| record.vmid.get() == entry.vmid && record.smbios_uuid == entry.smbios_uuid;
+    let condition = Condition { due: &same, machine: MachineMust::BeGone };
+    let done = destroy_when(ctx, &name, true, LIMIT, Some(&condition))?;
+    Ok(matches!(done, Destroyed::Gone | Destroyed::Unknown)
+        .then(|| format!("VM {name}: a destroy that had died was finished")))
+}
+
+/// The same operation as `blockhost-vm-destroy`, several side by side, each decided again under the VM's lock.
+fn destroy_all(ctx: &Context<'_>, due: &[VmName], grace: TimeDelta, report: &mut Report) {
+    let queue = Mutex::new(due.iter());
+    let results = Mutex::new(Vec::new());
+    let work = || {
+        loop {
+            let next = queue.lock().unwrap_or_else(|e| e.into_inner()).next();
+            let Some(name) = next.filter(|_| !ctx.host.interrupt.requested()) else { break };
+            let result = destroy_one(ctx, name, grace);
+            results.lock().unwrap_or_else(|e| e.into_inner()).push((name.clone(), result));
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..failpoint::threads(SIDE_BY_SIDE).min(due.len()) {
+            scope.spawn(work);
+        }
+        // This thread works too.
+        work();
+    });
+    let mut results = results.into_inner().unwrap_or_else(|e| e.into_inner());
+    results.sort_by(|a, b| a.0.cmp(&b.0));
+    for (name, result) in results {
+        match result {
+            Ok(Destroyed::NotDue) => {
+                report.notes.push(format!("VM {name}: renewed or changed meanwhile; left alone"))
+            }
+            Ok(Destroyed::Runs) => report.notes.push(format!(
+                "VM {name}: it was started meanwhile although it is suspended; it is not destroyed in this run"
+            )),
+            Ok(_) => report.destroyed.push(name),
+            Err(error) => report.failures.push(format!("{error:#}")),
+        }
+    }
+}
+
+fn destroy_one(ctx: &Context<'_>, name: &VmName, grace: TimeDelta) -> anyhow::Result<Destroyed> {
+    let begun = Instant::now();
+    let still_due = |record: &_| garbage_collection::is_due_for_destruction(record, clock::now(), grace);
+    let condition = Condition { due: &still_due, machine: MachineMust::BeOff };
+    let result = destroy_when(ctx, name, false, LIMIT, Some(&condition));
+    let words = match &result {
+        Ok(Destroyed::NotDue | Destroyed::Runs) => return result,
+        Ok(_) => "ok".to_string(),
+        Err(error) => format!("{error:#}"),
+    };
+    let after = if result.is_ok() { Status::Destroyed } else { Status::Suspended };
+    if !ctx.mock {
+        let change = Change {
+            verb: "gc-destroy",
+            vm: name.as_str(),
+            vmid: ctx.record(name).ok().flatten().map(|r| r.vmid.get()),
+            before: Some(Status::Suspended.as_str()),
+            after: Some(after.as_str()),
+            result: &words,
+            duration: begun.elapsed(),
+        };
+        audit::write(ctx.host, &change);
+    }
+    result
+}

@@ -1,0 +1,554 @@
+//! gc's first phase: all guests are asked to shut down, then all are waited for (hazard H20). The root agent's one
+//! lane is free for others the whole time, and a VM that is busy (a backup) holds up none of the others.
+//!
+//! ```text
+//!   busy ──▶ asked to shut down ──▶ off ──▶ recorded        renewed meanwhile: started again
+//!     │              │               ▲
+//!     │              └─▶ forced off ─┘
+//!     └─▶ failure            └─▶ failure
+//! ```
+
+use super::{Report, under_way};
+use crate::host::clock::{self, Deadline};
+use crate::host::failpoint::limit;
+use crate::host::root_agent::AgentError;
+use crate::operation::machine::{self, Machine};
+use crate::operation::{Context, start};
+use crate::plan::garbage_collection::{is_due_for_suspension, is_past};
+use crate::store::audit::{self, Change};
+use crate::store::settings::NodeAccess;
+use crate::store::vm_database::{Status, VmRecord};
+use crate::store::vm_lock::VmLock;
+use crate::tool::node::VmState;
+use crate::value::timestamp;
+use crate::value::vm_name::VmName;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+/// How long switching off may take.
+const POWER_OFF: Duration = Duration::from_secs(30);
+/// How often the same is asked for again: it does no harm when it is under way.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// How long a VM that is locked on the node is asked again, and how often.
+const BUSY: Duration = Duration::from_secs(30);
+const BUSY_AGAIN: Duration = Duration::from_secs(1);
+/// How long another operation on a VM is waited for; the next run comes tomorrow.
+const LOCK_WAIT: Duration = Duration::from_secs(3);
+/// How long one look may take.
+const LOOK: Duration = Duration::from_secs(15);
+const POLL: Duration = Duration::from_millis(200);
+/// So many requests in a row without an answer, and nobody is asked any more.
+const SILENT: usize = 2;
+
+/// A guest that is going down.
+struct Going {
+    machine: Machine,
+    /// `false`: its record is suspended already, only the machine runs (H50).
+    to_be_suspended: bool,
+    /// It ran when it was asked: one that its owner had switched off is not started again.
+    was_running: bool,
+    /// The request was answered: a failure that the root agent tells of is that of this request.
+    answered: bool,
+    /// The shutdown request failed because the VM was busy.
+    ask_again: bool,
+    /// It is being switched off.
+    forced: bool,
+    /// When it is switched off; when switching off has failed.
+    until: Deadline,
+    /// When to ask again.
+    again: Deadline,
+    /// Why the last request failed.
+    words: Option<String>,
+    begun: Instant,
+    _lock: VmLock,
+}
+
+/// What came of asking.
+enum Turn {
+    /// Nothing to wait for.
+    Nothing,
+    /// To be waited for.
+    Going(Box<Going>),
+    /// Locked on the node, in these words.
+    Busy(String),
+}
+
+/// A VM whose turn has not come yet.
+struct Waiting {
+    name: VmName,
+    to_be_suspended: bool,
+}
+
+/// Suspends all candidates, and switches off what runs although it is suspended. Returns the VMs that must not be
+/// destroyed in this run: they ran, or that they are off was not seen.
+pub fn all(ctx: &Context<'_>, report: &mut Report) -> anyhow::Result<HashSet<VmName>> {
+    let mut phase = Phase {
+        ctx,
+        report,
+        going: Vec::new(),
+        unsure: HashSet::new(),
+        settled: HashSet::new(),
+        silent: 0,
+        by_api: true,
+    };
+    let left_over = phase.finish_interrupted();
+    let active = phase.report.candidates.suspend.clone();
+    let noted: Vec<VmName> = active.iter().chain(&left_over).cloned().collect();
+    let can_note = phase.note(&noted);
+    let suspended: Vec<VmName> = phase
+        .report
+        .candidates
+        .stay_suspended
+        .iter()
+        .chain(&phase.report.candidates.destroy)
+        .cloned()
+        .collect();
+    let all = active
+        .into_iter()
+        .map(|name| Waiting { name, to_be_suspended: true })
+        .chain(suspended.into_iter().map(|name| Waiting { name, to_be_suspended: false }));
+    let busy = phase.ask_all(all.collect())?;
+    ctx.host.step("gc.asked")?;
+    phase.wait(busy)?;
+    if can_note {
+        // What may still go down by itself stays noted.
+        let open = |name: &VmName| phase.unsure.contains(name) && !phase.settled.contains(name);
+        let open: Vec<VmName> = noted.into_iter().filter(|n| open(n) || left_over.contains(n)).collect();
+        phase.note(&open);
+    }
+    Ok(phase.unsure)
+}
+
+/// One run of the phase.
+struct Phase<'a, 'h> {
+    ctx: &'a Context<'h>,
+    report: &'a mut Report,
+    going: Vec<Going>,
+    /// Ran, or could not be seen to be off.
+    unsure: HashSet<VmName>,
+    /// Suspended, or started again.
+    settled: HashSet<VmName>,
+    /// Requests in a row that the root agent did not answer in time.
+    silent: usize,
+    /// The API has not failed yet.
+    by_api: bool,
+}
+
+impl Phase<'_, '_> {
+    /// Writes the note; a disk that is full must not keep VMs running that are not paid for.
+    fn note(&mut self, names: &[VmName]) -> bool {
+        match under_way::write(self.ctx.host, names) {
+            Ok(()) => true,
+            Err(error) => {
+                self.report.failures.push(format!("{error:#}"));
+                false
+            }
+        }
+    }
+
+    /// VMs that a run which died was shutting down, and that were renewed since, run again. Returns those that are
+    /// still open.
+    fn finish_interrupted(&mut self) -> Vec<VmName> {
+        let names = match under_way::read(self.ctx.host) {
+            Ok(names) => names,
+            Err(error) => {
+                self.report.failures.push(format!("{error:#}"));
+                return Vec::new();
+            }
+        };
+        let mut open = Vec::new();
+        for name in names {
+            if self.report.candidates.suspend.contains(&name) {
+                continue;
+            }
+            match finish_interrupted(self.ctx, &name, self.report) {
+                Ok(true) => {}
+                Ok(false) => open.push(name),
+                Err(error) => {
+                    self.report.failures.push(format!("{error:#}"));
+                    open.push(name);
+                }
+            }
+        }
+        open
+    }
+
+    /// Asks each once; returns those that are busy, with the reason.
+    fn ask_all(&mut self, all: Vec<Waiting>) -> anyhow::Result<Vec<(Waiting, String)>> {
+        let mut busy = Vec::new();
+        for waiting in all {
+            self.ctx.host.interrupt.check()?;
+            let name = &waiting.name;
+            if self.silent >= SILENT {
+                let why = format!("VM {name}: the root agent does not answer; it was not asked about it");
+                self.report.failures.push(why);
+                self.unsure.insert(name.clone());
+                continue;
+            }
+            match self.ask(&waiting) {
+                Ok(turn) => {
+                    self.silent = 0;
+                    match turn {
+                        Turn::Nothing => {}
+                        Turn::Busy(words) => {
+                            self.unsure.insert(name.clone());
+                            busy.push((waiting, words));
+                        }
+                        Turn::Going(one) => {
+                            self.unsure.insert(name.clone());
+                            self.going.push(*one);
+                        }
+                    }
+                }
+                Err(error) => {
+                    let timed_out = error.downcast_ref().is_some_and(is_silence);
+                    self.silent = if timed_out { self.silent + 1 } else { 0 };
+                    self.unsure.insert(name.clone());
+                    self.report.failures.push(format!("{error:#}"));
+                }
+            }
+        }
+        Ok(busy)
+    }
+
+    /// Takes the VM's lock, looks at its record once more and asks the guest to shut down.
+    fn ask(&mut self, waiting: &Waiting) -> anyhow::Result<Turn> {
+        let Waiting { name, to_be_suspended } = waiting;
+        let (ctx, to_be_suspended) = (self.ctx, *to_be_suspended);
+        let begun = Instant::now();
+        let deadline = Deadline::after(limit("gc-look", LOOK));
+        let look = |record: &VmRecord| match to_be_suspended {
+            true => is_due_for_suspension(record, clock::now()),
+            false => record.status == Status::Suspended,
+        };
+        if !to_be_suspended {
+            // Most suspended VMs are off and stay so: a look without the lock is enough for them.
+            let Some(record) = ctx.record(name)?.filter(look) else { return Ok(Turn::Nothing) };
+            let paid = !is_past(&record, clock::now());
+            let machine = machine::of_record(ctx, record, deadline)?;
+            let state = machine.state(ctx, deadline)?;
+            if paid && state.running {
+                self.report.notes.push(format!(
+                    "{}: it runs and is paid for, but its record says suspended; blockhost-vm-resume {name} sets that right",
+                    machine.label()
+                ));
+            }
+            if paid || !state.running && !state.onboot {
+                return Ok(Turn::Nothing);
+            }
+        }
+        let lock = VmLock::take(ctx.host, name, "gc", LOCK_WAIT)?;
+        let Some(record) = ctx.record(name)?.filter(look) else {
+            if to_be_suspended {
+                self.report.notes.push(format!("VM {name}: renewed or changed meanwhile; left alone"));
+            }
+            return Ok(Turn::Nothing);
+        };
+        if !to_be_suspended && !is_past(&record, clock::now()) {
+            return Ok(Turn::Nothing);
+        }
+        let machine = machine::of_record(ctx, record, deadline)?;
+        let state = machine.state(ctx, deadline)?;
+        let label = machine.label();
+        let node = ctx.node().impatient();
+        let onboot =
+            if state.exists && state.onboot { self.set_onboot_off(&machine, deadline) } else { Ok(()) };
+        let mut answered = false;
+        if state.running {
+            let timeout = ctx.settings.guest_shutdown_timeout;
+            let sent = if state.paused == Some(true) {
+                node.stop(machine.vmid, &machine.identity, deadline)
+            } else {
+                node.shutdown(machine.vmid, &machine.identity, timeout, deadline)
+            };
+            match sent {
+                Ok(()) => answered = true,
+                Err(error) if error.is_busy() => return Ok(Turn::Busy(format!("{label}: {error}"))),
+                Err(error) if error.outcome_unknown() => {}
+                Err(error) => anyhow::bail!("{label}: failed to shut it down: {error}"),
+            }
+        }
+        if !state.exists {
+            self.report.notes.push(format!("{label}: the node has no such machine"));
+        }
+        if let Err(error) = onboot {
+            self.report.notes.push(format!("{label}: the node would start it when it boots: {error:#}"));
+        }
+        if !to_be_suspended {
+            if !state.running {
+                return Ok(Turn::Nothing);
+            }
+            self.report.notes.push(format!(
+                "{label}: it ran although it is suspended; it is switched off, and destroyed in the next run at the earliest"
+            ));
+        }
+        Ok(Turn::Going(Box::new(Going {
+            machine,
+            to_be_suspended,
+            was_running: state.running,
+            answered,
+            ask_again: false,
+            forced: false,
+            until: Deadline::after(ctx.settings.guest_shutdown_timeout),
+            again: Deadline::after(Duration::ZERO),
+            words: None,
+            begun,
+            _lock: lock,
+        })))
+    }
+
+    /// By the API, which takes no lane of the root agent; by the root agent where the token may not, or the API failed.
+    fn set_onboot_off(&mut self, machine: &Machine, deadline: Deadline) -> anyhow::Result<()> {
+        let ctx = self.ctx;
+        let by_api = || -> anyhow::Result<()> {
+            let access = NodeAccess::read(ctx.host, &ctx.settings)?;
+            let path = format!("/nodes/{}/qemu/{}/config", access.node, machine.vmid);
+            let deadline = deadline.at_most(Duration::from_secs(5));
+            access.api(ctx.host)?.put(&path, &[("onboot", "0")], deadline)?;
+            Ok(())
+        };
+        if self.by_api {
+            let Err(error) = by_api() else { return Ok(()) };
+            tracing::debug!("{}: {error:#}; asking the root agent", machine.label());
+            self.by_api = false;
+        }
+        Ok(ctx.node().impatient().set_onboot(machine.vmid, &machine.identity, false, deadline)?)
+    }
+
+    /// Waits until all are off or given up; those that are off are recorded as they go.
+    fn wait(&mut self, mut busy: Vec<(Waiting, String)>) -> anyhow::Result<()> {
+        let patience = Deadline::after(limit("gc-busy", BUSY));
+        let mut next = Deadline::after(BUSY_AGAIN);
+        loop {
+            self.look_round()?;
+            if !busy.is_empty() && patience.passed() {
+                for (_, words) in busy.drain(..) {
+                    self.report.failures.push(format!("{words}; the next run tries again"));
+                }
+            }
+            if !busy.is_empty() && next.passed() {
+                busy = self.ask_all(busy.into_iter().map(|(waiting, _)| waiting).collect())?;
+                next = Deadline::after(BUSY_AGAIN);
+            }
+            if self.going.is_empty() && busy.is_empty() {
+                return Ok(());
+            }
+            self.ctx.host.interrupt.sleep(POLL);
+            // Guests that were asked go down by themselves; the next run records them.
+            self.ctx.host.interrupt.check()?;
+        }
+    }
+
+    /// One look at each that is going down.
+    fn look_round(&mut self) -> anyhow::Result<()> {
+        let node = self.ctx.node().impatient();
+        let (mut off, mut on) = (Vec::new(), Vec::new());
+        let mut silence = false;
+        for mut one in std::mem::take(&mut self.going) {
+            if silence {
+                // The others would cost as much time again, to no end.
+                on.push(one);
+                continue;
+            }
+            match node.state(one.machine.vmid, Deadline::after(limit("gc-look", LOOK))) {
+                Err(error) => {
+                    silence = is_silence(&error);
+                    one.words = Some(error.to_string());
+                    on.push(one);
+                }
+                Ok(state) => match one.machine.prove(&state) {
+                    Err(error) => self.report.failures.push(format!("{error:#}")),
+                    Ok(()) if !state.exists || !state.running => off.push(one),
+                    Ok(()) => {
+                        one.hear(&state);
+                        on.push(one);
+                    }
+                },
+            }
+        }
+        self.settled.extend(record(self.ctx, off, self.report)?);
+        for mut one in on {
+            let label = one.machine.label();
+            if one.until.passed() && one.forced {
+                let why = one.words.take().map_or_else(String::new, |words| format!(": {words}"));
+                let and = if one.to_be_suspended { "; it is not suspended" } else { "" };
+                self.report.failures.push(format!("{label}: it cannot be switched off{why}{and}"));
+                continue;
+            }
+            if one.until.passed() {
+                let why = one.words.take().map_or_else(String::new, |words| format!(" ({words})"));
+                self.report.notes.push(format!(
+                    "{label}: the guest did not shut down within {} s{why} and is switched off",
+                    one.begun.elapsed().as_secs()
+                ));
+                one.forced = true;
+                one.until = Deadline::after(limit("gc-power-off", POWER_OFF));
+            }
+            if (one.forced || one.ask_again) && one.again.passed() && !silence {
+                let (vmid, identity, deadline) =
+                    (one.machine.vmid, &one.machine.identity, Deadline::after(limit("gc-look", LOOK)));
+                let sent = if one.forced {
+                    node.stop(vmid, identity, deadline)
+                } else {
+                    node.shutdown(vmid, identity, one.until.left().max(Duration::from_secs(1)), deadline)
+                };
+                match sent {
+                    Ok(()) => one.ask_again = false,
+                    Err(error) => {
+                        silence = is_silence(&error);
+                        one.words = Some(error.to_string());
+                    }
+                }
+                one.again = Deadline::after(ASK_AGAIN);
+            }
+            self.going.push(one);
+        }
+        Ok(())
+    }
+}
+
+impl Going {
+    /// What the root agent tells about the request that it carried out.
+    fn hear(&mut self, state: &VmState) {
+        let failed =
+            state.failed.as_ref().filter(|f| self.answered && !self.forced && f.action == "qm-shutdown");
+        if let Some(failed) = failed {
+            self.words = Some(failed.words.clone());
+            if failed.is_busy() {
+                self.ask_again = true;
+            } else {
+                // No shutdown is under way any more.
+                self.until = Deadline::after(Duration::ZERO);
+            }
+        }
+    }
+}
+
+/// No answer within the time, so the next one would cost as much.
+fn is_silence(error: &AgentError) -> bool {
+    matches!(error, AgentError::TimedOut { .. })
+}
+
+/// Whether nothing is left to do about a VM that a run which died may have shut down.
+fn finish_interrupted(ctx: &Context<'_>, name: &VmName, report: &mut Report) -> anyhow::Result<bool> {
+    let deadline = Deadline::after(Duration::from_secs(60));
+    let lock = VmLock::take(ctx.host, name, "gc", LOCK_WAIT)?;
+    let Some(record) = ctx.record(name)?.filter(|r| r.status == Status::Active) else {
+        // Suspended or destroyed since; its lock file is nobody's where there is no such VM.
+        if ctx.record(name)?.is_none() {
+            lock.forget();
+        }
+        return Ok(true);
+    };
+    if is_due_for_suspension(&record, clock::now()) {
+        return Ok(false);
+    }
+    let machine = machine::of_record(ctx, record, deadline)?;
+    let state = machine.state(ctx, deadline)?;
+    if !state.exists || state.running && state.onboot {
+        return Ok(true);
+    }
+    start_again(ctx, &machine, !state.running)?;
+    report
+        .notes
+        .push(format!("{}: renewed after a run that died had shut it down; started again", machine.label()));
+    Ok(true)
+}
+
+/// Marks those that are off in one change of the database. One that was renewed while its guest went down is
+/// started again.
+fn record(ctx: &Context<'_>, off: Vec<Going>, report: &mut Report) -> anyhow::Result<Vec<VmName>> {
+    let off: Vec<Going> = off.into_iter().filter(|one| one.to_be_suspended).collect();
+    let mut settled = Vec::new();
+    if off.is_empty() {
+        return Ok(settled);
+    }
+    ctx.host.step("gc.off")?;
+    let now = clock::now();
+    let suspended: HashSet<VmName> = ctx.database.update(|db| {
+        let mut done = HashSet::new();
+        for one in &off {
+            let name = &one.machine.record.name;
+            let due =
+                db.record(name.as_str()).and_then(Result::ok).is_some_and(|r| is_due_for_suspension(&r, now));
+            if due {
+                db.set_status(name.as_str(), Status::Suspended);
+                db.set(name.as_str(), "suspended_at", &timestamp::to_text(now).into());
+                done.insert(name.clone());
+            }
+        }
+        Ok(done)
+    })?;
+    ctx.host.step("gc.recorded")?;
+    for one in off {
+        let name = one.machine.record.name.clone();
+        let is_suspended = suspended.contains(&name);
+        let mut words = "ok".to_string();
+        if is_suspended {
+            report.suspended.push(name.clone());
+            settled.push(name.clone());
+        } else {
+            match start_again(ctx, &one.machine, one.was_running) {
+                Ok(what) => {
+                    words = format!("renewed while it went down; {what}");
+                    report.notes.push(format!("{}: {words}", one.machine.label()));
+                    settled.push(name.clone());
+                }
+                Err(error) => {
+                    words = format!("renewed while it went down, and cannot be started again: {error:#}");
+                    report.failures.push(format!("{}: {words}", one.machine.label()));
+                }
+            }
+        }
+        let after = if is_suspended { Status::Suspended } else { Status::Active };
+        audit::write(
+            ctx.host,
+            &Change {
+                verb: "suspend",
+                vm: name.as_str(),
+                vmid: Some(one.machine.vmid.get()),
+                before: Some(Status::Active.as_str()),
+                after: Some(after.as_str()),
+                result: &words,
+                duration: one.begun.elapsed(),
+            },
+        );
+    }
+    Ok(settled)
+}
+
+/// Undoes what was done to a VM that is not to be suspended any more; `run`: it ran before. Says what came of it.
+fn start_again(ctx: &Context<'_>, machine: &Machine, run: bool) -> anyhow::Result<&'static str> {
+    let still_ours = ctx.record(&machine.record.name)?.is_some_and(|r| r.status == Status::Active);
+    if !still_ours {
+        return Ok("its record is not active, so it stays off");
+    }
+    let deadline = Deadline::after(Duration::from_secs(60));
+    if run {
+        start::run(ctx, machine, deadline)?;
+    }
+    ctx.node().set_onboot(machine.vmid, &machine.identity, true, deadline)?;
+    Ok(if run { "started again" } else { "it was off before" })
+}
+
+/// `--mock`: the database is the node.
+pub fn in_mock(ctx: &Context<'_>, report: &mut Report) -> anyhow::Result<()> {
+    if report.candidates.suspend.is_empty() {
+        return Ok(());
+    }
+    let now = clock::now();
+    let names = report.candidates.suspend.clone();
+    let done = ctx.database.update(|db| {
+        let mut done = Vec::new();
+        for name in names {
+            if db.record(name.as_str()).and_then(Result::ok).is_some_and(|r| is_due_for_suspension(&r, now)) {
+                db.set_status(name.as_str(), Status::Suspended);
+                db.set(name.as_str(), "suspended_at", &timestamp::to_text(now).into());
+                done.push(name);
+            }
+        }
+        Ok(done)
+    })?;
+    report.suspended = done;
+    Ok(())
+}

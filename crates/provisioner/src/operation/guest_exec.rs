@@ -1,0 +1,22 @@
+//! `blockhost-vm-guest-exec`: a command in the guest; its output and exit code are passed on (hazard H25).
+
+use super::{Context, machine};
+use crate::host::clock::Deadline;
+use crate::tool::guest_agent::{self, Ended};
+use crate::value::vm_name::VmName;
+use std::time::Duration;
+
+/// Runs `command` by the guest's `/bin/sh -c`. `Ok(None)`: it outlived `limit` and goes on in the guest.
+pub fn guest_exec(
+    ctx: &Context<'_>,
+    name: &VmName,
+    command: &str,
+    limit: Duration,
+) -> anyhow::Result<Option<Ended>> {
+    let deadline = Deadline::after(limit);
+    let record = ctx.live_record(name)?;
+    anyhow::ensure!(!ctx.mock, "VM {name}: a mock VM has no guest to run commands in");
+    let machine = machine::of_record(ctx, record, deadline)?;
+    guest_agent::run(&ctx.node(), machine.vmid, &machine.identity, command, deadline)
+        .map_err(|error| error.context(machine.label()))
+}

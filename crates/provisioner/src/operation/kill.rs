@@ -1,0 +1,54 @@
+//! `blockhost-vm-kill`: power off at once.
+
+use super::machine::Machine;
+use super::{Context, machine};
+use crate::host::clock::Deadline;
+use crate::host::failpoint;
+use crate::store::vm_lock::VmLock;
+use crate::tool::node::Waited;
+use crate::value::vm_name::VmName;
+use anyhow::Context as _;
+use std::time::Duration;
+
+/// The admin panel kills us at 60 s, so we decide before.
+const LIMIT: Duration = Duration::from_secs(45);
+
+/// Switches a VM off; `false` when it was off already.
+pub fn kill(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
+    let deadline = Deadline::after(failpoint::limit("kill", LIMIT));
+    ctx.live_record(name)?;
+    if ctx.mock {
+        return Ok(true);
+    }
+    let _lock = VmLock::take(ctx.host, name, "kill", Duration::from_secs(30))?;
+    let machine = machine::of_record(ctx, ctx.live_record(name)?, deadline)?;
+    let state = machine.proven_state(ctx, deadline)?;
+    anyhow::ensure!(
+        state.exists,
+        "{}: the node has no such machine; it was removed by hand, or its disk is lost",
+        machine.label()
+    );
+    if !state.running {
+        return Ok(false);
+    }
+    power_off(ctx, &machine, deadline)?;
+    Ok(true)
+}
+
+/// Switches a running machine of ours off and waits until it is.
+pub fn power_off(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -> anyhow::Result<()> {
+    let node = ctx.node();
+    let stop = || node.stop(machine.vmid, &machine.identity, deadline);
+    match node
+        .act_and_wait(machine.vmid, "qm-stop", deadline, stop, |s| !s.running)
+        .with_context(|| machine.label())?
+    {
+        Waited::Done(_) => Ok(()),
+        Waited::Failed(words) => anyhow::bail!("{}: failed to switch it off: {words}", machine.label()),
+        Waited::TimedOut(last) => anyhow::bail!(
+            "{}: it still runs{}; look at the node's task log, then try again",
+            machine.label(),
+            if last.lock.is_empty() { String::new() } else { format!(" (locked: {})", last.lock) }
+        ),
+    }
+}

@@ -1,0 +1,50 @@
+//! Files of a VM go only when the machine that they made is gone, whatever the database says by now: an older copy
+//! of it may have lost the record, or brought back the tombstone of an earlier VM of the same name (hazard H08).
+
+use super::Context;
+use crate::host::clock::Deadline;
+use crate::store::vm_database::VmRecord;
+use crate::tool::node::Identity;
+use crate::tool::terraform::{StateFile, VmFolder};
+use crate::value::vm_name::VmName;
+use anyhow::Context as _;
+use std::time::Duration;
+
+/// An error where the machine that the terraform folder or the journal knows under this name lives. That of `record`
+/// is known to be gone.
+pub fn ensure_none_lives(ctx: &Context<'_>, name: &VmName, record: Option<&VmRecord>) -> anyhow::Result<()> {
+    let folder = VmFolder::new(ctx.host, &ctx.settings, name);
+    let mut machines = Vec::new();
+    match folder.machine().unwrap_or_default() {
+        Some(machine) => machines.push(machine),
+        // Older files of ours always have both; a state without a file was edited by hand.
+        None if record.is_none() => {
+            if let StateFile::Holds(resources) = folder.state()? {
+                anyhow::ensure!(
+                    resources.is_empty(),
+                    "VM {name}: {} holds a machine, but its file does not say which; look for it on the node, then remove the folder",
+                    folder.path().display()
+                );
+            }
+        }
+        None => {}
+    }
+    if let Some(entry) = ctx.journal().read(name)?
+        && let Some(uuid) = entry.smbios_uuid
+    {
+        machines.push((entry.checked_vmid()?, uuid));
+    }
+    machines.dedup();
+    let gone = record.and_then(|record| record.smbios_uuid);
+    for (vmid, uuid) in machines.into_iter().filter(|(_, uuid)| Some(*uuid) != gone) {
+        let state = ctx.node_uninterrupted().state(vmid, Deadline::after(Duration::from_secs(15)));
+        let state = state.with_context(|| format!("VM {name} (VMID {vmid}): cannot ask the node"))?;
+        let is_ours = state.is(&Identity::Uuid(uuid), name) || !state.tells_whose();
+        anyhow::ensure!(
+            !state.exists || !is_ours,
+            "VM {name} (VMID {vmid}, UUID {uuid}) lives, but {} does not know it: the database was replaced by an older copy, or the record was removed by hand; restore the record, then destroy again",
+            ctx.database.path().display()
+        );
+    }
+    Ok(())
+}

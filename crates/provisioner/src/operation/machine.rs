@@ -1,0 +1,173 @@
+//! The machine behind a record: its true VMID and the proof that it is ours (hazards H01, H02, H41, H47).
+
+use super::Context;
+use crate::host::clock::Deadline;
+use crate::store::settings::NodeAccess;
+use crate::store::vm_database::VmRecord;
+use crate::tool::node::{Identity, VmState};
+use crate::tool::terraform::LegacyFolder;
+use crate::value::vmid::Vmid;
+use anyhow::Context as _;
+use serde_json::Value;
+use std::time::Duration;
+
+/// How long one look at the node may take.
+const LOOK: Duration = Duration::from_secs(15);
+/// How long the API may take to say whether a machine is paused: nothing that it decides is worth a longer wait.
+const PAUSED_LOOK: Duration = Duration::from_secs(3);
+
+/// A machine of ours, or the place where it was.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// Its record.
+    pub record: VmRecord,
+    /// Its VMID, corrected where an older record was wrong.
+    pub vmid: Vmid,
+    /// What proves it.
+    pub identity: Identity,
+}
+
+impl Machine {
+    /// The words errors begin with.
+    pub fn label(&self) -> String {
+        format!("VM {} (VMID {})", self.record.name, self.vmid)
+    }
+
+    /// The state on the node; an error where the machine there is not ours, or on another node. A machine that is
+    /// gone is no error.
+    pub fn proven_state(&self, ctx: &Context<'_>, deadline: Deadline) -> anyhow::Result<VmState> {
+        Ok(with_pause(ctx, self.vmid, self.state(ctx, deadline)?, deadline))
+    }
+
+    /// The same without asking the API whether it is paused.
+    pub fn state(&self, ctx: &Context<'_>, deadline: Deadline) -> anyhow::Result<VmState> {
+        let state = ctx.node().state(self.vmid, deadline.at_most(LOOK));
+        let state = state.with_context(|| format!("{}: cannot ask the node", self.label()))?;
+        self.prove(&state)?;
+        Ok(state)
+    }
+
+    /// Checks a state that was asked for.
+    pub fn prove(&self, state: &VmState) -> anyhow::Result<()> {
+        if !state.exists {
+            return Ok(());
+        }
+        anyhow::ensure!(
+            !state.elsewhere,
+            "{}: it is on node {} now; run this there, or migrate it back",
+            self.label(),
+            state.node
+        );
+        anyhow::ensure!(
+            state.is(&self.identity, &self.record.name) && !state.template,
+            "{}: the machine with this VMID is not ours: expected {}, found {}; nothing was done",
+            self.label(),
+            self.identity,
+            state.found()
+        );
+        Ok(())
+    }
+}
+
+/// A guest's process runs while it is paused: where the root agent could not tell, the API is asked
+/// (`qmpstatus`; facts/proxmox.md). No answer leaves it open.
+pub fn with_pause(ctx: &Context<'_>, vmid: Vmid, mut state: VmState, deadline: Deadline) -> VmState {
+    if !state.running || state.paused.is_some() {
+        return state;
+    }
+    let ask = || -> anyhow::Result<bool> {
+        let access = NodeAccess::read(ctx.host, &ctx.settings)?;
+        let api = access.api(ctx.host)?;
+        let node = if state.node.is_empty() { access.node.as_str() } else { &state.node };
+        let current =
+            api.get(&format!("/nodes/{node}/qemu/{vmid}/status/current"), deadline.at_most(PAUSED_LOOK))?;
+        let word = current.get("qmpstatus").and_then(Value::as_str).context("no qmpstatus")?;
+        // Off since the root agent looked is not paused.
+        Ok(!matches!(word, "running" | "stopped"))
+    };
+    match ask() {
+        Ok(paused) => state.paused = Some(paused),
+        Err(error) => tracing::debug!("VMID {vmid}: whether it is paused is not known: {error:#}"),
+    }
+    state
+}
+
+/// The machine of a record. A wrong VMID of an older record is corrected.
+pub fn of_record(ctx: &Context<'_>, record: VmRecord, deadline: Deadline) -> anyhow::Result<Machine> {
+    let place = locate(ctx, &record, deadline)?;
+    if place.proven_elsewhere {
+        tracing::warn!(
+            "VM {}: its record says VMID {}, terraform's state and the node say {}; the record is corrected",
+            record.name,
+            record.vmid,
+            place.vmid
+        );
+        ctx.database.update(|db| {
+            db.set_vmid(record.name.as_str(), place.vmid.get());
+            Ok(())
+        })?;
+    }
+    Ok(Machine { vmid: place.vmid, identity: place.identity, record })
+}
+
+/// Where a record's machine is to be looked for.
+pub struct Place {
+    /// Its VMID.
+    pub vmid: Vmid,
+    /// What proves it.
+    pub identity: Identity,
+    /// The record says another VMID, and is wrong.
+    proven_elsewhere: bool,
+}
+
+/// Finds the VMID of a record and changes nothing. Records of the older package may hold a wrong one: the shared
+/// terraform state is right where the name on the node agrees (contract, legacy).
+pub fn locate(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> anyhow::Result<Place> {
+    let as_recorded = |identity| Place { vmid: record.vmid, identity, proven_elsewhere: false };
+    if let Some(uuid) = record.smbios_uuid {
+        return Ok(as_recorded(Identity::Uuid(uuid)));
+    }
+    let identity = Identity::Name(record.name.clone());
+    let legacy = LegacyFolder::new(ctx.host, &ctx.settings, &record.name);
+    let in_state = match legacy.vmid_in_state() {
+        Ok(vmid) => vmid,
+        Err(error) => {
+            tracing::warn!("VM {}: {error:#}; the record's VMID {} is used", record.name, record.vmid);
+            None
+        }
+    };
+    let in_state = in_state.filter(|n| *n != record.vmid.get()).and_then(|n| Vmid::new(u64::from(n)).ok());
+    let Some(other) = in_state else {
+        return Ok(as_recorded(identity));
+    };
+    let look = |vmid| {
+        ctx.node()
+            .state(vmid, deadline.at_most(LOOK))
+            .with_context(|| format!("VM {}: cannot ask the node", record.name))
+    };
+    let there = look(other)?;
+    if there.exists && there.is(&identity, &record.name) {
+        return Ok(Place { vmid: other, identity, proven_elsewhere: true });
+    }
+    let here = look(record.vmid)?;
+    if here.exists && here.is(&identity, &record.name) {
+        return Ok(as_recorded(identity));
+    }
+    let describe = |vmid: Vmid, state: &VmState| {
+        if state.exists {
+            format!("VMID {vmid} is {}", state.found())
+        } else {
+            format!("VMID {vmid} does not exist")
+        }
+    };
+    anyhow::ensure!(
+        !here.exists && !there.exists,
+        "VM {}: its record says VMID {}, terraform's state says {other}, and neither is a machine of this name: {}, {}; nothing was done",
+        record.name,
+        record.vmid,
+        describe(record.vmid, &here),
+        describe(other, &there)
+    );
+    // Gone under both numbers: the one terraform made is the one that counts.
+    Ok(Place { vmid: other, identity, proven_elsewhere: false })
+}

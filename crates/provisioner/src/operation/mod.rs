@@ -1,0 +1,96 @@
+//! One file per verb, each readable from top to bottom.
+//!
+//! Every operation that changes a VM holds its lock ([`crate::store::vm_lock`]); [`machine`] finds the machine
+//! behind a record and proves that it is ours.
+
+pub mod audited;
+pub mod create;
+pub mod destroy;
+pub mod gc;
+pub mod guest_exec;
+pub mod kill;
+pub mod leftovers;
+pub mod list;
+pub mod machine;
+pub mod network;
+pub mod reapply;
+pub mod recovery;
+pub mod resume;
+pub mod start;
+pub mod status;
+pub mod stop;
+pub mod update_gecos;
+
+use crate::host::Host;
+use crate::host::interrupt::Interrupt;
+use crate::store::journal::Journal;
+use crate::store::settings::{NodeAccess, Settings};
+use crate::store::vm_database::{VmDatabase, VmRecord};
+use crate::tool::node::Node;
+use crate::value::text::BridgeName;
+use crate::value::vm_name::VmName;
+
+/// What every operation works with.
+pub struct Context<'h> {
+    /// The machine.
+    pub host: &'h Host,
+    /// db.yaml.
+    pub settings: Settings,
+    /// The VM database (the mock one with `--mock`).
+    pub database: VmDatabase,
+    /// `--mock`: the database is the node; nothing on the host is touched.
+    pub mock: bool,
+}
+
+impl<'h> Context<'h> {
+    /// Reads the settings.
+    pub fn open(host: &'h Host, mock: bool) -> anyhow::Result<Context<'h>> {
+        let settings = if mock { Settings::for_mock(host)? } else { Settings::read(host)? };
+        let database = VmDatabase::new(&settings.db_file, &settings.fields);
+        Ok(Context { host, settings, database, mock })
+    }
+
+    /// The node; waits end with a signal to us.
+    pub fn node(&self) -> Node {
+        Node::new(self.host.agent_socket(), self.host.interrupt.clone())
+    }
+
+    /// The node for undo, which a signal does not stop.
+    pub fn node_uninterrupted(&self) -> Node {
+        Node::new(self.host.agent_socket(), Interrupt::never())
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> Journal<'h> {
+        Journal::new(self.host)
+    }
+
+    /// The guests' bridge: what tfvars says, else db.yaml.
+    pub fn bridge(&self) -> BridgeName {
+        let named = NodeAccess::read(self.host, &self.settings).ok().and_then(|access| access.bridge);
+        named.unwrap_or_else(|| self.settings.bridge.clone())
+    }
+
+    /// The record of a VM; `None` where there is none. A record that cannot be read is an error that names it.
+    pub fn record(&self, name: &VmName) -> anyhow::Result<Option<VmRecord>> {
+        match self.database.record(name.as_str())? {
+            None => Ok(None),
+            Some(Ok(record)) => Ok(Some(record)),
+            Some(Err(why)) => anyhow::bail!("{}: {why}", self.database.path().display()),
+        }
+    }
+
+    /// The record of a VM that is there and not destroyed (H41).
+    pub fn live_record(&self, name: &VmName) -> anyhow::Result<VmRecord> {
+        let record = self.record(name)?;
+        let record = record.ok_or_else(|| {
+            anyhow::anyhow!("VM {name} is unknown: {} has no such record", self.database.path().display())
+        })?;
+        anyhow::ensure!(
+            record.is_live(),
+            "VM {name} was destroyed; its VMID {} may belong to another machine by now, so nothing was done",
+            record.vmid
+        );
+        Ok(record)
+    }
+}

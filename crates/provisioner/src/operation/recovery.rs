@@ -1,0 +1,224 @@
+//! Creates that died: what they took is found in the journal and given back, after asking the node
+//! (hazards H05, H06, H07, H48). Recovery never guesses: what it cannot know it leaves, and says so.
+
+use super::Context;
+use crate::host::clock::{self, Deadline};
+use crate::host::interrupt::Interrupt;
+use crate::store::journal::{Entry, Step};
+use crate::store::vm_database::Status;
+use crate::store::vm_lock::VmLock;
+use crate::tool::node::{Identity, VmState, Waited};
+use crate::tool::terraform::VmFolder;
+use crate::value::vm_name::VmName;
+use crate::value::vmid::Vmid;
+use anyhow::Context as _;
+use chrono::TimeDelta;
+use std::time::Duration;
+
+/// For somebody who waits for this very VM: a terraform or a clone that is still ending gets its time.
+pub const PATIENT: Duration = Duration::from_secs(120);
+/// For somebody else's VM met on the way.
+const BRIEF: Duration = Duration::from_secs(2);
+/// How long a registered VM waits for the create that reads its result.
+const UNREPORTED_DAYS: i64 = 7;
+
+/// Undoes every create that died unregistered, except that of `not_this`. A failure is a warning: it must not
+/// stop the create that met it.
+pub fn undo_dead_creates(ctx: &Context<'_>, not_this: Option<&VmName>) {
+    let entries = match ctx.journal().entries() {
+        Ok(entries) => entries,
+        // Allocation reads the journal too and fails with the same words.
+        Err(error) => return tracing::debug!("{error:#}"),
+    };
+    for entry in entries.iter().filter(|e| not_this.is_none_or(|name| e.name != name.as_str())) {
+        if let Err(error) = undo_if_dead(ctx, &entry.name) {
+            tracing::warn!(
+                "VM {}: a create that died cannot be undone yet: {error:#}; its VMID and addresses stay held",
+                entry.name
+            );
+        }
+    }
+}
+
+fn undo_if_dead(ctx: &Context<'_>, name: &str) -> anyhow::Result<()> {
+    let name = VmName::parse(name)?;
+    // Alive means locked. Read again under the lock: it may have ended since.
+    let Some(lock) = VmLock::try_take(ctx.host, &name, "recovery")? else {
+        return Ok(());
+    };
+    let Some(entry) = ctx.journal().read(&name)? else {
+        return Ok(());
+    };
+    match entry.step {
+        Step::Taken | Step::Applying => {
+            tracing::info!("VM {name}: undoing a create that died");
+            undo(ctx, &entry, &lock, BRIEF)?;
+            lock.forget();
+            Ok(())
+        }
+        Step::Registered => {
+            put_record_back(ctx, &entry)?;
+            if clock::now() - entry.began_at > TimeDelta::days(UNREPORTED_DAYS) {
+                ctx.journal().remove(&name, &lock)?;
+            }
+            Ok(())
+        }
+        // The next destroy of this VM, or gc, goes on with it.
+        Step::Destroying => Ok(()),
+    }
+}
+
+/// A registered VM whose record an unlocked writer has dropped, or whose create died just before writing it.
+pub fn put_record_back(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<()> {
+    let Some(record) = &entry.record else {
+        return Ok(());
+    };
+    let there = ctx.database.look(|db| {
+        Ok(db.record(&entry.name).is_some_and(|r| !matches!(r, Ok(r) if r.status == Status::Destroyed)))
+    })?;
+    if there {
+        return Ok(());
+    }
+    tracing::warn!("VM {}: its record was missing and is put back from the journal", entry.name);
+    ctx.database.update(|db| {
+        db.insert(&entry.name, record.iter().map(|(k, v)| (k.clone(), v.clone())).collect());
+        for (list, address) in [
+            ("allocated_ips", entry.ipv4.map(|a| a.to_string())),
+            ("allocated_ipv6", entry.ipv6.map(|a| a.to_string())),
+        ] {
+            if let Some(address) = address {
+                db.hold(list, &address);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Undoes an unregistered create: the machine, then its files, then its addresses, then the entry. Fails without
+/// giving anything back while the machine may still be there (H07).
+pub fn undo(ctx: &Context<'_>, entry: &Entry, lock: &VmLock, patience: Duration) -> anyhow::Result<()> {
+    let name = VmName::parse(&entry.name)?;
+    let vmid = entry.checked_vmid()?;
+    let folder = VmFolder::new(ctx.host, &ctx.settings, &name);
+    let deadline = Deadline::after(patience);
+    anyhow::ensure!(
+        folder.wait_until_idle(entry.terraform_pid, deadline, &Interrupt::never())?,
+        "a terraform of VM {name} still runs in {}",
+        folder.path().display()
+    );
+    if entry.step == Step::Applying {
+        let uuid = entry.smbios_uuid.context("the journal entry has no UUID")?;
+        remove_machine(ctx, &name, vmid, &Identity::Uuid(uuid), patience)?;
+    }
+    crate::host::failpoint::reached("undo.machine")?;
+    folder.remove()?;
+    crate::host::failpoint::reached("undo.folder")?;
+    let node = ctx.node_uninterrupted();
+    for kind in ["user", "meta"] {
+        node.delete_snippet(&name, kind, Deadline::after(Duration::from_secs(15)))?;
+    }
+    crate::host::failpoint::reached("undo.snippets")?;
+    give_back(ctx, entry)?;
+    crate::host::failpoint::reached("undo.released")?;
+    ctx.journal().remove(&name, lock)
+}
+
+/// Addresses leave the lists, and `next_vmid` goes back where nobody has moved it since.
+fn give_back(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<()> {
+    let range = ctx.settings.vmid_range()?;
+    let after = crate::plan::allocation::next_after(entry.checked_vmid()?, range);
+    ctx.database.update(|db| {
+        // A live record may hold the same address: then it is not ours to give back.
+        let (mut ipv4_used, mut ipv6_used) = (false, false);
+        for record in db.records().flatten().filter(|r| r.is_live()) {
+            ipv4_used |= record.ipv4.is_some() && record.ipv4 == entry.ipv4;
+            ipv6_used |= record.ipv6.is_some() && record.ipv6 == entry.ipv6;
+        }
+        if let (Some(address), false) = (entry.ipv4, ipv4_used) {
+            db.release("allocated_ips", &address.to_string());
+        }
+        if let (Some(address), false) = (entry.ipv6, ipv6_used) {
+            db.release("allocated_ipv6", &address.to_string());
+        }
+        if let Some(previous) = entry.previous_next_vmid
+            && db.next_vmid().ok().flatten() == Some(after)
+        {
+            db.set_next_vmid(previous);
+        }
+        Ok(())
+    })
+}
+
+/// Removes the half-made machine, if the one at this VMID is ours.
+fn remove_machine(
+    ctx: &Context<'_>,
+    name: &VmName,
+    vmid: Vmid,
+    identity: &Identity,
+    patience: Duration,
+) -> anyhow::Result<()> {
+    let node = ctx.node_uninterrupted();
+    let label = format!("VM {name} (VMID {vmid})");
+    let state = look_twice(ctx, vmid, patience).with_context(|| format!("{label}: cannot ask the node"))?;
+    if !state.exists {
+        return Ok(());
+    }
+    if !state.is(identity, name) {
+        anyhow::ensure!(
+            state.tells_whose(),
+            "{label}: a machine with this VMID is on node {}, and whose it is cannot be read",
+            state.node
+        );
+        anyhow::ensure!(
+            !is_being_cloned(&state),
+            "{label}: a clone is under way there, and whose it is cannot be told yet"
+        );
+        tracing::warn!(
+            "{label}: the machine with this VMID is not ours ({}); it is left alone",
+            state.found()
+        );
+        return Ok(());
+    }
+    anyhow::ensure!(!state.elsewhere, "{label}: it is on node {}", state.node);
+    let patience = patience.max(Duration::from_secs(30));
+    if state.running {
+        let deadline = Deadline::after(patience);
+        let stop = || node.stop(vmid, identity, deadline);
+        match node.act_and_wait(vmid, "qm-stop", deadline, stop, |s| !s.running)? {
+            Waited::Done(_) => {}
+            Waited::Failed(words) => anyhow::bail!("{label}: failed to switch it off: {words}"),
+            Waited::TimedOut(_) => anyhow::bail!("{label}: it cannot be switched off"),
+        }
+    }
+    let (waited, leftovers) = node.destroy(vmid, identity, Deadline::after(patience))?;
+    for disk in leftovers {
+        tracing::warn!("{label}: a disk was left over: {disk}; free it with pvesm free {disk}");
+    }
+    match waited {
+        Waited::Done(_) => Ok(()),
+        Waited::Failed(words) => anyhow::bail!("{label}: failed to delete it: {words}"),
+        Waited::TimedOut(_) => anyhow::bail!("{label}: it is still being deleted"),
+    }
+}
+
+/// A request of a terraform that was killed may reach the node a moment later, and a clone that is under way
+/// does not say whose it is: absent twice is absent, and a clone lock is waited for.
+fn look_twice(ctx: &Context<'_>, vmid: Vmid, patience: Duration) -> anyhow::Result<VmState> {
+    let node = ctx.node_uninterrupted();
+    let ask = || node.state(vmid, Deadline::after(Duration::from_secs(15)));
+    if !ask()?.exists {
+        clock::sleep(Duration::from_millis(300));
+    }
+    let deadline = Deadline::after(patience);
+    loop {
+        let state = ask()?;
+        if !is_being_cloned(&state) || deadline.passed() {
+            return Ok(state);
+        }
+        clock::sleep(Duration::from_millis(200));
+    }
+}
+
+fn is_being_cloned(state: &VmState) -> bool {
+    state.exists && state.lock == "clone"
+}

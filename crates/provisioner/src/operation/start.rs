@@ -1,0 +1,109 @@
+//! `blockhost-vm-start`: runs the guest, then puts back what its new tap lacks.
+
+use super::machine::{self, Machine};
+use super::{Context, network};
+use crate::host::clock::{self, Deadline};
+use crate::host::failpoint;
+use crate::store::vm_database::Status;
+use crate::store::vm_lock::VmLock;
+use crate::tool::node::{VmState, Waited};
+use crate::value::timestamp;
+use crate::value::vm_name::VmName;
+use anyhow::Context as _;
+use std::time::Duration;
+
+/// The admin panel kills us at 60 s.
+const LIMIT: Duration = Duration::from_secs(50);
+
+/// What was done, for the person who asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Started {
+    /// It ran already.
+    pub was_running: bool,
+    /// It was suspended and is active again.
+    pub resumed: bool,
+    /// What could not be set on the host.
+    pub warnings: Vec<String>,
+}
+
+/// Starts a VM. A suspended one that is still paid for becomes active; one that has expired is refused unless `force`.
+pub fn start(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<Started> {
+    let deadline = Deadline::after(failpoint::limit("start", LIMIT));
+    ctx.live_record(name)?;
+    let _lock =
+        if ctx.mock { None } else { Some(VmLock::take(ctx.host, name, "start", Duration::from_secs(40))?) };
+    let record = ctx.live_record(name)?;
+    let suspended = record.status == Status::Suspended;
+    let paid = record.expires_at.is_some_and(|end| end > clock::now());
+    if suspended && !paid && !force {
+        let expired = record.expires_at.map_or_else(
+            || "has no readable expiry".to_string(),
+            |end| format!("expired at {}", timestamp::to_text(end)),
+        );
+        anyhow::bail!(
+            "VM {name} is suspended and {expired}: gc would destroy a machine that looks alive; \
+             renew it with blockhost-vm-resume {name}, or start it as it is with --force"
+        );
+    }
+    let resumed = suspended && paid;
+    if ctx.mock {
+        if resumed {
+            activate(ctx, name)?;
+        }
+        return Ok(Started { was_running: !suspended, resumed, warnings: Vec::new() });
+    }
+    let machine = machine::of_record(ctx, record, deadline)?;
+    let (was_running, mut warnings) = run(ctx, &machine, deadline)?;
+    ctx.host.step("start.running")?;
+    if resumed {
+        if let Err(error) = ctx.node().set_onboot(machine.vmid, &machine.identity, true, deadline) {
+            warnings.push(format!("the VM will not start with the node: {error}"));
+        }
+        activate(ctx, name)?;
+    }
+    Ok(Started { was_running, resumed, warnings })
+}
+
+/// Brings the machine to run and connects it: whether it ran already, and what could not be set on the host.
+pub fn run(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -> anyhow::Result<(bool, Vec<String>)> {
+    let node = ctx.node();
+    let label = machine.label();
+    let state = machine.proven_state(ctx, deadline)?;
+    anyhow::ensure!(
+        state.exists,
+        "{label}: the node has no such machine; it was removed by hand, or its disk is lost"
+    );
+    let was_running = state.running && state.paused != Some(true);
+    if !was_running {
+        let waited = if state.running {
+            let resume = || node.resume(machine.vmid, &machine.identity, deadline);
+            let goes_on = |s: &VmState| {
+                s.running && machine::with_pause(ctx, machine.vmid, s.clone(), deadline).paused != Some(true)
+            };
+            node.act_and_wait(machine.vmid, "qm-resume", deadline, resume, goes_on)
+        } else {
+            let start = || node.start(machine.vmid, &machine.identity, deadline);
+            node.act_and_wait(machine.vmid, "qm-start", deadline, start, |s| s.running)
+        };
+        match waited.with_context(|| label.clone())? {
+            Waited::Done(_) => {}
+            Waited::Failed(words) => anyhow::bail!("{label}: failed to start: {words}"),
+            Waited::TimedOut(last) => anyhow::bail!(
+                "{label}: it does not run after {} s{}; look at the node's task log, then try again",
+                LIMIT.as_secs(),
+                if last.lock.is_empty() { String::new() } else { format!(" (locked: {})", last.lock) }
+            ),
+        }
+    }
+    let warnings = network::connect(ctx, &node, machine.vmid, machine.record.ipv6, deadline);
+    Ok((was_running, warnings))
+}
+
+/// Marks a record active.
+fn activate(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<()> {
+    ctx.database.update(|db| {
+        db.set_status(name.as_str(), Status::Active);
+        db.remove(name.as_str(), "suspended_at");
+        Ok(())
+    })
+}

@@ -1,0 +1,110 @@
+//! `blockhost-vm-status`: one word, always.
+
+use super::Context;
+use super::machine::{locate, with_pause};
+use crate::host::clock::Deadline;
+use crate::host::root_agent::AgentError;
+use crate::store::vm_database::{Status, VmRecord};
+use crate::tool::node::{Identity, VmState};
+use crate::value::vm_name::VmName;
+use std::time::Duration;
+
+/// After this long the database's word is taken.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// What `status` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// Runs.
+    Active,
+    /// Exists, but is off or paused.
+    Suspended,
+    /// Was destroyed.
+    Destroyed,
+    /// Nothing certain is known.
+    Unknown,
+}
+
+impl Shown {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Shown::Active => "active",
+            Shown::Suspended => "suspended",
+            Shown::Destroyed => "destroyed",
+            Shown::Unknown => "unknown",
+        }
+    }
+}
+
+/// The word, and the reason for it where it needs one.
+pub fn status(ctx: &Context<'_>, name: &VmName) -> (Shown, Option<String>) {
+    match ctx.record(name) {
+        Ok(Some(record)) => live_status(ctx, &record, Deadline::after(LIMIT)),
+        Ok(None) => {
+            (Shown::Unknown, Some(format!("VM {name}: {} has no such record", ctx.database.path().display())))
+        }
+        Err(error) => (Shown::Unknown, Some(format!("VM {name}: {error:#}"))),
+    }
+}
+
+/// The word for a record: what the node says, or the database's word where it does not answer.
+pub fn live_status(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> (Shown, Option<String>) {
+    let by_database = match record.status {
+        Status::Active => Shown::Active,
+        Status::Suspended => Shown::Suspended,
+        Status::Destroyed => Shown::Destroyed,
+    };
+    if ctx.mock || by_database == Shown::Destroyed {
+        return (by_database, None);
+    }
+    let no_answer = |label: &str, error: &AgentError| {
+        (by_database, Some(format!("{label}: the node did not answer, this is the database's word: {error}")))
+    };
+    let place = match locate(ctx, record, deadline) {
+        Ok(place) => place,
+        Err(error) => {
+            return match error.downcast_ref::<AgentError>() {
+                Some(error) => no_answer(&format!("VM {}", record.name), error),
+                None => (Shown::Unknown, Some(format!("{error:#}"))),
+            };
+        }
+    };
+    let label = format!("VM {} (VMID {})", record.name, place.vmid);
+    match ctx.node().state(place.vmid, deadline) {
+        Ok(state) => {
+            let state = with_pause(ctx, place.vmid, state, deadline);
+            judge(&label, record, &place.identity, &state, by_database)
+        }
+        Err(error) => no_answer(&label, &error),
+    }
+}
+
+fn judge(
+    label: &str,
+    record: &VmRecord,
+    identity: &Identity,
+    state: &VmState,
+    by_database: Shown,
+) -> (Shown, Option<String>) {
+    if !state.exists {
+        return (Shown::Unknown, Some(format!("{label}: the node has no such machine")));
+    }
+    if state.elsewhere {
+        return (
+            by_database,
+            Some(format!("{label}: it is on node {}, this is the database's word", state.node)),
+        );
+    }
+    if !state.is(identity, &record.name) {
+        return (
+            Shown::Unknown,
+            Some(format!(
+                "{label}: the machine with this VMID is not ours: expected {identity}, found {}",
+                state.found()
+            )),
+        );
+    }
+    let up = state.running && state.paused != Some(true);
+    (if up { Shown::Active } else { Shown::Suspended }, None)
+}

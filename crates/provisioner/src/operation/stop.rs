@@ -1,0 +1,59 @@
+//! `blockhost-vm-stop`: asks the guest to shut down and waits; never by force.
+
+use super::{Context, machine};
+use crate::host::clock::Deadline;
+use crate::host::failpoint;
+use crate::store::vm_lock::VmLock;
+use crate::tool::node::Waited;
+use crate::value::vm_name::VmName;
+use anyhow::Context as _;
+use std::time::Duration;
+
+/// The admin panel kills us at 60 s, so we decide before.
+const LIMIT: Duration = Duration::from_secs(45);
+
+/// Shuts a VM down; `false` when it was off already.
+pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
+    let limit = failpoint::limit("stop", LIMIT);
+    let deadline = Deadline::after(limit);
+    ctx.live_record(name)?;
+    if ctx.mock {
+        return Ok(true);
+    }
+    let _lock = VmLock::take(ctx.host, name, "stop", Duration::from_secs(30))?;
+    let machine = machine::of_record(ctx, ctx.live_record(name)?, deadline)?;
+    let label = machine.label();
+    let state = machine.proven_state(ctx, deadline)?;
+    anyhow::ensure!(
+        state.exists,
+        "{label}: the node has no such machine; it was removed by hand, or its disk is lost"
+    );
+    if !state.running {
+        return Ok(false);
+    }
+    let paused = || {
+        format!(
+            "{label}: it is paused, so it cannot shut down; continue it with blockhost-vm-start {name} or switch it off with blockhost-vm-kill {name}"
+        )
+    };
+    anyhow::ensure!(state.paused != Some(true), paused());
+    let node = ctx.node();
+    let shutdown = || {
+        // The node gives up a little before we do, so that its task does not outlast our answer.
+        let limit = deadline.left().saturating_sub(Duration::from_secs(3)).max(Duration::from_secs(1));
+        node.shutdown(machine.vmid, &machine.identity, limit, deadline)
+    };
+    let waited = node.act_and_wait(machine.vmid, "qm-shutdown", deadline, shutdown, |s| !s.running);
+    let waited = waited.with_context(|| label.clone())?;
+    match waited {
+        Waited::Done(_) => Ok(true),
+        Waited::Failed(words) if words.contains("VM is paused") => anyhow::bail!(paused()),
+        Waited::Failed(words) if !words.contains("powerdown failed") => {
+            anyhow::bail!("{label}: failed to shut down: {words}")
+        }
+        Waited::Failed(_) | Waited::TimedOut(_) => anyhow::bail!(
+            "{label}: the guest did not shut down within {} s and still runs; switch it off with blockhost-vm-kill {name}",
+            limit.as_secs()
+        ),
+    }
+}

@@ -1,0 +1,78 @@
+//! `blockhost-vm-update-gecos`: who owns the VM, in the guest's own user database.
+
+use super::{Context, machine};
+use crate::host::clock::Deadline;
+use crate::host::failpoint;
+use crate::store::vm_lock::VmLock;
+use crate::tool::guest_agent;
+use crate::value::text::UserName;
+use crate::value::vm_name::VmName;
+use crate::value::wallet::{NftTokenId, WalletAddress};
+use anyhow::Context as _;
+use std::time::Duration;
+
+/// Engines kill us at 30 s.
+const LIMIT: Duration = Duration::from_secs(25);
+
+/// Sets the user's GECOS to `wallet=<wallet>,nft=<id>` and reads it back before success is said. The user is
+/// `username`, else the record's, else `admin`. Returns what the guest has now.
+pub fn update_gecos(
+    ctx: &Context<'_>,
+    name: &VmName,
+    wallet: &WalletAddress,
+    token: &NftTokenId,
+    username: Option<&UserName>,
+) -> anyhow::Result<String> {
+    let deadline = Deadline::after(failpoint::limit("update-gecos", LIMIT));
+    let gecos = format!("wallet={wallet},nft={token}");
+    if ctx.mock {
+        ctx.live_record(name)?;
+        return Ok(gecos);
+    }
+    ctx.live_record(name)?;
+    let _lock = VmLock::take(ctx.host, name, "update-gecos", deadline.left() / 2)?;
+    let record = ctx.live_record(name)?;
+    let user = match (username, &record.username) {
+        (Some(user), _) => user.clone(),
+        (None, Some(user)) => {
+            UserName::parse(user).with_context(|| format!("VM {name}: its record's username"))?
+        }
+        (None, None) => UserName::parse("admin")?,
+    };
+    let machine = machine::of_record(ctx, record, deadline)?;
+    let (node, label) = (ctx.node(), machine.label());
+    match node.update_gecos(machine.vmid, &machine.identity, &user, &gecos, deadline) {
+        // It may have been done, or be done later: what the guest has by then decides (H48).
+        Err(error) if error.outcome_unknown() => {
+            tracing::warn!("{label}: {error}; reading what the guest has");
+        }
+        other => {
+            other.with_context(|| format!("{label}: the GECOS of user {user} was not changed"))?;
+        }
+    }
+    ctx.host.step("gecos.written")?;
+    // usermod may still run when the request has ended: read until it stands there or the time is over.
+    let command = format!("getent passwd {user}");
+    let mut found = None;
+    while !deadline.passed() {
+        let read = guest_agent::run(&node, machine.vmid, &machine.identity, &command, deadline);
+        match read.with_context(|| format!("{label}: the GECOS of user {user} cannot be read back"))? {
+            None => break,
+            Some(ended) => {
+                let line = String::from_utf8_lossy(&ended.stdout);
+                match line.trim_end().split(':').nth(4).map(str::to_string) {
+                    Some(there) if there == gecos => return Ok(gecos),
+                    Some(there) => found = Some(there),
+                    None => anyhow::bail!(
+                        "{label}: the guest has no user {user} (getent ended with {})",
+                        ended.exit_code
+                    ),
+                }
+            }
+        }
+        node.pause(Duration::from_millis(300).min(deadline.left()))?;
+    }
+    let has = found
+        .map_or_else(|| "no answer came from the guest".to_string(), |it| format!("the guest has {it:?}"));
+    anyhow::bail!("{label}: the GECOS of user {user} should be {gecos:?}, but {has}; try again later")
+}

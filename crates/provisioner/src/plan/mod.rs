@@ -1,0 +1,8 @@
+//! What should happen: pure functions of values, text and `now`.
+
+pub mod allocation;
+pub mod cloud_init;
+pub mod garbage_collection;
+pub mod substitution;
+pub mod terraform_json;
+pub mod vm_record;

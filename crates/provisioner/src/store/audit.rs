@@ -1,0 +1,58 @@
+//! The audit trail: one JSON line for every change of a VM, in `<state>/audit/<year>-<month>.jsonl`, only ever
+//! appended to. It holds no secrets and no text of guest commands; a line that cannot be written is a warning.
+
+use crate::host::Host;
+use crate::host::{clock, replace_file};
+use crate::value::timestamp;
+use serde_json::json;
+
+/// What is told about one change.
+#[derive(Debug, Clone)]
+pub struct Change<'a> {
+    /// The verb: `create`, `destroy`, `suspend`, …
+    pub verb: &'a str,
+    /// The VM.
+    pub vm: &'a str,
+    /// Its VMID, where it is known.
+    pub vmid: Option<u32>,
+    /// Its status before, as the record had it.
+    pub before: Option<&'a str>,
+    /// Its status after.
+    pub after: Option<&'a str>,
+    /// `ok`, or why it failed; of commands in a guest how they ended.
+    pub result: &'a str,
+    /// How long it took.
+    pub duration: std::time::Duration,
+}
+
+/// Appends one line.
+pub fn write(host: &Host, change: &Change<'_>) {
+    let now = clock::now();
+    let line = json!({
+        "time": timestamp::to_text(now),
+        "uid": rustix::process::getuid().as_raw(),
+        "sudo_user": std::env::var("SUDO_USER").ok().map(|name| name.chars().take(64).collect::<String>()),
+        "caller": caller(),
+        "verb": change.verb,
+        "vm": change.vm,
+        "vmid": change.vmid,
+        "before": change.before,
+        "after": change.after,
+        "result": change.result.chars().take(500).collect::<String>(),
+        "duration_ms": u64::try_from(change.duration.as_millis()).unwrap_or(u64::MAX),
+    });
+    let folder = host.state_dir.join("audit");
+    let path = folder.join(format!("{}.jsonl", now.format("%Y-%m")));
+    let written = replace_file::make_folder(&folder, 0o770)
+        .and_then(|()| replace_file::append_line(&path, &line.to_string()));
+    if let Err(error) = written {
+        tracing::warn!("the audit trail lacks this change: {error}");
+    }
+}
+
+/// The program that ran us, by name alone: its arguments are not ours to keep.
+fn caller() -> Option<String> {
+    let parent = rustix::process::getppid()?.as_raw_nonzero();
+    let name = std::fs::read_to_string(format!("/proc/{parent}/comm")).ok()?;
+    Some(name.trim().to_string())
+}

@@ -1,0 +1,154 @@
+//! What is under way: one entry per create or destroy in flight, on disk before each step that takes or frees
+//! something (hazards H05, H07, H09).
+//!
+//! ```text
+//!   create   taken ──▶ applying ──▶ registered ──▶ removed when the result line is out
+//!              │           │             │
+//!              └─────┬─────┘             └─ dead: the record is put back if it is missing; the entry stays
+//!                    │                      until a create of the same name and wallet has reported it,
+//!                    │                      a destroy, or seven days
+//!                    └─ dead: whoever meets it first undoes it
+//!   destroy  destroying ──▶ removed when all is gone; dead: the next destroy or gc goes on
+//! ```
+//!
+//! An entry is alive while its VM's lock (`<name>.lock`) is held; the kernel decides, never a PID. Nobody
+//! writes or undoes an entry without holding that lock.
+
+use super::document::read_text;
+use super::vm_lock::{VmLock, journal_folder};
+use crate::host::Host;
+use crate::host::replace_file::{self, PRIVATE};
+use crate::value::vm_name::VmName;
+use crate::value::vmid::Vmid;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
+use uuid::Uuid;
+
+/// How far an operation has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// create: VMID and addresses are taken (or about to be), snippets and the terraform folder are being made.
+    Taken,
+    /// create: terraform runs or has run; there may be a VM on the node.
+    Applying,
+    /// create: the guest answered; the record is written (or about to be), the result not yet reported.
+    Registered,
+    /// destroy: begun.
+    Destroying,
+}
+
+/// One operation in flight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The VM.
+    pub name: String,
+    /// How far it has come.
+    pub step: Step,
+    /// The identity given to the VM.
+    pub smbios_uuid: Option<Uuid>,
+    /// Its VMID.
+    pub vmid: u32,
+    /// `next_vmid` of the database before the VMID was taken.
+    pub previous_next_vmid: Option<u32>,
+    /// Its IPv4 address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+    /// The owner's wallet: a create run again with the same one may finish the entry.
+    pub wallet_address: Option<String>,
+    /// When the operation began.
+    pub began_at: DateTime<Utc>,
+    /// Who works on it, for readers; not what decides whether it is alive.
+    pub pid: u32,
+    /// PID of terraform while it runs, for readers: `terraform.lock` of the VM's folder tells whether it lives.
+    pub terraform_pid: Option<u32>,
+    /// The record of a registered VM: unlocked writers may drop it from the database.
+    pub record: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl Entry {
+    /// The VMID, checked.
+    pub fn checked_vmid(&self) -> anyhow::Result<Vmid> {
+        Ok(Vmid::new(u64::from(self.vmid))?)
+    }
+}
+
+/// The folder of entries.
+pub struct Journal<'h> {
+    host: &'h Host,
+}
+
+impl<'h> Journal<'h> {
+    /// The journal of this host.
+    pub fn new(host: &'h Host) -> Journal<'h> {
+        Journal { host }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.host.state_dir.join("journal").join(format!("{name}.json"))
+    }
+
+    /// The entry of one VM.
+    pub fn read(&self, name: &VmName) -> anyhow::Result<Option<Entry>> {
+        let path = self.path(name.as_str());
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = match read_text(&path) {
+            // Removed between the look and the read: its operation has ended.
+            Err(_) if !path.exists() => return Ok(None),
+            other => other?,
+        };
+        match serde_json::from_str::<Entry>(&text) {
+            Ok(entry) if entry.name == name.as_str() => match entry.checked_vmid() {
+                Ok(_) => Ok(Some(entry)),
+                Err(why) => {
+                    anyhow::bail!("{}: corrupt journal entry: {why}; it was left as it is", path.display())
+                }
+            },
+            Ok(entry) => anyhow::bail!(
+                "{}: corrupt journal entry: it is about {:?}; it was left as it is",
+                path.display(),
+                entry.name
+            ),
+            Err(error) => {
+                anyhow::bail!("{}: corrupt journal entry: {error}; it was left as it is", path.display())
+            }
+        }
+    }
+
+    /// All entries, by name. One that cannot be read is an error: what it holds is unknown, so nothing may be
+    /// handed out.
+    pub fn entries(&self) -> anyhow::Result<Vec<Entry>> {
+        let folder = self.host.state_dir.join("journal");
+        let listing = match std::fs::read_dir(&folder) {
+            Ok(listing) => listing,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => anyhow::bail!("cannot read {}: {error}", folder.display()),
+        };
+        let mut names = Vec::new();
+        for file in listing {
+            let file = file?.file_name();
+            if let Some(name) = file.to_str().and_then(|f| f.strip_suffix(".json")) {
+                names.push(VmName::parse(name).map_err(|e| anyhow::anyhow!("{}: {e}", folder.display()))?);
+            }
+        }
+        names.sort();
+        names.iter().filter_map(|name| self.read(name).transpose()).collect()
+    }
+
+    /// Writes an entry (fsync). `_lock` is the VM's lock, which makes the entry alive.
+    pub fn write(&self, entry: &Entry, _lock: &VmLock) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(entry)?;
+        journal_folder(self.host)?;
+        Ok(replace_file::replace(&self.path(&entry.name), text.as_bytes(), PRIVATE, "journal")?)
+    }
+
+    /// Removes an entry: its operation has ended or was undone.
+    pub fn remove(&self, name: &VmName, _lock: &VmLock) -> anyhow::Result<()> {
+        Ok(replace_file::remove(&self.path(name.as_str()))?)
+    }
+}

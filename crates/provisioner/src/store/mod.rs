@@ -1,0 +1,10 @@
+//! What is remembered: settings (read), the VM database (shared with others), the journal and the queue of creates.
+
+pub mod audit;
+pub mod document;
+pub mod journal;
+pub mod provisioning_queue;
+pub mod settings;
+pub mod tfvars;
+pub mod vm_database;
+pub mod vm_lock;

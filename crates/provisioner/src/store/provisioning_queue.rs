@@ -1,0 +1,137 @@
+//! Creates wait their turn, in order (hazard H18).
+//!
+//! Each create holds a ticket: a numbered file of `<run>/creates/` with a kernel lock on it. It may go on when
+//! fewer than the limit of the lower tickets are alive. `<run>/creates/queue.lock` guards the numbering and
+//! `<run>/provisioning.lock`, which engines read: it holds the PID of a create that is under way.
+
+use crate::host::Host;
+use crate::host::clock::Deadline;
+use crate::host::interrupt::Interrupt;
+use crate::host::lock_file::{LockFile, read_note};
+use crate::host::replace_file::{self, SHARED};
+use anyhow::Context;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const QUEUE_LOCK_WAIT: Duration = Duration::from_secs(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// A place among the creates; leaving it (also by dying) lets the next one go on.
+pub struct Ticket<'h> {
+    host: &'h Host,
+    number: u64,
+    lock: Option<LockFile>,
+}
+
+impl<'h> Ticket<'h> {
+    /// Takes the next number.
+    pub fn take(host: &'h Host, vm_name: &str) -> anyhow::Result<Ticket<'h>> {
+        let folder = host.run_dir.join("creates");
+        replace_file::make_folder(&folder, 0o770)
+            .with_context(|| format!("the queue of creates needs {}", host.run_dir.display()))?;
+        let _guard = guard(host)?;
+        let number = tickets(&folder)?.last().map_or(1, |last| last + 1);
+        let mut lock = LockFile::try_lock(&folder.join(number.to_string()))?
+            .context("a new ticket is locked already")?;
+        lock.note(&format!("{} {vm_name}", std::process::id()));
+        let ticket = Ticket { host, number, lock: Some(lock) };
+        publish(host, &folder)?;
+        Ok(ticket)
+    }
+
+    /// Waits until fewer than `limit` earlier creates are alive. `say` hears what is waited for.
+    pub fn wait_turn(&self, limit: u32, deadline: Deadline, say: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
+        let folder = self.host.run_dir.join("creates");
+        let total = deadline.left();
+        let mut last = String::new();
+        loop {
+            let ahead: Vec<String> = {
+                let _guard = guard(self.host)?;
+                let lower = tickets(&folder)?.into_iter().filter(|n| *n < self.number);
+                lower.map(|n| folder.join(n.to_string())).filter_map(|path| alive(&path)).collect()
+            };
+            if ahead.len() < limit as usize {
+                return Ok(());
+            }
+            anyhow::ensure!(
+                !deadline.passed(),
+                "waited {} s for other creates to end ({}); nothing was taken, try again or raise --queue-timeout",
+                total.as_secs_f64().round(),
+                in_words(&ahead)
+            );
+            let now = in_words(&ahead);
+            if now != last {
+                let creates = if ahead.len() == 1 { "another create" } else { "other creates" };
+                say(&format!("waiting for {creates}: {now}"));
+                last = now;
+            }
+            self.host.interrupt.sleep(LOOK_AGAIN);
+            self.host.interrupt.check()?;
+        }
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        let folder = self.host.run_dir.join("creates");
+        // Whatever fails here, the kernel's lock goes with us and the next create tidies up.
+        let guard = guard(self.host);
+        if let Some(lock) = self.lock.take() {
+            lock.remove();
+        }
+        if guard.is_ok() {
+            let _ = publish(self.host, &folder);
+        }
+    }
+}
+
+fn guard(host: &Host) -> anyhow::Result<LockFile> {
+    let path = host.run_dir.join("creates/queue.lock");
+    LockFile::lock(&path, Deadline::after(QUEUE_LOCK_WAIT), &Interrupt::never())
+        .context("failed to lock the queue of creates")
+}
+
+/// The numbers of all tickets, rising; dead ones included.
+fn tickets(folder: &Path) -> anyhow::Result<Vec<u64>> {
+    let listing = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut numbers: Vec<u64> = Vec::new();
+    for entry in listing {
+        numbers.extend(entry?.file_name().to_str().and_then(|n| n.parse::<u64>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// What a live ticket says (`PID name`); a dead one is removed. Called under the guard, so that a ticket is
+/// never seen between its making and its locking.
+fn alive(path: &Path) -> Option<String> {
+    match LockFile::try_lock(path) {
+        Ok(Some(dead)) => {
+            dead.remove();
+            None
+        }
+        Ok(None) => Some(read_note(path)),
+        Err(_) => None,
+    }
+}
+
+/// Writes the PID of a create that is under way into `provisioning.lock`, or removes the file.
+fn publish(host: &Host, folder: &Path) -> anyhow::Result<()> {
+    let path: PathBuf = host.run_dir.join("provisioning.lock");
+    let live = tickets(folder)?.into_iter().filter_map(|n| alive(&folder.join(n.to_string()))).next();
+    match live.as_deref().and_then(|note| note.split(' ').next()) {
+        Some(pid) => {
+            replace_file::replace(&path, format!("{pid}\n").as_bytes(), SHARED, "provisioning-lock")?
+        }
+        None => replace_file::remove(&path)?,
+    }
+    Ok(())
+}
+
+fn in_words(notes: &[String]) -> String {
+    let one = |note: &String| match note.split_once(' ') {
+        Some((pid, name)) => format!("{name} (PID {pid})"),
+        None => note.clone(),
+    };
+    notes.iter().map(one).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,204 @@
+//! The VM database: one JSON file that programs in other languages read and write at any moment
+//! (contract, database; hazards H14 to H17).
+//!
+//! Readers take no lock: rename makes each read whole, and what is half-written (one engine writes in place)
+//! is read again for up to a second. Writers hold `<file>.lock`. Values we do not change keep their exact text.
+
+mod contents;
+mod record;
+mod scan;
+
+pub use contents::{Contents, NewRecord};
+pub use record::{Status, VmRecord};
+pub use scan::RecordView;
+
+use crate::host::clock::Deadline;
+use crate::host::interrupt::Interrupt;
+use crate::host::lock_file::LockFile;
+use crate::host::replace_file::{self, SHARED};
+use crate::value::field_names::FieldNames;
+use anyhow::Context;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How long a file that does not parse is read again before it is called corrupt.
+const TORN_READ: Duration = Duration::from_secs(1);
+/// How long a writer waits for the lock. Other writers hold it for milliseconds.
+const LOCK_WAIT: Duration = Duration::from_secs(20);
+
+/// Why the database cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DatabaseError {
+    /// There is no file.
+    #[error("the VM database {0} does not exist")]
+    Missing(String),
+    /// There is a file that cannot be read.
+    #[error("cannot read the VM database {0}: {1}")]
+    Unreadable(String, String),
+    /// The file is not what it should be; it is left as it is.
+    #[error(
+        "the VM database {path} is corrupt: {why}; it was left as it is (restore it from a backup or mend it by hand)"
+    )]
+    Corrupt {
+        /// The file.
+        path: String,
+        /// What is wrong, and where.
+        why: String,
+    },
+}
+
+/// The database file and how its fields are called.
+#[derive(Debug, Clone)]
+pub struct VmDatabase {
+    path: PathBuf,
+    fields: FieldNames,
+    torn_read: Duration,
+}
+
+impl VmDatabase {
+    /// The database at `path`.
+    pub fn new(path: &Path, fields: &FieldNames) -> VmDatabase {
+        VmDatabase { path: path.to_path_buf(), fields: fields.clone(), torn_read: TORN_READ }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The record of `name`, without reading more of the others than it must.
+    pub fn record(&self, name: &str) -> Result<Option<Result<VmRecord, String>>, DatabaseError> {
+        self.read(|text| {
+            let mut found = None;
+            scan::records_named(text, &self.fields, Some(name), &mut |view| found = Some(view.to_record()))?;
+            Ok(found)
+        })
+    }
+
+    /// Calls `visit` with every record in file order.
+    pub fn for_each(&self, mut visit: impl FnMut(&RecordView<'_>)) -> Result<(), DatabaseError> {
+        // A torn file must not show half of its records: it is checked whole before the first is shown.
+        self.read(|text| {
+            let mut views = Vec::new();
+            scan::records(text, &self.fields, &mut |view| views.push(view))?;
+            views.iter().for_each(&mut visit);
+            Ok(())
+        })
+    }
+
+    /// `next_vmid` as it stands now, read without judging the records: good enough to ask the node beforehand.
+    pub fn next_vmid_hint(&self) -> Result<Option<u32>, DatabaseError> {
+        self.read(|text| scan::next_vmid(text).map_err(|error| scan::place_of(text, &error)))
+    }
+
+    /// The whole contents, for a look that changes nothing.
+    pub fn look<T>(&self, look: impl FnOnce(&Contents<'_>) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        self.with_contents(|contents| look(contents))
+    }
+
+    /// Reads, changes and writes under the lock. When `change` fails, nothing is written.
+    pub fn update<T>(
+        &self,
+        change: impl FnOnce(&mut Contents<'_>) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let _lock = self.lock()?;
+        self.with_contents(|contents| {
+            let result = change(contents)?;
+            if contents.changed() {
+                replace_file::replace(&self.path, contents.to_text().as_bytes(), SHARED, "database")?;
+            }
+            Ok(result)
+        })
+    }
+
+    /// Makes an empty database where there is none. `loss` says why a missing file is a loss, not a beginning.
+    pub fn make_if_missing(
+        &self,
+        first_vmid: u32,
+        loss: impl FnOnce() -> anyhow::Result<Option<String>>,
+    ) -> anyhow::Result<()> {
+        if self.path.exists() {
+            return Ok(());
+        }
+        let _lock = self.lock()?;
+        if self.path.exists() {
+            return Ok(());
+        }
+        if let Some(why) = loss()? {
+            return Err(self.lost(&why));
+        }
+        let empty = format!(
+            "{{\n  \"vms\": {{}},\n  \"next_vmid\": {first_vmid},\n  \"allocated_ips\": [],\n  \"allocated_ipv6\": []\n}}\n"
+        );
+        Ok(replace_file::replace(&self.path, empty.as_bytes(), SHARED, "database")?)
+    }
+
+    /// A missing file that is a loss, because of `why`.
+    pub fn lost(&self, why: &str) -> anyhow::Error {
+        anyhow::anyhow!(
+            "the VM database {} is missing although {why}: it was lost; restore it from a backup before any VM is made",
+            self.path.display()
+        )
+    }
+
+    fn lock(&self) -> anyhow::Result<LockFile> {
+        let mut path = self.path.clone().into_os_string();
+        path.push(".lock");
+        // Never interrupted: held for milliseconds, and undo needs it after a signal.
+        LockFile::lock(Path::new(&path), Deadline::after(LOCK_WAIT), &Interrupt::never())
+            .context("failed to lock the VM database")
+    }
+
+    /// Reads and parses the file, again while it does not parse, for up to a second; then `work` gets it.
+    fn with_contents<T>(
+        &self,
+        work: impl FnOnce(&mut Contents<'_>) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let deadline = Deadline::after(self.torn_read);
+        loop {
+            let bytes = self.bytes()?;
+            match as_text(&bytes).and_then(|text| Contents::parse(text, &self.fields)) {
+                Ok(mut contents) => return work(&mut contents),
+                Err(why) => self.read_again_or_fail(why, deadline)?,
+            }
+        }
+    }
+
+    /// The same for a look at the text alone.
+    fn read<T>(&self, mut parse: impl FnMut(&str) -> Result<T, String>) -> Result<T, DatabaseError> {
+        let deadline = Deadline::after(self.torn_read);
+        loop {
+            let bytes = self.bytes()?;
+            match as_text(&bytes).and_then(&mut parse) {
+                Ok(value) => return Ok(value),
+                Err(why) => self.read_again_or_fail(why, deadline)?,
+            }
+        }
+    }
+
+    fn bytes(&self) -> Result<Vec<u8>, DatabaseError> {
+        std::fs::read(&self.path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => DatabaseError::Missing(self.path.display().to_string()),
+            _ => DatabaseError::Unreadable(self.path.display().to_string(), error.to_string()),
+        })
+    }
+
+    fn read_again_or_fail(&self, why: String, deadline: Deadline) -> Result<(), DatabaseError> {
+        if deadline.passed() {
+            return Err(self.corrupt(why));
+        }
+        crate::host::clock::sleep(Duration::from_millis(50));
+        Ok(())
+    }
+
+    fn corrupt(&self, why: String) -> DatabaseError {
+        DatabaseError::Corrupt { path: self.path.display().to_string(), why }
+    }
+}
+
+fn as_text(bytes: &[u8]) -> Result<&str, String> {
+    std::str::from_utf8(bytes).map_err(|error| format!("byte {} is not UTF-8", error.valid_up_to()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! A record, checked.
+
+use super::scan::{RecordView, text_of};
+use crate::value::timestamp;
+use crate::value::vm_name::VmName;
+use crate::value::vmid::Vmid;
+use chrono::{DateTime, Utc};
+use std::net::{Ipv4Addr, Ipv6Addr};
+use uuid::Uuid;
+
+/// Where a VM stands in its life. Nothing else may appear in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Paid for.
+    Active,
+    /// Its subscription ended; switched off until resumed or destroyed.
+    Suspended,
+    /// Gone; the record is a tombstone and its VMID may be somebody else's (hazard H41).
+    Destroyed,
+}
+
+impl Status {
+    /// The word in the file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Active => "active",
+            Status::Suspended => "suspended",
+            Status::Destroyed => "destroyed",
+        }
+    }
+
+    /// Reads the word.
+    pub fn parse(text: &str) -> Option<Status> {
+        [Status::Active, Status::Suspended, Status::Destroyed].into_iter().find(|s| s.as_str() == text)
+    }
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What our operations need of a record. Fields of others are not here and stay in the file untouched.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VmRecord {
+    /// Its key.
+    pub name: VmName,
+    /// Its number on the node; of older records it may be wrong (contract, legacy).
+    pub vmid: Vmid,
+    /// Its state.
+    pub status: Status,
+    /// Its IPv4 address.
+    pub ipv4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
+    /// When what was paid for ends; `None` where the field is missing or has no time zone.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// When it was suspended.
+    pub suspended_at: Option<DateTime<Utc>>,
+    /// The wallet of its owner.
+    pub wallet_address: Option<String>,
+    /// The guest's user.
+    pub username: Option<String>,
+    /// The identity given at creation; older records have none.
+    pub smbios_uuid: Option<Uuid>,
+    /// The token, as it stands.
+    pub nft_token_id: Option<serde_json::Value>,
+    /// `protected: true`: destroyed only by force (H11).
+    pub protected: bool,
+}
+
+impl VmRecord {
+    pub(super) fn from_view(view: &RecordView<'_>) -> Result<VmRecord, String> {
+        let key = &view.key;
+        let name = VmName::parse(key).map_err(|e| format!("record {key:?}: {e}"))?;
+        let wrong = |field: &str, raw: Option<&str>| {
+            let found: String = raw.unwrap_or("nothing").chars().take(60).collect();
+            format!("record {key:?}: field {field}: found {found}")
+        };
+        let status = text_of(view.status)
+            .and_then(|t| Status::parse(&t))
+            .ok_or_else(|| wrong("status", view.status))?;
+        let vmid = view.vmid().ok_or_else(|| wrong("vmid", view.vmid))?;
+        let time = |raw: Option<&str>| text_of(raw).and_then(|t| timestamp::from_text(&t));
+        let text = |raw: Option<&str>| text_of(raw).map(|t| t.into_owned()).filter(|t| !t.is_empty());
+        let smbios_uuid = match text(view.smbios_uuid) {
+            Some(uuid) => Some(Uuid::parse_str(&uuid).map_err(|_| wrong("smbios_uuid", view.smbios_uuid))?),
+            None => None,
+        };
+        Ok(VmRecord {
+            name,
+            vmid,
+            status,
+            ipv4: text(view.ip_address).and_then(|t| t.parse().ok()),
+            ipv6: text(view.ipv6_address).and_then(|t| t.parse().ok()),
+            expires_at: time(view.expires_at),
+            suspended_at: time(view.suspended_at),
+            wallet_address: text(view.wallet_address).or_else(|| text(view.owner_wallet)),
+            username: text(view.username),
+            smbios_uuid,
+            nft_token_id: view.nft_token_id.and_then(|raw| serde_json::from_str(raw).ok()),
+            protected: view.protected.is_some_and(|raw| raw == "true"),
+        })
+    }
+
+    /// Whether the machine behind the record exists for us.
+    pub fn is_live(&self) -> bool {
+        self.status != Status::Destroyed
+    }
+}

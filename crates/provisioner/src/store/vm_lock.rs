@@ -1,0 +1,53 @@
+//! One VM, one operation (hazard H19): every command that changes a VM holds `<state>/journal/<name>.lock`.
+
+use crate::host::Host;
+use crate::host::clock::Deadline;
+use crate::host::failpoint;
+use crate::host::lock_file::{LockError, LockFile};
+use crate::host::replace_file;
+use crate::value::vm_name::VmName;
+use anyhow::Context;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The folder of journal entries and VM locks, made on first use; group blockhost may write it.
+pub fn journal_folder(host: &Host) -> anyhow::Result<PathBuf> {
+    let folder = host.state_dir.join("journal");
+    replace_file::make_folder(&folder, 0o770)?;
+    Ok(folder)
+}
+
+/// The lock of one VM, held while an operation works on it.
+#[derive(Debug)]
+pub struct VmLock(LockFile);
+
+impl VmLock {
+    /// Waits for other operations on the VM, at most `limit`. `verb` is for the message others get.
+    pub fn take(host: &Host, name: &VmName, verb: &str, limit: Duration) -> anyhow::Result<VmLock> {
+        let path = journal_folder(host)?.join(format!("{name}.lock"));
+        let limit = failpoint::limit("vm-lock", limit);
+        let lock = LockFile::lock(&path, Deadline::after(limit), &host.interrupt);
+        if let Err(LockError::Held { holder, waited, .. }) = &lock {
+            anyhow::bail!(
+                "VM {name}: another operation is under way{holder}; waited {waited} s, try again later"
+            );
+        }
+        Ok(VmLock::noted(lock.with_context(|| format!("VM {name}"))?, verb))
+    }
+
+    /// The lock if nobody holds it.
+    pub fn try_take(host: &Host, name: &VmName, verb: &str) -> anyhow::Result<Option<VmLock>> {
+        let path = journal_folder(host)?.join(format!("{name}.lock"));
+        Ok(LockFile::try_lock(&path)?.map(|lock| VmLock::noted(lock, verb)))
+    }
+
+    fn noted(mut lock: LockFile, verb: &str) -> VmLock {
+        lock.note(&format!("{verb}, PID {}", std::process::id()));
+        VmLock(lock)
+    }
+
+    /// Lets go and removes the lock file: for a VM that is gone.
+    pub fn forget(self) {
+        self.0.remove();
+    }
+}

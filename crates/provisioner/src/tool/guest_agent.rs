@@ -1,0 +1,179 @@
+//! Commands in a guest, through the root agent and QEMU's guest agent (facts/proxmox.md, guest agent; hazard H25).
+
+//!
+//! The end of a command is told by the agent once, and each question costs one start of `qm` in the root agent's
+//! one lane. So the root agent asks once by itself, after the command's start, which is enough for a quick command
+//! (a start of `qm` takes longer than the command); what runs on is looked at in pauses that grow with what a look
+//! costs (hazard H20).
+
+use super::node::{Identity, Node};
+use crate::host::clock::Deadline;
+use crate::host::root_agent::AgentError;
+use crate::value::vmid::Vmid;
+use anyhow::Context as _;
+use base64::Engine as _;
+use serde_json::{Map, Value};
+use std::time::{Duration, Instant};
+
+/// How long the root agent itself waits for a quick command, which saves a second request.
+const QUICK: f64 = 1.0;
+/// Pauses between looks at a command that runs on.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(1000));
+/// A pause is at least so many times as long as the last look took.
+const SHARE: u32 = 2;
+
+/// A command that has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Its exit code; 128 + N where signal N ended it.
+    pub exit_code: u8,
+    /// What it printed, byte for byte.
+    pub stdout: Vec<u8>,
+    /// What it complained.
+    pub stderr: Vec<u8>,
+    /// Some of the output is missing: the agent keeps 16 MiB of each stream, the root agent passes 1 MiB on.
+    pub truncated: bool,
+}
+
+/// Runs `command` in the guest and waits for its end; `Ok(None)` when the deadline came first.
+pub fn run(
+    node: &Node,
+    vmid: Vmid,
+    identity: &Identity,
+    command: &str,
+    deadline: Deadline,
+) -> anyhow::Result<Option<Ended>> {
+    let quick = QUICK.min(deadline.left().as_secs_f64() / 2.0);
+    let answer = match node.guest_exec(vmid, identity, command, quick, deadline) {
+        Ok(answer) => answer,
+        Err(error) if deadline.passed() => {
+            tracing::debug!("{error}");
+            return Ok(None);
+        }
+        Err(error) if error.outcome_unknown() => {
+            return Err(error).context("whether the command was run is unknown");
+        }
+        Err(error) => return Err(error).context("the command was not run"),
+    };
+    if let Some(ended) = ended(&answer)? {
+        return Ok(Some(ended));
+    }
+    let pid = answer.get("pid").and_then(Value::as_u64);
+    let pid = pid.context("the guest agent told neither an end nor a process")?;
+    wait_for(node, vmid, identity, pid, deadline)
+}
+
+/// Looks at a process of the guest until it has ended. A look that fails is tried again, because a busy guest misses
+/// the agent's ping while the command goes on; unless the agent has forgotten the process, or the guest is off.
+fn wait_for(
+    node: &Node,
+    vmid: Vmid,
+    identity: &Identity,
+    pid: u64,
+    deadline: Deadline,
+) -> anyhow::Result<Option<Ended>> {
+    let (mut pause, longest) = PAUSES;
+    loop {
+        if deadline.left() <= pause {
+            return Ok(None);
+        }
+        node.pause(pause)?;
+        let begun = Instant::now();
+        match node.guest_exec_status(vmid, identity, pid, deadline) {
+            Ok(answer) => {
+                if let Some(ended) = ended(&answer)? {
+                    return Ok(Some(ended));
+                }
+            }
+            // This look was cut short by the limit itself.
+            Err(error) if deadline.passed() => {
+                tracing::debug!("{error}");
+                return Ok(None);
+            }
+            Err(error) if is_lost(node, vmid, &error, deadline) => {
+                return Err(error).context("the command was started, but its end cannot be known");
+            }
+            Err(error) if deadline.left() < Duration::from_secs(1) => {
+                return Err(error).context("the command was started, but the guest agent was lost");
+            }
+            Err(error) => tracing::debug!("{error}; asking again"),
+        }
+        pause = (pause * 2).min(longest).max(begun.elapsed() * SHARE);
+    }
+}
+
+/// Whether asking again is of no use: another machine, a process that the agent does not know (any more), a guest
+/// that is off, in which no command goes on.
+fn is_lost(node: &Node, vmid: Vmid, error: &AgentError, deadline: Deadline) -> bool {
+    let AgentError::Said { error: words, code, .. } = error else { return false };
+    matches!(code.as_str(), "identity" | "missing" | "range" | "elsewhere")
+        || words.contains("Agent error:")
+        || node.state(vmid, deadline).is_ok_and(|state| !state.running)
+}
+
+/// Reads an answer: `None` while the command runs. Only `exited` with an exit code or a signal is an end.
+fn ended(answer: &Map<String, Value>) -> anyhow::Result<Option<Ended>> {
+    let has_ended = answer.get("exited").is_none_or(|e| e.as_bool() == Some(true) || e.as_u64() == Some(1));
+    let number = |key: &str| answer.get(key).and_then(Value::as_u64);
+    let exit_code = match (number("exitcode"), number("signal")) {
+        _ if !has_ended => return Ok(None),
+        (Some(code), _) => u8::try_from(code & 0xff).unwrap_or(1),
+        (None, Some(signal)) => u8::try_from(128 + (signal & 0x7f)).unwrap_or(1),
+        (None, None) => return Ok(None),
+    };
+    let truncated =
+        ["out_truncated", "err_truncated"].iter().any(|key| answer.get(*key) == Some(&Value::Bool(true)));
+    Ok(Some(Ended {
+        exit_code,
+        stdout: output(answer, "stdout")?,
+        stderr: output(answer, "stderr")?,
+        truncated,
+    }))
+}
+
+/// What is no text comes as base64 beside a readable beginning.
+fn output(answer: &Map<String, Value>, key: &str) -> anyhow::Result<Vec<u8>> {
+    let text = |key: &str| answer.get(key).and_then(Value::as_str);
+    match text(&format!("{key}_base64")) {
+        Some(encoded) => base64::engine::general_purpose::STANDARD
+            .decode(encoded)
+            .with_context(|| format!("the command has ended, but the root agent garbled its {key}")),
+        None => Ok(text(key).unwrap_or_default().as_bytes().to_vec()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(answer: Value) -> Option<Ended> {
+        ended(answer.as_object().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn h25_a_pid_is_no_success_and_a_signal_is_128_and_its_number() {
+        assert_eq!(read(json!({"ok": true, "pid": 7})), None);
+        assert_eq!(read(json!({"ok": true, "exited": false})), None);
+        assert_eq!(
+            read(json!({"ok": true, "exited": true, "exitcode": 3, "stdout": "a"})).unwrap().exit_code,
+            3
+        );
+        assert_eq!(read(json!({"ok": true, "exited": true, "signal": 9})).unwrap().exit_code, 137);
+        assert_eq!(
+            read(json!({"ok": true, "exitcode": 0, "stdout": "", "out_truncated": true})).unwrap().exit_code,
+            0
+        );
+        assert!(read(json!({"ok": true, "exitcode": 0, "out_truncated": true})).unwrap().truncated);
+    }
+
+    #[test]
+    fn output_is_bytes() {
+        let both =
+            json!({"exited": true, "exitcode": 0, "stdout": "é", "stderr": "?", "stderr_base64": "/wA="});
+        let ended = read(both).unwrap();
+        assert_eq!((ended.stdout.as_slice(), ended.stderr.as_slice()), ("é".as_bytes(), &[255, 0][..]));
+        let garbled = json!({"exited": true, "exitcode": 0, "stdout_base64": "!"});
+        assert!(super::ended(garbled.as_object().unwrap()).is_err());
+    }
+}

@@ -1,0 +1,494 @@
+//! What we ask of the node through the root agent (contract, root agent). Actions trigger and return; waiting is
+//! done here, by asking for the state, because the agent serves one request at a time (hazard H20).
+
+use crate::host::clock::Deadline;
+use crate::host::interrupt::Interrupt;
+use crate::host::root_agent::{self, AgentError};
+use crate::plan::terraform_json;
+use crate::value::text::{BridgeName, UserName};
+use crate::value::vm_name::VmName;
+use crate::value::vmid::Vmid;
+use serde_json::{Map, Value, json};
+use std::net::Ipv6Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How long one quick action may take, queueing behind others included.
+const ACTION: Duration = Duration::from_secs(15);
+/// How long a request that was not answered may take to show in the state before it is asked for again.
+const UNANSWERED: Duration = Duration::from_secs(3);
+/// How often the state is looked at while waiting.
+const POLL: Duration = Duration::from_millis(250);
+/// An act is not tried again with less time than this: its answer would come too late, and with it the reason.
+const LAST_CALL: Duration = Duration::from_millis(500);
+
+/// How a VM is known to be ours (hazard H02).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// The SMBIOS UUID given at creation.
+    Uuid(Uuid),
+    /// The name: all that records of the older package have.
+    Name(VmName),
+}
+
+impl Identity {
+    fn put(&self, params: &mut Map<String, Value>) {
+        match self {
+            Identity::Uuid(uuid) => params.insert("uuid".into(), uuid.to_string().into()),
+            Identity::Name(name) => params.insert("name".into(), name.as_str().into()),
+        };
+    }
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Identity::Uuid(uuid) => write!(f, "UUID {uuid}"),
+            Identity::Name(name) => write!(f, "name {name}"),
+        }
+    }
+}
+
+/// What the node says about a VMID.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VmState {
+    /// Whether any node of the cluster has it.
+    pub exists: bool,
+    /// The node that has it.
+    pub node: String,
+    /// Whether it runs here.
+    pub running: bool,
+    /// Whether it is paused; `None` where that is not known without asking QEMU.
+    pub paused: Option<bool>,
+    /// Its name.
+    pub name: String,
+    /// Its SMBIOS UUID.
+    pub uuid: Option<Uuid>,
+    /// Its description.
+    pub description: String,
+    /// Its configuration lock (`clone`, `backup`, …), empty where there is none.
+    pub lock: String,
+    /// It is on another node than the root agent's.
+    pub elsewhere: bool,
+    /// It is a container, which none of ours is.
+    pub container: bool,
+    /// It is a template.
+    pub template: bool,
+    /// The node starts it when it boots itself.
+    pub onboot: bool,
+    /// An operator has set Proxmox' own flag against its removal.
+    pub protection: bool,
+    /// The last act of the root agent on it that failed after its request had been answered.
+    pub failed: Option<FailedAct>,
+    /// Disks that the root agent's last destroy of it could not free.
+    pub leftovers: Vec<String>,
+}
+
+/// An act that went on after its request was answered, and failed then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedAct {
+    /// The root agent's action.
+    pub action: String,
+    /// The tool's last words.
+    pub words: String,
+}
+
+impl VmState {
+    fn from_answer(answer: &Map<String, Value>) -> Option<VmState> {
+        let text = |key: &str| answer.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
+        let flag = |key: &str| match answer.get(key) {
+            Some(Value::Bool(b)) => *b,
+            Some(Value::Number(n)) => n.as_u64() == Some(1),
+            _ => false,
+        };
+        let exists = answer.get("exists")?.as_bool()?;
+        let here = answer.contains_key("running") && !answer.get("running").is_some_and(Value::is_null);
+        Some(VmState {
+            exists,
+            node: text("node"),
+            running: flag("running"),
+            paused: answer.get("paused").and_then(Value::as_bool),
+            name: text("name"),
+            uuid: Uuid::parse_str(&text("uuid")).ok(),
+            description: text("description"),
+            lock: text("lock"),
+            elsewhere: exists && !here,
+            container: text("type") == "lxc",
+            template: flag("template"),
+            onboot: flag("onboot"),
+            protection: flag("protection"),
+            failed: answer.get("task").and_then(FailedAct::from_task),
+            leftovers: texts(answer.get("task").and_then(|task| task.get("leftovers"))),
+        })
+    }
+
+    /// Whether a machine that is not found to be ours is known to be somebody else's: the configuration of one on
+    /// another node may be out of reach, and then says nothing (H49).
+    pub fn tells_whose(&self) -> bool {
+        let has_marks = self.uuid.is_some() || !self.name.is_empty() || !self.description.is_empty();
+        !self.elsewhere || self.container || has_marks
+    }
+
+    /// Whether this machine is the one `identity` names. A VM whose create died during the clone is known by
+    /// its description alone.
+    pub fn is(&self, identity: &Identity, name: &VmName) -> bool {
+        match identity {
+            Identity::Uuid(uuid) => {
+                self.uuid == Some(*uuid)
+                    || self.description.lines().next()
+                        == Some(terraform_json::description(name, *uuid).as_str())
+            }
+            Identity::Name(name) => self.name == name.as_str(),
+        }
+    }
+
+    /// What was found, for an error.
+    pub fn found(&self) -> String {
+        let uuid = self.uuid.map_or_else(|| "no UUID".to_string(), |u| format!("UUID {u}"));
+        let name = if self.name.is_empty() { "no name" } else { &self.name };
+        let kind = if self.template { "a template " } else { "" };
+        format!("{kind}{name} with {uuid}")
+    }
+}
+
+fn texts(list: Option<&Value>) -> Vec<String> {
+    let list = list.and_then(Value::as_array).into_iter().flatten();
+    list.filter_map(Value::as_str).map(str::to_string).collect()
+}
+
+impl FailedAct {
+    /// Whether it failed because the VM was busy, and is worth another try.
+    pub fn is_busy(&self) -> bool {
+        is_busy_tool(&self.words)
+    }
+
+    fn from_task(task: &Value) -> Option<FailedAct> {
+        let text = |key: &str| task.get(key).and_then(Value::as_str).map(str::to_string);
+        Some(FailedAct { action: text("action")?, words: text("error")? })
+    }
+}
+
+/// The node, through the root agent.
+#[derive(Debug, Clone)]
+pub struct Node {
+    socket: PathBuf,
+    interrupt: Interrupt,
+    patient: bool,
+}
+
+impl Node {
+    /// The node behind this socket. `interrupt` ends waits; undo passes one that never comes.
+    pub fn new(socket: PathBuf, interrupt: Interrupt) -> Node {
+        Node { socket, interrupt, patient: true }
+    }
+
+    /// The same, but a VM that is busy is a refusal at once: for callers that have others to look after meanwhile.
+    pub fn impatient(mut self) -> Node {
+        self.patient = false;
+        self
+    }
+
+    /// What the node says about `vmid`. Starts no process there.
+    pub fn state(&self, vmid: Vmid, deadline: Deadline) -> Result<VmState, AgentError> {
+        let answer = self.act("vm-state", json!({ "vmid": vmid.get() }), deadline)?;
+        VmState::from_answer(&answer).ok_or_else(|| AgentError::NotJson("vm-state".to_string()))
+    }
+
+    /// Starts the VM.
+    pub fn start(&self, vmid: Vmid, identity: &Identity, deadline: Deadline) -> Result<(), AgentError> {
+        self.forceful("qm-start", vmid, identity, json!({}), deadline).map(drop)
+    }
+
+    /// Switches it off at once.
+    pub fn stop(&self, vmid: Vmid, identity: &Identity, deadline: Deadline) -> Result<(), AgentError> {
+        self.forceful("qm-stop", vmid, identity, json!({ "timeout": 10 }), deadline).map(drop)
+    }
+
+    /// Asks the guest to shut down within `limit`; returns at once.
+    pub fn shutdown(
+        &self,
+        vmid: Vmid,
+        identity: &Identity,
+        limit: Duration,
+        deadline: Deadline,
+    ) -> Result<(), AgentError> {
+        self.forceful("qm-shutdown", vmid, identity, json!({ "timeout": limit.as_secs() }), deadline)
+            .map(drop)
+    }
+
+    /// Continues a paused guest.
+    pub fn resume(&self, vmid: Vmid, identity: &Identity, deadline: Deadline) -> Result<(), AgentError> {
+        self.forceful("qm-resume", vmid, identity, json!({}), deadline).map(drop)
+    }
+
+    /// Deletes a stopped VM with its disks and waits until it is gone; also names the disks that could not be
+    /// freed, which `qm` calls a success (H32).
+    pub fn destroy(
+        &self,
+        vmid: Vmid,
+        identity: &Identity,
+        deadline: Deadline,
+    ) -> anyhow::Result<(Waited, Vec<String>)> {
+        let destroy = || self.forceful("qm-destroy", vmid, identity, json!({}), deadline).map(drop);
+        let waited = self.act_and_wait(vmid, "qm-destroy", deadline, destroy, |s| !s.exists)?;
+        let leftovers = match &waited {
+            Waited::Done(state) => state.leftovers.clone(),
+            _ => Vec::new(),
+        };
+        Ok((waited, leftovers))
+    }
+
+    /// Whether the node starts the VM when it boots itself.
+    pub fn set_onboot(
+        &self,
+        vmid: Vmid,
+        identity: &Identity,
+        on: bool,
+        deadline: Deadline,
+    ) -> Result<(), AgentError> {
+        let config = json!({ "config": { "onboot": u8::from(on) } });
+        self.forceful("qm-set", vmid, identity, config, deadline).map(drop)
+    }
+
+    /// Whether the guest agent answers.
+    pub fn guest_ping(&self, vmid: Vmid, identity: &Identity, deadline: Deadline) -> Result<(), AgentError> {
+        self.forceful("qm-guest-ping", vmid, identity, json!({}), deadline).map(drop)
+    }
+
+    /// Runs `command` by the guest's `/bin/sh -c`, waiting `wait` seconds for its end; the answer has `pid` when it goes on.
+    pub fn guest_exec(
+        &self,
+        vmid: Vmid,
+        identity: &Identity,
+        command: &str,
+        wait: f64,
+        deadline: Deadline,
+    ) -> Result<Map<String, Value>, AgentError> {
+        self.forceful("qm-guest-exec", vmid, identity, json!({ "command": command, "wait": wait }), deadline)
+    }
+
+    /// Looks at a process of the guest. Its end is told once.
+    pub fn guest_exec_status(
+        &self,
+        vmid: Vmid,
+        identity: &Identity,
+        pid: u64,
+        deadline: Deadline,
+    ) -> Result<Map<String, Value>, AgentError> {
+        self.forceful("qm-guest-exec-status", vmid, identity, json!({ "pid": pid }), deadline)
+    }
+
+    /// Sets a guest user's GECOS.
+    pub fn update_gecos(
+        &self,
+        vmid: Vmid,
+        identity: &Identity,
+        user: &UserName,
+        gecos: &str,
+        deadline: Deadline,
+    ) -> Result<(), AgentError> {
+        self.forceful(
+            "qm-update-gecos",
+            vmid,
+            identity,
+            json!({ "username": user.as_str(), "gecos": gecos }),
+            deadline,
+        )
+        .map(drop)
+    }
+
+    /// Writes a snippet of the VM (`user` or `meta`).
+    pub fn put_snippet(
+        &self,
+        name: &VmName,
+        kind: &str,
+        text: &str,
+        deadline: Deadline,
+    ) -> Result<(), AgentError> {
+        let params = json!({ "name": name.as_str(), "kind": kind, "text": text });
+        self.act("snippet-put", params, deadline).map(drop).map_err(|error| match error {
+            // The agent answers an exception with its words, and those may repeat the text (H30).
+            AgentError::Said { action, error, code, unknown } => {
+                let lines = text.lines().map(str::trim).filter(|line| line.len() >= 8);
+                let error = lines.fold(error, |words, line| words.replace(line, "[secret]"));
+                AgentError::Said { action, error, code, unknown }
+            }
+            other => other,
+        })
+    }
+
+    /// Removes a snippet; gone already is fine.
+    pub fn delete_snippet(&self, name: &VmName, kind: &str, deadline: Deadline) -> Result<(), AgentError> {
+        self.act("snippet-delete", json!({ "name": name.as_str(), "kind": kind }), deadline).map(drop)
+    }
+
+    /// Makes the host route to the guest's IPv6 address.
+    pub fn add_route(
+        &self,
+        address: Ipv6Addr,
+        bridge: &BridgeName,
+        deadline: Deadline,
+    ) -> Result<(), AgentError> {
+        let params = json!({ "address": format!("{address}/128"), "dev": bridge.as_str() });
+        self.act("ip6-route-add", params, deadline).map(drop)
+    }
+
+    /// Removes it.
+    pub fn remove_route(
+        &self,
+        address: Ipv6Addr,
+        bridge: &BridgeName,
+        deadline: Deadline,
+    ) -> Result<(), AgentError> {
+        let params = json!({ "address": format!("{address}/128"), "dev": bridge.as_str() });
+        self.act("ip6-route-del", params, deadline).map(drop)
+    }
+
+    /// Isolates the guest's first card from other guests. Our VMs have no firewall bridge, so the tap is the
+    /// bridge's port (H36).
+    pub fn isolate(&self, vmid: Vmid, deadline: Deadline) -> Result<(), AgentError> {
+        self.act("bridge-port-isolate", json!({ "dev": format!("tap{vmid}i0") }), deadline).map(drop)
+    }
+
+    fn forceful(
+        &self,
+        action: &str,
+        vmid: Vmid,
+        identity: &Identity,
+        more: Value,
+        deadline: Deadline,
+    ) -> Result<Map<String, Value>, AgentError> {
+        let mut params = Map::new();
+        params.insert("vmid".into(), vmid.get().into());
+        identity.put(&mut params);
+        if let Value::Object(more) = more {
+            params.extend(more);
+        }
+        self.act(action, Value::Object(params), deadline)
+    }
+
+    /// One action, again with growing pauses while the VM is busy (H22), inside the deadline.
+    fn act(&self, action: &str, params: Value, deadline: Deadline) -> Result<Map<String, Value>, AgentError> {
+        let mut pause = Duration::from_millis(200);
+        loop {
+            let result = root_agent::call(&self.socket, action, params.clone(), deadline.at_most(ACTION));
+            match &result {
+                Err(error)
+                    if self.patient
+                        && error.is_busy()
+                        && deadline.left() > pause + LAST_CALL
+                        && !self.interrupt.requested() =>
+                {
+                    tracing::debug!("{error}; trying again");
+                    self.interrupt.sleep(pause);
+                    pause = (pause * 2).min(Duration::from_secs(3));
+                }
+                _ => return result,
+            }
+        }
+    }
+
+    /// Asks for an act (`action`, by `ask`) and waits until `done`. The root agent answers before a slow act has
+    /// ended; one that failed later because the VM was busy is asked for again (H22), any other failure ends the
+    /// wait with the tool's words. Whether a request that was not answered is carried out is unknown: the state
+    /// tells (H48).
+    pub fn act_and_wait(
+        &self,
+        vmid: Vmid,
+        action: &str,
+        deadline: Deadline,
+        ask: impl Fn() -> Result<(), AgentError>,
+        mut done: impl FnMut(&VmState) -> bool,
+    ) -> anyhow::Result<Waited> {
+        let mut pause = Duration::from_millis(500);
+        loop {
+            let mut until = deadline;
+            match ask() {
+                Err(error) if error.outcome_unknown() => {
+                    tracing::warn!("VMID {vmid}: {error}; asking for its state");
+                    until = deadline.at_most(UNANSWERED);
+                }
+                Err(error) if error.code() == "missing" => {
+                    tracing::warn!("VMID {vmid}: {error}; asking for its state");
+                }
+                Err(error) => return Ok(Waited::Failed(error.to_string())),
+                Ok(()) => {}
+            }
+            let failure = |state: &VmState| state.failed.clone().filter(|failed| failed.action == action);
+            let state = match self.wait_for(vmid, until, |s| done(s) || failure(s).is_some())? {
+                Waited::Done(state) => state,
+                // The request was lost. Each of these acts does no harm when it is asked for twice.
+                Waited::TimedOut(_) if !deadline.passed() => continue,
+                other => return Ok(other),
+            };
+            if done(&state) {
+                return Ok(Waited::Done(state));
+            }
+            let words = failure(&state).map(|failed| failed.words).unwrap_or_default();
+            if !is_busy_tool(&words) || deadline.left() < pause + LAST_CALL {
+                return Ok(Waited::Failed(words));
+            }
+            tracing::debug!("VMID {vmid}: {words}; trying again");
+            self.pause(pause)?;
+            pause = (pause * 2).min(Duration::from_secs(3));
+        }
+    }
+
+    /// Sleeps; an error when a signal arrives.
+    pub fn pause(&self, time: Duration) -> anyhow::Result<()> {
+        self.interrupt.sleep(time);
+        self.interrupt.check()
+    }
+
+    /// Looks at the state until `done` says yes; the last state seen, or what kept us from seeing it.
+    pub fn wait_for(
+        &self,
+        vmid: Vmid,
+        deadline: Deadline,
+        mut done: impl FnMut(&VmState) -> bool,
+    ) -> anyhow::Result<Waited> {
+        let mut last_seen = None;
+        loop {
+            let seen = self.state(vmid, deadline.at_most(ACTION));
+            match &seen {
+                Ok(state) if done(state) => return Ok(Waited::Done(state.clone())),
+                Ok(state) => last_seen = Some(state.clone()),
+                Err(_) => {}
+            }
+            if deadline.passed() {
+                // The last look often ends with the deadline itself: what was seen before it is the better answer.
+                return match (last_seen, seen) {
+                    (Some(state), _) | (None, Ok(state)) => Ok(Waited::TimedOut(state)),
+                    (None, Err(error)) => Err(error.into()),
+                };
+            }
+            self.interrupt.check()?;
+            self.interrupt.sleep(POLL.min(deadline.left()));
+        }
+    }
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Waited {
+    /// The state that was waited for.
+    Done(VmState),
+    /// The last state before the deadline.
+    TimedOut(VmState),
+    /// The act that should have led there failed, in the tool's words.
+    Failed(String),
+}
+
+impl AgentError {
+    /// PVE's own lock on a VM's configuration, held by a backup or a task that ends soon.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, AgentError::Said { error, code, .. } if code == "locked" || is_busy_tool(error))
+    }
+}
+
+/// The guest's lock file was held by another task for longer than `qm` waits, or its configuration is locked ("VM
+/// quit/powerdown failed - got timeout" is something else: the guest did not obey).
+fn is_busy_tool(words: &str) -> bool {
+    words.contains("can't lock file") || words.contains("VM is locked (")
+}

@@ -1,0 +1,566 @@
+//! Terraform for one VM: a folder and a state of its own (design; hazards H21, H43, H44, H52).
+//!
+//! ```text
+//! <terraform_dir>/provider.tf.json variables.tf.json terraform.tfvars .terraform/ .terraform.lock.hcl
+//! <terraform_dir>/vms/<name>/<name>.tf.json        the VM
+//!                            provider.tf.json …    links to ../../
+//!                            terraform.tfstate     its state; terraform.tfstate.blockhost our copy of the last good one
+//!                            terraform.log         what the last run printed
+//!                            terraform.lock        locked (flock) while a terraform or its provider lives
+//! ```
+//!
+//! Terraform outlives us: it writes to a file, not to a pipe of ours, and holds `terraform.lock` as its
+//! standard input, so the kernel tells whether it still runs, whoever started it.
+
+use super::terraform_events::{Diagnostic, Event, parse_line};
+use crate::host::clock::{self, Deadline};
+use crate::host::interrupt::Interrupt;
+use crate::host::lock_file::LockFile;
+use crate::host::replace_file::{self, PRIVATE};
+use crate::host::run_process::{self, Child, Program};
+use crate::host::{self, Host};
+use crate::store::settings::{NodeAccess, Settings};
+use crate::value::vm_name::VmName;
+use crate::value::vmid::Vmid;
+use anyhow::Context;
+use serde_json::Value;
+use std::ffi::OsString;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use uuid::Uuid;
+
+/// Files that each VM's folder shares with the parent.
+const SHARED_FILES: [&str; 3] = ["provider.tf.json", "variables.tf.json", ".terraform.lock.hcl"];
+const STATE: &str = "terraform.tfstate";
+const STATE_COPY: &str = "terraform.tfstate.blockhost";
+/// Variables of the caller that would change what terraform does.
+const NOT_PASSED_ON: [&str; 7] =
+    ["PROXMOX_VE_", "TF_CLI_ARGS", "TF_VAR_", "TF_WORKSPACE", "TF_DATA_DIR", "TF_REATTACH", "TF_LOG"];
+/// With less than this terraform can write neither its state nor its log whole.
+const NO_SPACE_KIB: u64 = 64;
+/// How long terraform waits for its own state lock: another one of the same VM may be ending.
+const LOCK_TIMEOUT: &str = "-lock-timeout=30s";
+/// How long a terraform that works in the same folder is waited for.
+const FOLDER_WAIT: Duration = Duration::from_secs(20);
+/// After SIGTERM terraform ends its step and saves its state; the provider does not stop a clone half-way.
+const AFTER_SIGTERM: Duration = Duration::from_secs(120);
+
+/// What a state file says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StateFile {
+    /// No file: terraform has made nothing here.
+    Missing,
+    /// 0 bytes or not JSON: terraform was killed while it wrote (H52). Never believed.
+    Torn,
+    /// A state that holds these resources (`type.name`).
+    Holds(Vec<String>),
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Exit code 0. Ask the node whether it is true (H44).
+    Done,
+    /// Any other end.
+    Failed(Vec<Diagnostic>),
+    /// The deadline passed; terraform goes on.
+    StillRunning,
+}
+
+/// The terraform folder of one VM.
+pub struct VmFolder {
+    dir: PathBuf,
+    parent: PathBuf,
+    home: PathBuf,
+    name: VmName,
+}
+
+impl VmFolder {
+    /// The folder of `name`; nothing is touched.
+    pub fn new(host: &Host, settings: &Settings, name: &VmName) -> VmFolder {
+        let parent = settings.terraform_dir.clone();
+        let home = host.home.clone().unwrap_or_else(|| host.state_dir.clone());
+        VmFolder { dir: parent.join("vms").join(name.as_str()), parent, home, name: name.clone() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Whether it is there.
+    pub fn exists(&self) -> bool {
+        self.dir.exists()
+    }
+
+    /// Makes the folder, its links and the VM's file, whole and in that order; what is there already is replaced.
+    pub fn prepare(&self, file: &str) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.parent.join(".terraform/providers").is_dir()
+                && self.parent.join("variables.tf.json").is_file(),
+            "terraform has not been initialised in {}; run blockhost-provisioner-setup terraform",
+            self.parent.display()
+        );
+        replace_file::make_folder(&self.parent.join("vms"), 0o750)?;
+        replace_file::make_folder(&self.dir, 0o750)?;
+        for shared in SHARED_FILES {
+            replace_file::make_link(&format!("../../{shared}"), &self.dir.join(shared))?;
+        }
+        Ok(replace_file::replace(&self.vm_file(), file.as_bytes(), PRIVATE, "terraform-file")?)
+    }
+
+    fn vm_file(&self) -> PathBuf {
+        self.dir.join(format!("{}.tf.json", self.name))
+    }
+
+    /// The label of the VM's resource, from its own file (H03); `None` where the file is missing.
+    pub fn resource_label(&self) -> anyhow::Result<Option<String>> {
+        label_in(&self.vm_file())
+    }
+
+    /// The machine that the VM's own file describes: its VMID and its SMBIOS UUID; `None` where the file is missing
+    /// or does not say.
+    pub fn machine(&self) -> anyhow::Result<Option<(Vmid, Uuid)>> {
+        let path = self.vm_file();
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = crate::store::document::read_text(&path)?;
+        let file: Value =
+            serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
+        let vms = file.pointer("/resource/proxmox_virtual_environment_vm").and_then(Value::as_object);
+        let vm = vms.and_then(|vms| vms.values().next());
+        let vmid = vm.and_then(|vm| vm.get("vm_id")).and_then(Value::as_u64).and_then(|n| Vmid::new(n).ok());
+        let uuid = vm.and_then(|vm| vm.pointer("/smbios/uuid")).and_then(Value::as_str);
+        Ok(vmid.zip(uuid.and_then(|text| Uuid::parse_str(text).ok())))
+    }
+
+    /// What the state says.
+    pub fn state(&self) -> anyhow::Result<StateFile> {
+        read_state(&self.dir.join(STATE))
+    }
+
+    /// Makes sure that the next run sees the last good state: a torn one is replaced by our copy or terraform's
+    /// own backup, a good one is copied aside. An error where nothing good is left.
+    pub fn secure_state(&self) -> anyhow::Result<StateFile> {
+        secure_state(&self.dir.join(STATE), &self.dir.join(STATE_COPY))
+    }
+
+    /// Whether a terraform (or its provider) of this VM lives.
+    pub fn is_busy(&self) -> anyhow::Result<bool> {
+        is_busy(&self.dir)
+    }
+
+    /// Waits for a terraform that somebody else left running; past the deadline it is asked to end (SIGTERM), once.
+    pub fn wait_until_idle(
+        &self,
+        pid: Option<u32>,
+        deadline: Deadline,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<bool> {
+        let mut asked = false;
+        let mut last_call = deadline;
+        while self.is_busy()? {
+            if last_call.passed() {
+                match pid {
+                    Some(pid) if !asked && terraform_of(pid, &self.dir) => {
+                        terminate(pid);
+                        asked = true;
+                        last_call = Deadline::after(Duration::from_secs(10));
+                    }
+                    _ => return Ok(false),
+                }
+            }
+            interrupt.sleep(Duration::from_millis(50));
+            interrupt.check()?;
+        }
+        Ok(true)
+    }
+
+    /// Starts `terraform apply` or `destroy` for the VM's resource alone.
+    pub fn run(&self, verb: &str, addresses: &[String], access: &NodeAccess) -> anyhow::Result<Run> {
+        run(&self.dir, &self.parent, &self.home, "../../terraform.tfvars", verb, addresses, access)
+    }
+
+    /// Removes the folder with its state.
+    pub fn remove(&self) -> anyhow::Result<()> {
+        Ok(replace_file::remove_tree(&self.dir)?)
+    }
+}
+
+/// The shared folder of the older package, where its VMs still have their files and their state.
+pub struct LegacyFolder {
+    dir: PathBuf,
+    home: PathBuf,
+    name: VmName,
+}
+
+impl LegacyFolder {
+    /// The shared folder, for the VM `name`.
+    pub fn new(host: &Host, settings: &Settings, name: &VmName) -> LegacyFolder {
+        let home = host.home.clone().unwrap_or_else(|| host.state_dir.clone());
+        LegacyFolder { dir: settings.terraform_dir.clone(), home, name: name.clone() }
+    }
+
+    fn vm_file(&self) -> PathBuf {
+        self.dir.join(format!("{}.tf.json", self.name))
+    }
+
+    /// Whether this VM has its file here.
+    pub fn has_file(&self) -> bool {
+        self.vm_file().exists()
+    }
+
+    /// The label of the VM's resource: from its file, else by the older package's rule.
+    pub fn label(&self) -> String {
+        label_in(&self.vm_file()).ok().flatten().unwrap_or_else(|| self.name.legacy_resource_label())
+    }
+
+    /// The addresses of the VM and its cloud-init file: a destroy of one alone leaves the other (facts, section 6).
+    pub fn addresses(&self) -> Vec<String> {
+        let label = self.label();
+        vec![
+            format!("proxmox_virtual_environment_vm.{label}"),
+            format!("proxmox_virtual_environment_file.cloud_config_{label}"),
+        ]
+    }
+
+    /// The VMID of the VM's resource in the shared state.
+    pub fn vmid_in_state(&self) -> anyhow::Result<Option<u32>> {
+        let path = self.dir.join(STATE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = super::super::store::document::read_text(&path)?;
+        let state: Value = serde_json::from_str(&text)
+            .with_context(|| format!("{} is not a terraform state", path.display()))?;
+        let label = self.label();
+        let resources = state.get("resources").and_then(Value::as_array).cloned().unwrap_or_default();
+        let ours = resources.iter().find(|r| {
+            r.get("type").and_then(Value::as_str) == Some("proxmox_virtual_environment_vm")
+                && r.get("name").and_then(Value::as_str) == Some(&label)
+        });
+        let vmid = ours.and_then(|r| r.pointer("/instances/0/attributes/vm_id")).and_then(Value::as_u64);
+        Ok(vmid.and_then(|n| u32::try_from(n).ok()))
+    }
+
+    /// As [`VmFolder::secure_state`], with a copy of this VM's own so that side-by-side runs do not meet.
+    pub fn secure_state(&self) -> anyhow::Result<StateFile> {
+        secure_state(&self.dir.join(STATE), &self.dir.join(STATE_COPY))
+    }
+
+    /// Whether a terraform of ours works in the shared folder.
+    pub fn is_busy(&self) -> anyhow::Result<bool> {
+        is_busy(&self.dir)
+    }
+
+    /// Starts `terraform destroy` for the VM and its file.
+    pub fn run_destroy(&self, access: &NodeAccess) -> anyhow::Result<Run> {
+        run(&self.dir, &self.dir, &self.home, "terraform.tfvars", "destroy", &self.addresses(), access)
+    }
+
+    /// The addresses that the shared state still holds of this VM.
+    pub fn left_in_state(&self) -> anyhow::Result<Vec<String>> {
+        let ours = self.addresses();
+        Ok(match read_state(&self.dir.join(STATE))? {
+            StateFile::Holds(all) => all.into_iter().filter(|a| ours.contains(a)).collect(),
+            StateFile::Missing => Vec::new(),
+            StateFile::Torn => {
+                anyhow::bail!("{} was torn by a killed terraform", self.dir.join(STATE).display())
+            }
+        })
+    }
+
+    /// Removes the VM's two files from the shared folder.
+    pub fn remove_files(&self) -> anyhow::Result<()> {
+        replace_file::remove(&self.vm_file())?;
+        Ok(replace_file::remove(&self.dir.join(format!("{}-cloud-config.yaml", self.name)))?)
+    }
+}
+
+/// A terraform that runs.
+pub struct Run {
+    child: Child,
+    log: PathBuf,
+    read_so_far: usize,
+    secrets: Vec<String>,
+    diagnostics: Vec<Diagnostic>,
+    /// Of a destroy: each may be something that was left over. An apply warns of what create itself waits for.
+    warnings_matter: bool,
+}
+
+impl Run {
+    /// Its PID.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its end. On a signal to us it gets SIGTERM once and time to save its state; past the deadline
+    /// it goes on without us.
+    pub fn wait(mut self, deadline: Deadline, interrupt: &Interrupt) -> anyhow::Result<Outcome> {
+        let mut deadline = deadline;
+        let mut asked = false;
+        loop {
+            let ended = self.child.try_wait()?;
+            self.read_log();
+            if let Some(status) = ended {
+                return Ok(if status.success() {
+                    Outcome::Done
+                } else {
+                    Outcome::Failed(self.failure(status))
+                });
+            }
+            if interrupt.requested() && !asked {
+                asked = true;
+                tracing::warn!("interrupted: waiting for terraform to end its step and save its state");
+                self.child.terminate();
+                deadline = Deadline::after(AFTER_SIGTERM);
+            }
+            if deadline.passed() {
+                return Ok(Outcome::StillRunning);
+            }
+            clock::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn read_log(&mut self) {
+        let mut bytes = Vec::new();
+        if let Ok(mut file) = std::fs::File::open(&self.log) {
+            use std::io::{Seek, SeekFrom};
+            if file.seek(SeekFrom::Start(self.read_so_far as u64)).is_ok() {
+                let _ = file.take(1 << 20).read_to_end(&mut bytes);
+            }
+        }
+        let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+        self.read_so_far += whole;
+        for line in String::from_utf8_lossy(&bytes[..whole]).lines() {
+            match parse_line(&self.blotted(line)) {
+                Some(Event::Progress(text)) => tracing::info!("terraform: {text}"),
+                Some(Event::Error(diagnostic)) => self.diagnostics.push(diagnostic),
+                Some(Event::Warning(diagnostic)) if self.warnings_matter => {
+                    tracing::warn!("terraform: {diagnostic}");
+                }
+                Some(Event::Warning(diagnostic)) => tracing::debug!("terraform: {diagnostic}"),
+                Some(Event::Plain(text)) => {
+                    self.diagnostics.push(Diagnostic { summary: text, detail: String::new() });
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Secrets out of other programs' words (H30).
+    fn blotted(&self, text: &str) -> String {
+        self.secrets.iter().filter(|s| !s.is_empty()).fold(text.to_string(), |t, s| t.replace(s, "[secret]"))
+    }
+
+    fn failure(&mut self, status: std::process::ExitStatus) -> Vec<Diagnostic> {
+        let mut all = std::mem::take(&mut self.diagnostics);
+        if all.is_empty() {
+            let log = self.log.display();
+            let mut summary = format!("terraform ended with {status} and said nothing; its log is {log}");
+            // It cannot say so itself: its words go to the same disk.
+            if let Some(left) = self.log.parent().and_then(host::free_kib).filter(|left| *left < NO_SPACE_KIB)
+            {
+                summary = format!("{summary}: No space left on device there ({left} KiB free)");
+            }
+            all.push(Diagnostic { summary, detail: String::new() });
+        }
+        all
+    }
+}
+
+fn run(
+    dir: &Path,
+    parent: &Path,
+    home: &Path,
+    variables: &str,
+    verb: &str,
+    addresses: &[String],
+    access: &NodeAccess,
+) -> anyhow::Result<Run> {
+    let lock_path = dir.join("terraform.lock");
+    // Two VMs of the older package share a folder: the second waits for the first.
+    let lock = LockFile::lock(&lock_path, Deadline::after(FOLDER_WAIT), &Interrupt::never())
+        .with_context(|| format!("another terraform works in {}", dir.display()))?;
+    let mut arguments: Vec<OsString> = [verb, "-json", "-input=false", "-auto-approve", LOCK_TIMEOUT]
+        .into_iter()
+        .map(OsString::from)
+        .collect();
+    arguments.push(format!("-var-file={variables}").into());
+    // The token of /etc/blockhost/pve-token wins over the one in tfvars: a later -var-file wins (and argv stays clean).
+    let token_file = dir.join("pve-token.tfvars.json");
+    if access.token_overrides_tfvars {
+        let text = serde_json::json!({ "proxmox_api_token": access.token.reveal() }).to_string();
+        replace_file::replace(&token_file, text.as_bytes(), PRIVATE, "token-variable")?;
+        arguments.push("-var-file=pve-token.tfvars.json".into());
+    } else {
+        replace_file::remove(&token_file)?;
+    }
+    arguments.extend(addresses.iter().map(|address| OsString::from(format!("-target={address}"))));
+    let program = Program {
+        name: "terraform",
+        arguments,
+        folder: dir,
+        environment: vec![
+            ("TF_DATA_DIR", parent.join(".terraform").into_os_string()),
+            ("TF_IN_AUTOMATION", "1".into()),
+            ("CHECKPOINT_DISABLE", "1".into()),
+            ("HOME", home.as_os_str().to_os_string()),
+        ],
+        without: &NOT_PASSED_ON,
+    };
+    let log = dir.join("terraform.log");
+    let child = run_process::spawn_outliving(&program, &log, lock.into_file())
+        .with_context(|| format!("failed to start terraform {verb} in {}", dir.display()))?;
+    let secrets = vec![access.token.reveal().to_string(), access.token.secret_part().to_string()];
+    Ok(Run {
+        child,
+        log,
+        read_so_far: 0,
+        secrets,
+        diagnostics: Vec::new(),
+        warnings_matter: verb == "destroy",
+    })
+}
+
+fn is_busy(dir: &Path) -> anyhow::Result<bool> {
+    let path = dir.join("terraform.lock");
+    if !path.exists() {
+        return Ok(false);
+    }
+    Ok(LockFile::try_lock(&path)?.is_none())
+}
+
+/// Whether PID is a terraform that works in `dir` (PIDs are used again).
+fn terraform_of(pid: u32, dir: &Path) -> bool {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    let is_terraform = std::fs::read(process.join("cmdline"))
+        .is_ok_and(|line| line.split(|b| *b == 0).next().is_some_and(|arg| arg.ends_with(b"terraform")));
+    is_terraform && std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == dir)
+}
+
+fn terminate(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+}
+
+fn read_state(path: &Path) -> anyhow::Result<StateFile> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(StateFile::Missing),
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => return Ok(StateFile::Torn),
+        Err(error) => anyhow::bail!("cannot read {}: {error}", path.display()),
+    };
+    let Ok(Value::Object(state)) = serde_json::from_str::<Value>(&text) else {
+        return Ok(StateFile::Torn);
+    };
+    let text_of = |resource: &Value, key: &str| {
+        resource.get(key).and_then(Value::as_str).unwrap_or_default().to_string()
+    };
+    let resources = state.get("resources").and_then(Value::as_array).cloned().unwrap_or_default();
+    Ok(StateFile::Holds(
+        resources.iter().map(|r| format!("{}.{}", text_of(r, "type"), text_of(r, "name"))).collect(),
+    ))
+}
+
+/// Copies a good state aside, or restores a torn one.
+fn secure_state(state: &Path, copy: &Path) -> anyhow::Result<StateFile> {
+    match read_state(state)? {
+        StateFile::Missing => Ok(StateFile::Missing),
+        good @ StateFile::Holds(_) => {
+            let bytes = std::fs::read(state)?;
+            replace_file::replace(copy, &bytes, PRIVATE, "state-copy")?;
+            Ok(good)
+        }
+        StateFile::Torn => {
+            for candidate in [copy.to_path_buf(), PathBuf::from(format!("{}.backup", state.display()))] {
+                if let StateFile::Holds(resources) = read_state(&candidate)? {
+                    tracing::warn!(
+                        "{} was torn by a killed terraform; restored from {}",
+                        state.display(),
+                        candidate.display()
+                    );
+                    let bytes = std::fs::read(&candidate)?;
+                    replace_file::replace(state, &bytes, PRIVATE, "state-restore")?;
+                    return Ok(StateFile::Holds(resources));
+                }
+            }
+            Ok(StateFile::Torn)
+        }
+    }
+}
+
+/// The label of the only VM resource in a `.tf.json` file.
+fn label_in(path: &Path) -> anyhow::Result<Option<String>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = crate::store::document::read_text(path)?;
+    let file: Value =
+        serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
+    let vms = file.pointer("/resource/proxmox_virtual_environment_vm").and_then(Value::as_object);
+    Ok(vms.and_then(|vms| vms.keys().next().cloned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str =
+        r#"{"version": 4, "resources": [{"type": "proxmox_virtual_environment_vm", "name": "web_1"}]}"#;
+
+    fn files(
+        state: Option<&str>,
+        copy: Option<&str>,
+        backup: Option<&str>,
+    ) -> (tempfile::TempDir, PathBuf, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let (state_path, copy_path) = (dir.path().join(STATE), dir.path().join(STATE_COPY));
+        for (path, text) in [
+            (state_path.clone(), state),
+            (copy_path.clone(), copy),
+            (dir.path().join("terraform.tfstate.backup"), backup),
+        ] {
+            if let Some(text) = text {
+                std::fs::write(path, text).unwrap();
+            }
+        }
+        (dir, state_path, copy_path)
+    }
+
+    #[test]
+    fn h52_an_empty_state_is_restored_and_never_believed() {
+        let held = StateFile::Holds(vec!["proxmox_virtual_environment_vm.web_1".into()]);
+        let (_dir, state, copy) = files(Some(GOOD), None, None);
+        assert_eq!(secure_state(&state, &copy).unwrap(), held);
+        assert_eq!(std::fs::read_to_string(&copy).unwrap(), GOOD);
+        for torn in ["", "{\"version\": 4, \"resou", "\0\0\0\0"] {
+            let (_dir, state, copy) = files(Some(torn), Some(GOOD), None);
+            assert_eq!(secure_state(&state, &copy).unwrap(), held, "{torn:?}");
+            assert_eq!(std::fs::read_to_string(&state).unwrap(), GOOD);
+            let (_dir, state, copy) = files(Some(torn), None, Some(GOOD));
+            assert_eq!(secure_state(&state, &copy).unwrap(), held);
+            let (_dir, state, copy) = files(Some(torn), None, None);
+            assert_eq!(secure_state(&state, &copy).unwrap(), StateFile::Torn);
+            let (_dir, state, copy) = files(Some(torn), Some(""), Some(""));
+            assert_eq!(secure_state(&state, &copy).unwrap(), StateFile::Torn);
+        }
+        let (_dir, state, copy) = files(None, Some(GOOD), None);
+        assert_eq!(secure_state(&state, &copy).unwrap(), StateFile::Missing);
+    }
+
+    #[test]
+    fn h03_the_resource_label_is_the_files_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.tf.json");
+        assert_eq!(label_in(&path).unwrap(), None);
+        std::fs::write(&path, r#"{"resource": {"proxmox_virtual_environment_vm": {"own_label": {}}}}"#)
+            .unwrap();
+        assert_eq!(label_in(&path).unwrap(), Some("own_label".into()));
+        std::fs::write(&path, "{").unwrap();
+        assert!(label_in(&path).is_err());
+    }
+}

@@ -1,0 +1,58 @@
+//! What things are. A value of these types cannot be wrong: it was checked when it was made.
+
+pub mod address;
+pub mod field_names;
+pub mod node_name;
+pub mod text;
+pub mod timestamp;
+pub mod token;
+pub mod vm_name;
+pub mod vmid;
+pub mod wallet;
+
+/// A value that was refused at the door: what was given, and what is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {given:?} is not allowed: {why}")]
+pub struct Refused {
+    /// What kind of value it should have been, in the reader's words ("VM name").
+    pub what: &'static str,
+    /// The text that was given, shortened.
+    pub given: String,
+    /// The rule that was broken.
+    pub why: String,
+}
+
+impl Refused {
+    /// A refusal of `given` (shown shortened to 80 characters).
+    pub fn new(what: &'static str, given: &str, why: impl Into<String>) -> Self {
+        let mut shown: String = given.chars().take(80).collect();
+        if shown.len() < given.len() {
+            shown.push('…');
+        }
+        Refused { what, given: shown, why: why.into() }
+    }
+}
+
+/// Implements the traits a checked text type needs: `Display`, `FromStr`, `as_str`.
+macro_rules! checked_text {
+    ($name:ident) => {
+        impl $name {
+            /// The text itself.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+        impl std::str::FromStr for $name {
+            type Err = $crate::value::Refused;
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Self::parse(text)
+            }
+        }
+    };
+}
+pub(crate) use checked_text;

@@ -1,0 +1,39 @@
+//! Moments as the database holds them.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+/// Writes `moment` as the database's other writers do: UTC, `+00:00`, six fractional digits.
+pub fn to_text(moment: DateTime<Utc>) -> String {
+    moment.to_rfc3339_opts(SecondsFormat::Micros, false)
+}
+
+/// Reads a moment with any offset (`Z`, `+00:00`, `-0500`, a blank instead of `T`). A text without an
+/// offset is refused: guessing a time zone could take days of paid time from a customer.
+pub fn from_text(text: &str) -> Option<DateTime<Utc>> {
+    const FORMS: [&str; 2] = ["%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z"];
+    let rfc = DateTime::parse_from_rfc3339(text).ok();
+    rfc.or_else(|| FORMS.iter().find_map(|form| DateTime::parse_from_str(text, form).ok()))
+        .map(|t| t.to_utc())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_written_with_six_digits_and_read_with_any_offset() {
+        let moment = from_text("2026-11-23T01:09:55.123456+00:00").unwrap();
+        assert_eq!(to_text(moment), "2026-11-23T01:09:55.123456+00:00");
+        for same in [
+            "2026-11-23T01:09:55.123456Z",
+            "2026-11-22T20:09:55.123456-05:00",
+            "2026-11-23 02:09:55.123456+0100",
+        ] {
+            assert_eq!(from_text(same), Some(moment), "{same}");
+        }
+        assert_eq!(to_text(from_text("2026-11-23T01:09:55Z").unwrap()), "2026-11-23T01:09:55.000000+00:00");
+        for bad in ["2026-11-23T01:09:55", "2026-11-23", "", "yesterday", "2026-13-01T00:00:00Z"] {
+            assert_eq!(from_text(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! `cargo xtask bench`: whole commands and the library, on a lab node. Times are of this machine; what counts are
+//! the ratios inside one run.
+
+use crate::sh::{cargo, shown};
+use anyhow::{Context, ensure};
+use lab::Lab;
+use lab::model::NewGuest;
+use nix::sys::resource::{UsageWho, getrusage};
+use provisioner::plan::allocation::{self, Wish};
+use provisioner::store::vm_database::VmDatabase;
+use provisioner::value::address::{Ipv4Network, Ipv4Pool};
+use provisioner::value::field_names::FieldNames;
+use provisioner::value::vmid::{Vmid, VmidRange};
+use serde_json::{Map, Value, json};
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const WALLET: &str = "0xAb5801a7D398351b8bE11C439e05C5B3259aeC9B";
+const LAST: &str = "bench-last";
+
+/// Builds for release and measures with the release binaries.
+pub fn build_and_run() -> anyhow::Result<bool> {
+    ensure!(
+        shown(cargo(&["build", "--workspace", "--release"]))?,
+        "the workspace does not build for release"
+    );
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::sh::root().join("target"), Into::into);
+    shown(crate::sh::command(target.join("release/xtask"), &["bench-here"]))
+}
+
+/// Measures.
+pub fn run() -> anyhow::Result<bool> {
+    println!("machine: {} cores, load {}", std::thread::available_parallelism()?, load()?);
+    whole_processes()?;
+    library()?;
+    creates_by_fleet_size()?;
+    ten_creates_at_once()?;
+    Ok(true)
+}
+
+/// `measure PROGRAM ARGS`: runs one child and prints what it used. A process of its own, so that the largest
+/// memory of another child does not show.
+pub fn measure(arguments: &[&str]) -> anyhow::Result<bool> {
+    let (program, rest) = arguments.split_first().context("nothing to measure")?;
+    let begun = Instant::now();
+    let status = Command::new(program).args(rest).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+    let wall = begun.elapsed();
+    let used = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let cpu = milliseconds(used.user_time()) + milliseconds(used.system_time());
+    println!("{} {cpu} {} {}", wall.as_secs_f64() * 1e3, used.max_rss(), status.success());
+    Ok(true)
+}
+
+fn milliseconds(time: nix::sys::time::TimeVal) -> f64 {
+    time.tv_sec() as f64 * 1e3 + time.tv_usec() as f64 / 1e3
+}
+
+fn load() -> anyhow::Result<String> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    Ok(text.split(' ').next().unwrap_or_default().to_string())
+}
+
+/// Best and middle wall time, middle CPU time in milliseconds, largest memory in KiB.
+struct Used {
+    best: f64,
+    middle: f64,
+    cpu: f64,
+    memory: i64,
+}
+
+fn repeat(lab: &Lab, times: usize, program: &str, arguments: &[&str]) -> anyhow::Result<Used> {
+    let me = std::env::current_exe()?;
+    let target = lab.command(program).get_program().to_string_lossy().into_owned();
+    let (mut walls, mut cpus, mut memory) = (Vec::new(), Vec::new(), 0);
+    for _ in 0..times {
+        let mut command = lab.tool(&me.to_string_lossy());
+        let output = command.arg("measure").arg(&target).args(arguments).output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        ensure!(
+            words.get(3) == Some(&"true"),
+            "{program} failed: {text} {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        walls.push(words[0].parse::<f64>()?);
+        cpus.push(words[1].parse::<f64>()?);
+        memory = memory.max(words[2].parse::<i64>()?);
+    }
+    walls.sort_by(f64::total_cmp);
+    cpus.sort_by(f64::total_cmp);
+    Ok(Used { best: walls[0], middle: walls[times / 2], cpu: cpus[times / 2], memory })
+}
+
+fn whole_processes() -> anyhow::Result<()> {
+    println!("\nwhole processes (aim: 2, 3, 8 ms and 25 MiB on an idle core)");
+    let lab = Lab::builder().no_terraform().vmid_range(100, 99_999).start()?;
+    for vmid in [1_000, 1_999, 10_999] {
+        let uuid = uuid::Uuid::from_u128(u128::from(vmid)).to_string();
+        let config = [("smbios1".to_string(), format!("uuid={uuid}"))].into();
+        lab.control().add_guest(NewGuest { vmid, name: LAST.into(), running: true, config, ..NewGuest::default() })?;
+    }
+    let floor = repeat(&lab, 40, "blockhost-vm-list", &["--version"])?;
+    println!(
+        "  {:<34} best {:5.2} ms  middle {:5.2} ms  cpu {:5.2} ms  {:5} KiB",
+        "a process that does nothing", floor.best, floor.middle, floor.cpu, floor.memory
+    );
+    for count in [1, 1_000, 10_000] {
+        let database = lab.path("var/vms.json");
+        std::fs::write(&database, fleet(count))?;
+        for (program, arguments) in
+            [("blockhost-vm-status", vec![LAST]), ("blockhost-vm-list", vec!["--format", "json"])]
+        {
+            let used = repeat(&lab, 40, program, &arguments)?;
+            let what = format!("{} with {count} VMs", &program[10..]);
+            println!(
+                "  {what:<34} best {:5.2} ms  middle {:5.2} ms  cpu {:5.2} ms  {:5} KiB",
+                used.best, used.middle, used.cpu, used.memory
+            );
+        }
+    }
+    Ok(())
+}
+
+fn library() -> anyhow::Result<()> {
+    println!("\nallocation + registration with 10 000 VMs (aim: 40 ms of CPU)");
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("vms.json");
+    std::fs::write(&path, fleet(10_000))?;
+    let mut times = Vec::new();
+    for round in 0..11u32 {
+        let before = getrusage(UsageWho::RUSAGE_SELF)?;
+        allocate_and_register(&path, &format!("new-{round}"))?;
+        let after = getrusage(UsageWho::RUSAGE_SELF)?;
+        let cpu = |used: &nix::sys::resource::Usage| {
+            milliseconds(used.user_time()) + milliseconds(used.system_time())
+        };
+        times.push(cpu(&after) - cpu(&before));
+    }
+    times.sort_by(f64::total_cmp);
+    println!("  best {:.1} ms  middle {:.1} ms of CPU", times[0], times[5]);
+    Ok(())
+}
+
+/// What create does with the database: a look for the likely VMID, the locked allocation, the registration.
+fn allocate_and_register(path: &Path, name: &str) -> anyhow::Result<()> {
+    let names = FieldNames::default();
+    let database = VmDatabase::new(path, &names);
+    let network = Ipv4Network::parse("10.0.0.0/8")?;
+    let pool = Ipv4Pool {
+        network,
+        start: Ipv4Addr::new(10, 0, 0, 2),
+        end: Ipv4Addr::new(10, 255, 0, 0),
+        gateway: Ipv4Addr::new(10, 0, 0, 1),
+    };
+    let range = VmidRange { start: Vmid::new(100)?, end: Vmid::new(999_999)? };
+    let choose =
+        |db: &provisioner::store::vm_database::Contents<'_>| -> anyhow::Result<allocation::Allocation> {
+            let held = db.held(&mut |_| {}).map_err(anyhow::Error::msg)?;
+            let next = db.next_vmid().map_err(anyhow::Error::msg)?;
+            Ok(allocation::choose(&held, next, range, &pool, None, Wish::default())?)
+        };
+    database.next_vmid_hint()?;
+    let allocation = database.update(|db| {
+        let chosen = choose(db)?;
+        db.set_next_vmid(allocation::next_after(chosen.vmid, range));
+        db.hold("allocated_ips", &chosen.ipv4.to_string());
+        Ok(chosen)
+    })?;
+    database.update(|db| {
+        let Value::Object(fields) = record(name, allocation.vmid.get(), &allocation.ipv4.to_string()) else {
+            return Ok(());
+        };
+        db.insert(name, fields.into_iter().collect());
+        Ok(())
+    })
+}
+
+fn record(name: &str, vmid: u32, ip: &str) -> Value {
+    json!({ "vm_name": name, "vmid": vmid, "ip_address": ip, "ipv6_address": format!("2a11:6c7:f04:276::{vmid:x}"),
+        "expires_at": "2126-12-23T01:09:55.123456+00:00", "owner": "admin", "status": "active",
+        "created_at": "2026-11-23T01:09:55.123456+00:00", "purpose": "", "wallet_address": WALLET, "owner_wallet": WALLET,
+        "username": "admin", "network_mode": "broker", "smbios_uuid": uuid::Uuid::from_u128(u128::from(vmid)).to_string() })
+}
+
+/// A database of `count` VMs as Python's `json.dump(…, indent=2)` writes it; the last one is called [`LAST`].
+fn fleet(count: u32) -> String {
+    let mut vms = Map::new();
+    let mut ips = Vec::new();
+    for index in 0..count {
+        let name = if index + 1 == count { LAST.to_string() } else { format!("blockhost-{index:05}") };
+        let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 1, 0)) + index).to_string();
+        vms.insert(name.clone(), record(&name, 1_000 + index, &ip));
+        ips.push(ip);
+    }
+    let database =
+        json!({ "vms": vms, "next_vmid": 1_000 + count, "allocated_ips": ips, "allocated_ipv6": [] });
+    serde_json::to_string_pretty(&database).unwrap_or_default()
+}
+
+fn creates_by_fleet_size() -> anyhow::Result<()> {
+    println!("\none create with an instant guest (aim: flat)");
+    let mut middles = Vec::new();
+    for count in [10u32, 1_000] {
+        let lab = Lab::builder().vmid_range(100, 99_999).start()?;
+        std::fs::write(lab.path("var/vms.json"), fleet(count))?;
+        for index in 0..count {
+            let folder = lab.path(format!("var/terraform/vms/blockhost-{index:05}"));
+            std::fs::create_dir_all(&folder)?;
+            std::fs::write(folder.join("terraform.tfstate"), "{}")?;
+        }
+        let mut walls = Vec::new();
+        for round in 0..5 {
+            walls.push(create(&lab, &format!("new-{round}"))?.as_secs_f64());
+        }
+        walls.sort_by(f64::total_cmp);
+        println!("  {count:>5} VMs: best {:.2} s  middle {:.2} s", walls[0], walls[2]);
+        middles.push(walls[2]);
+    }
+    println!("  ratio {:.2}", middles[1] / middles[0]);
+    Ok(())
+}
+
+fn create(lab: &Lab, name: &str) -> anyhow::Result<Duration> {
+    let begun = Instant::now();
+    let output =
+        lab.command("blockhost-vm-create").args([name, "--owner-wallet", WALLET, "--apply"]).output()?;
+    ensure!(output.status.success(), "create {name} failed: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(begun.elapsed())
+}
+
+fn ten_creates_at_once() -> anyhow::Result<()> {
+    println!("\nten creates at once, guests boot in 5 s, three run side by side (aim: about four times one)");
+    let lab = Lab::builder().boot_ms(5_000).start()?;
+    let one = create(&lab, "alone")?.as_secs_f64();
+    let begun = Instant::now();
+    let results: Vec<anyhow::Result<Duration>> = std::thread::scope(|scope| {
+        let lab = &lab;
+        let threads: Vec<_> =
+            (0..10).map(|n| scope.spawn(move || create(lab, &format!("ten-{n}")))).collect();
+        threads.into_iter().map(|t| t.join().unwrap_or_else(|_| anyhow::bail!("a thread died"))).collect()
+    });
+    let ten = begun.elapsed().as_secs_f64();
+    let succeeded = results.iter().filter(|r| r.is_ok()).count();
+    println!("  one {one:.1} s, ten {ten:.1} s ({succeeded} succeeded), ratio {:.1}", ten / one);
+    results.into_iter().collect::<anyhow::Result<Vec<_>>>().map(drop)
+}
