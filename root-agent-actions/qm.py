@@ -1,0 +1,1556 @@
+"""Actions of the root agent for the VMs of the Proxmox provisioner.
+
+The root agent of blockhost-common imports this file, merges ``ACTIONS`` and
+calls one handler at a time, as root, inside its event loop.  Four rules follow
+from that and hold for everything below:
+
+1.  **One lane.**  A handler that waits stops every other VM operation of the
+    host, and each ``qm`` starts Perl (about 0.6 s).  So a handler triggers and
+    returns; whoever asked polls ``vm-state``, which starts no process at all.
+    What may take long runs detached: ended within ``PATIENCE`` it is answered
+    with its result, else with ``"pending": true``, and ``vm-state`` tells under
+    ``task`` how it ended.
+2.  **Hostile parameters.**  The asker is user blockhost, not root.  Types,
+    ranges and allow-lists are checked before anything is done; no shell on the
+    host; no value can become an option; no path leaves its folder.
+3.  **Only ours.**  VMIDs of ``vmid_range`` (db.yaml) that are no templates, and
+    the guest behind the VMID proves in the same request that it is the one that
+    is meant (SMBIOS UUID, our description, or for old records the name).
+4.  **Never an exception.**  Refusals are ``{"ok": false, "code", "error"}`` with
+    code identity, missing, elsewhere, locked, range or failed.
+
+There are two doors to other processes, ``_common.run`` and ``_spawn_detached``;
+nothing else here starts one.  Node files are read below ``_common.NODE_ROOT``
+and db.yaml in ``_common.CONFIG_DIR`` where the daemon sets these (tests and the
+lab do), else below ``/`` and in ``/etc/blockhost``.
+
+Facts about qm come from PVE's own source, versions 8 and 9: only zero or
+non-zero of its exit code means anything, and for some subcommands not even that.
+
+Python 3.10 or newer, standard library and ``_common`` only.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import os
+import re
+import socket
+import stat
+import struct
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import _common
+
+# Seconds that a detached tool is waited for before the answer is "pending".
+PATIENCE = 3.0
+# Seconds that a tool may take which is run in the lane.
+LANE = 4.0
+# What the daemon's frame, a person and a log can bear of a tool's words.
+ERROR_MAX = 2000
+# Seconds that QEMU may take to say whether a guest is paused.
+QMP_PATIENCE = 0.2
+# Bytes of a guest command's stdout, and of its stderr, that are passed on.
+OUTPUT_MAX = 1024 * 1024
+# Bytes of JSON that each of them may become: both and the rest fit into a frame of 10 MiB.
+OUTPUT_JSON_MAX = 4 * 1024 * 1024
+# Bytes of a command for the guest's shell (Linux takes 128 KiB per argument).
+COMMAND_MAX = 64 * 1024
+# Bytes of a snippet; Proxmox reads no more of one.
+SNIPPET_MAX = 1024 * 1024
+# Owner of files that are trusted.
+ROOT_UID = 0
+# VMID of the template where db.yaml does not set `template_vmid`.
+TEMPLATE_VMID = 9001
+
+
+# --- refusing -----------------------------------------------------------------
+
+
+class Refusal(Exception):
+    """An answer `{"ok": false}`; `fields` are added to it."""
+
+    def __init__(self, code: str, error: str, **fields: Any) -> None:
+        super().__init__(error)
+        self.code = code
+        self.fields = fields
+
+
+def _printable(text: object, limit: int = ERROR_MAX) -> str:
+    """At most `limit` characters, none that could move a terminal's cursor or break an encoding."""
+    shown = "".join(c if c.isprintable() or c == "\n" else "?" for c in str(text)[:limit])
+    return shown.strip()
+
+
+def _handler(function):
+    """Turns a function that returns fields or raises into a handler that always answers."""
+
+    @functools.wraps(function)
+    def answer(params: Any) -> dict:
+        try:
+            if not isinstance(params, dict):
+                raise Refusal("failed", "the parameters are not an object")
+            _reap()
+            return {"ok": True, **function(params)}
+        except Refusal as refusal:
+            return {
+                "ok": False,
+                "code": refusal.code,
+                "error": _printable(refusal),
+                **refusal.fields,
+            }
+        except Exception as error:  # an exception would be answered without a code
+            _common.log.exception("%s failed", function.__name__)
+            text = f"{type(error).__name__}: {error}"
+            return {"ok": False, "code": "failed", "error": _printable(text)}
+
+    return answer
+
+
+# --- parameters -----------------------------------------------------------------
+
+UUID_RE = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+NAME_RE = re.compile(rf"(?=.{{1,63}}\Z){LABEL}(?:\.{LABEL})*")
+STORAGE = r"[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]"
+STORAGE_RE = re.compile(rf"(?=.{{2,100}}\Z){STORAGE}")
+TAP_RE = re.compile(r"tap([1-9][0-9]{2,5})i([0-9]|[12][0-9]|3[01])")
+USER_RE = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+GECOS_RE = re.compile(r"wallet=[A-Za-z0-9_]{1,128},nft=(?:[0-9]{1,78}|[0-9A-Fa-f]{1,64})")
+
+
+def _text(params: dict, key: str, pattern: re.Pattern | None = None) -> str:
+    """A string that matches `pattern` whole."""
+    value = params.get(key)
+    if not isinstance(value, str):
+        raise Refusal("failed", f"{key} must be a string")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise Refusal("failed", f"{key} is not valid Unicode text") from None
+    if pattern is not None and not pattern.fullmatch(value):
+        raise Refusal("failed", f"{key} {_shown(value)} is not allowed")
+    return value
+
+
+def _shown(value: Any) -> str:
+    """A refused value for the error, short."""
+    if isinstance(value, str):
+        return _printable(repr(value[:60]))
+    return str(value) if type(value) is int and abs(value) < 10**12 else f"a {type(value).__name__}"
+
+
+def _integer(params: dict, key: str, low: int, high: int, default: int | None = None) -> int:
+    """An integer from `low` to `high`; booleans and digit strings are none."""
+    value = params.get(key)
+    if value is None and default is not None:
+        return default
+    if type(value) is not int or not low <= value <= high:
+        raise Refusal("failed", f"{key} must be an integer from {low} to {high}, not {_shown(value)}")
+    return value
+
+
+def _vmid(params: dict) -> int:
+    vmid = _integer(params, "vmid", 100, 999999)
+    _common.validate_vmid(vmid)
+    return vmid
+
+
+def _flag(value: Any, key: str) -> str:
+    """Proxmox' `0` or `1` of a JSON boolean or of the numbers 0 and 1."""
+    if isinstance(value, (bool, int)) and value in (0, 1):
+        return str(int(value))
+    raise Refusal("failed", f"{key} must be true or false")
+
+
+def _number(value: Any, key: str, low: float, high: float) -> float:
+    # NaN is not between anything.
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise Refusal("failed", f"{key} must be a number from {low:g} to {high:g}")
+    return float(value)
+
+
+# --- files of the node --------------------------------------------------------------
+
+
+def _node_path(path: str) -> Path:
+    return Path(getattr(_common, "NODE_ROOT", "/")) / path.lstrip("/")
+
+
+def _read(path: Path, limit: int, follow: bool = False) -> bytes:
+    """A regular file of at most `limit` bytes; OSError where there is none."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    fd = os.open(path, flags)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(f"{path} is not a regular file")
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(f"{path} is larger than {limit} bytes")
+    return content
+
+
+def _settings() -> dict[str, Any]:
+    """The keys of db.yaml that are needed here: `vmid_range`, `vmid_pool`, `template_vmid`, `snippet_storage`.
+
+    PyYAML is no dependency of the daemon, so this understands only what those keys
+    look like: a scalar, a block mapping, a flow mapping.  Anything else of one of
+    these keys is an error, as is a file that cannot be read: then nothing is ours.
+    """
+    path = Path(getattr(_common, "CONFIG_DIR", "/etc/blockhost")) / "db.yaml"
+    try:
+        lines = _read(path, 1024 * 1024, follow=True).decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refusal("failed", f"{path} cannot be read: {error}") from None
+    return _parse_settings(lines, str(path))
+
+
+def _parse_settings(lines: list[str], path: str) -> dict[str, Any]:
+    wanted = ("vmid_range", "vmid_pool", "template_vmid", "snippet_storage")
+    found: dict[str, str] = {}
+    key = None
+    for line in lines:
+        bare = re.sub(r"(^|\s)#.*$", "", line).rstrip()
+        if not bare.strip():
+            continue
+        if not bare[0].isspace():
+            match = re.fullmatch(r"""(["']?)([A-Za-z_][A-Za-z0-9_]*)\1\s*:(?:\s+(.*))?""", bare)
+            key = match.group(2) if match else None
+            if match and key in wanted:
+                found[key] = match.group(3) or ""
+        elif key in wanted:
+            found[key] += "\n" + bare.strip()
+    result: dict[str, Any] = {}
+    for key, text in found.items():
+        if text.strip() in ("", "~", "null"):
+            continue
+        if key in ("vmid_range", "vmid_pool"):
+            result[key] = _yaml_bounds(text)
+        elif key == "template_vmid":
+            result[key] = _yaml_integer(text)
+        else:
+            result[key] = text.strip().strip("\"'")
+            if not STORAGE_RE.fullmatch(result[key]):
+                raise Refusal("failed", f"{path}: {key} is not a storage: {_shown(text)}")
+        if result[key] is None:
+            raise Refusal("range", f"{path}: {key} is not understood: {_shown(text)}")
+    return result
+
+
+def _yaml_bounds(text: str) -> tuple[int, int] | None:
+    """`start` and `end` of a flow or block mapping; None where that is not certain."""
+    flow = re.fullmatch(r"\s*\{(.*?),?\s*\}\s*", text, re.DOTALL)
+    values = {}
+    for pair in flow.group(1).split(",") if flow else text.strip().split("\n"):
+        match = re.fullmatch(r"""\s*["']?(\w+)["']?\s*:(?:\s+(.*?))?\s*""", pair, re.DOTALL)
+        if match is None:
+            return None
+        values[match.group(1)] = _yaml_integer(match.group(2) or "")
+    start, end = values.get("start"), values.get("end")
+    return (start, end) if start is not None and end is not None and start <= end else None
+
+
+def _yaml_integer(text: str) -> int | None:
+    """YAML 1.1 reads a leading zero as octal: such a number is not guessed at."""
+    match = re.fullmatch(r"""\s*(["']?)([1-9][0-9]{0,8})\1\s*""", text)
+    return int(match.group(2)) if match else None
+
+
+# --- guests -------------------------------------------------------------------------
+
+
+class Guest(NamedTuple):
+    """A VMID that is in use in the cluster."""
+
+    vmid: int
+    # Its node, None where a configuration exists that no list names yet.
+    node: str | None
+    # Its configuration lies on this node.
+    here: bool
+    # `qemu` or `lxc`.
+    kind: str
+    # `key: value` of the part that counts, and of `[PENDING]`.
+    config: dict[str, str]
+    pending: dict[str, str]
+    description: str
+
+    @property
+    def uuid(self) -> str | None:
+        """SMBIOS UUID, lower case. `base64=1` concerns the other fields only."""
+        for part in self.config.get("smbios1", "").split(","):
+            key, _, value = part.strip().partition("=")
+            if key == "uuid" and UUID_RE.fullmatch(value):
+                return value.lower()
+        return None
+
+    @property
+    def name(self) -> str | None:
+        return self.config.get("name")
+
+    @property
+    def template(self) -> bool:
+        return self.config.get("template", "0") == "1"
+
+    @property
+    def lock(self) -> str | None:
+        return self.config.get("lock")
+
+    def found(self) -> dict:
+        return {"name": self.name, "uuid": self.uuid}
+
+
+def _parse_config(text: str) -> tuple[dict[str, str], dict[str, str], str]:
+    """The current part, the pending part and the description of a guest's configuration."""
+    sections: dict[str, dict[str, str]] = {"": {}}
+    section, description = "", []
+    for line in text.splitlines():
+        if line.startswith("["):
+            section = line.strip()
+            sections.setdefault(section, {})
+        elif line.startswith("#"):
+            if section == "":
+                description.append(unquote(line[1:], errors="replace"))
+        elif match := re.fullmatch(r"([a-z][a-z0-9_-]*):\s*(.*?)\s*", line):
+            sections[section][match.group(1)] = match.group(2)
+    current = sections[""]
+    if not description and "description" in current:
+        description.append(unquote(current["description"], errors="replace"))
+    return current, sections.get("[PENDING]", {}), "\n".join(description).rstrip("\n")
+
+
+def _vmlist() -> dict[str, Any]:
+    """`ids` of the cluster's list. An empty /etc/pve is a node that cannot be asked, not an empty node."""
+    pve = _node_path("/etc/pve")
+    try:
+        if not os.listdir(pve):
+            raise Refusal("failed", f"{pve} is not mounted")
+    except FileNotFoundError:
+        raise Refusal("failed", f"{pve} is not mounted") from None
+    except OSError as error:
+        raise Refusal("failed", f"{pve} cannot be read: {error}") from None
+    path = pve / ".vmlist"
+    try:
+        ids = json.loads(_read(path, 16 * 1024 * 1024))["ids"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Refusal("failed", f"{path} cannot be read: {type(error).__name__}: {error}") from None
+    if not isinstance(ids, dict) or not all(isinstance(entry, dict) for entry in ids.values()):
+        raise Refusal("failed", f"{path} has no list of guests")
+    return ids
+
+
+def _guest(vmid: int) -> Guest | None:
+    """What the cluster has at this VMID; None when it is in no node's list."""
+    entry = _vmlist().get(str(vmid))
+    here = _read_config(_node_path(f"/etc/pve/qemu-server/{vmid}.conf"))
+    if entry is None and here is None:
+        return None
+    node, kind = (entry or {}).get("node"), (entry or {}).get("type", "qemu")
+    if entry is not None and not (isinstance(node, str) and isinstance(kind, str)):
+        raise Refusal("failed", f"the cluster's list of guests names no node for VMID {vmid}")
+    text = here
+    if text is None and kind == "qemu":
+        if node == _own_node():
+            raise Refusal(
+                "failed", f"VMID {vmid} is listed but has no configuration: it is being made or removed"
+            )
+        if re.fullmatch(LABEL, node):
+            text = _read_config(_node_path(f"/etc/pve/nodes/{node}/qemu-server/{vmid}.conf"))
+    config, pending, description = _parse_config(text or "")
+    return Guest(vmid, node, here is not None, kind, config, pending, description)
+
+
+def _read_config(path: Path) -> str | None:
+    try:
+        return _read(path, 1024 * 1024).decode("utf-8", "replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Refusal("failed", f"{path} cannot be read: {error}") from None
+
+
+def _own_node() -> str | None:
+    try:
+        return os.path.basename(os.readlink(_node_path("/etc/pve/local")))
+    except OSError:
+        return None
+
+
+def _running(vmid: int) -> bool:
+    """The PID of the PID file is alive and its command line is that of this VMID (PIDs are used again)."""
+    try:
+        pid = _read(_node_path(f"/run/qemu-server/{vmid}.pid"), 64).decode("ascii").strip()
+        if not re.fullmatch(r"[1-9][0-9]{0,9}", pid):
+            return False
+        words = _read(_node_path(f"/proc/{pid}/cmdline"), 1024 * 1024).split(b"\0")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return (b"-id", str(vmid).encode()) in zip(words, words[1:])
+
+
+def _paused(vmid: int) -> bool | None:
+    """Whether a running guest's CPUs stand still, as QEMU itself says; None where it does not answer at once.
+
+    Its monitor (QMP) serves one client at a time and Proxmox opens it for each command of
+    its own, so it is held for a moment only, and a busy one is not waited for.
+    """
+    path = str(_node_path(f"/run/qemu-server/{vmid}.qmp"))
+    end = time.monotonic() + QMP_PATIENCE
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as monitor:
+            monitor.settimeout(QMP_PATIENCE)
+            monitor.connect(path)
+            _qmp_answer(monitor, b"", "QMP", end)
+            _qmp_answer(monitor, b'{"execute": "qmp_capabilities"}\n', "return", end)
+            status = _qmp_answer(monitor, b'{"execute": "query-status"}\n', "return", end).get("status")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return None
+    return status != "running" if isinstance(status, str) else None
+
+
+def _qmp_answer(monitor: socket.socket, request: bytes, key: str, end: float) -> dict:
+    """The object under `key` of the next line that has it; events in between are passed over."""
+    if request:
+        monitor.sendall(request)
+    text = b""
+    while len(text) <= 64 * 1024:
+        *lines, text = text.split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if key in message:
+                return message[key]
+        left = end - time.monotonic()
+        if left <= 0:
+            break
+        monitor.settimeout(left)
+        chunk = monitor.recv(4096)
+        if not chunk:
+            break
+        text += chunk
+    raise OSError("no answer")
+
+
+def _is_template_vmid(vmid: int, settings: dict) -> bool:
+    """Whether this is the configured template.
+
+    Only db.yaml is asked (root's own): terraform's variables name it too, but lie in
+    a folder of user blockhost, who could make any VM of the host "the template".
+    """
+    return vmid == settings.get("template_vmid", TEMPLATE_VMID)
+
+
+def _check_range(vmid: int, settings: dict) -> None:
+    bounds = settings.get("vmid_range") or settings.get("vmid_pool")
+    if bounds is None:
+        raise Refusal("range", "db.yaml sets no vmid_range: no VMID is ours")
+    if not bounds[0] <= vmid <= bounds[1]:
+        raise Refusal("range", f"VMID {vmid} is outside vmid_range {bounds[0]}-{bounds[1]}")
+
+
+def _identify(guest: Guest, params: dict, required: bool = True) -> None:
+    """Refuses unless the guest is the one that the record means.
+
+    A VM whose create was killed between the clone and its configuration has no UUID
+    of ours yet, but the description went with the clone call: that counts as well.
+    """
+    uuid, name = params.get("uuid"), params.get("name")
+    if uuid is None and name is None:
+        if required:
+            raise Refusal("identity", "neither uuid nor name was given", found=guest.found())
+        return
+    if uuid is not None:
+        uuid = _text(params, "uuid", UUID_RE).lower()
+    if name is not None:
+        name = _text(params, "name", NAME_RE)
+    if guest.kind != "qemu":
+        ours = False
+    elif uuid is not None:
+        ours = guest.uuid == uuid
+        words = guest.description.split("\n")[0].split(" ")
+        if not ours and len(words) == 4 and words[:2] == ["BlockHost", "VM"]:
+            ours = words[3].lower() == uuid and bool(NAME_RE.fullmatch(words[2])) and name in (None, words[2])
+    else:
+        ours = guest.name == name
+    if not ours:
+        raise Refusal(
+            "identity",
+            f"VMID {guest.vmid} is another guest: asked for {uuid or name}, "
+            f"found {guest.kind} {guest.name} with uuid {guest.uuid}",
+            found=guest.found(),
+        )
+
+
+def _here(vmid: int) -> Guest:
+    guest = _guest(vmid)
+    if guest is None:
+        raise Refusal("missing", f"VMID {vmid} does not exist in the cluster")
+    if not guest.here and guest.kind == "qemu":
+        raise Refusal("elsewhere", f"VMID {vmid} is on node {guest.node}", node=guest.node)
+    return guest
+
+
+def _ours(params: dict, vmid: int | None = None, required: bool = True) -> Guest:
+    """The guest that the parameters name: in our range, on this node, no template, and proven to be meant."""
+    vmid = _vmid(params) if vmid is None else vmid
+    _check_range(vmid, _settings())
+    guest = _here(vmid)
+    if guest.template:
+        raise Refusal("range", f"VMID {vmid} is a template")
+    if guest.kind != "qemu":
+        raise Refusal("identity", f"VMID {vmid} is a container", found=guest.found())
+    _identify(guest, params, required)
+    return guest
+
+
+def _unlocked(guest: Guest) -> Guest:
+    """Refuses a guest that is only half there: qm would refuse it as well, or worse, wait."""
+    if guest.lock in ("clone", "create"):
+        raise Refusal("locked", f"VMID {guest.vmid} is locked ({guest.lock})", lock=guest.lock)
+    return guest
+
+
+# --- tools ----------------------------------------------------------------------------
+
+MISSING_RE = re.compile(
+    r"Configuration file '[^'\n]*' does not exist|unable to find configuration file for VM \d+"
+)
+LOCKED_RE = re.compile(r"VM is locked \(([a-z-]{1,40})\)")
+
+
+def _last_words(stdout: str, stderr: str) -> str:
+    """The end of what a tool said: of stderr, and where that is empty of stdout (tasks merge both there)."""
+    for text in (stderr, stdout):
+        lines = [line for line in text.splitlines() if line.strip() and "trying to acquire lock" not in line]
+        if lines:
+            # The end is what counts; what stands before it in an error must fit as well.
+            return _printable("\n".join(lines[-5:])[-ERROR_MAX * 3 // 4 :])
+    return "no output"
+
+
+def _tool_refusal(argv: list[str], code: int, stdout: str, stderr: str) -> Refusal:
+    words = _last_words(stdout, stderr)
+    said = f"{stderr}\n{stdout}"
+    if MISSING_RE.search(said):
+        return Refusal("missing", words)
+    if match := LOCKED_RE.search(said):
+        return Refusal("locked", words, lock=match.group(1))
+    return Refusal("failed", f"{' '.join(argv[:2])} ended with {code}: {words}")
+
+
+def _run(argv: list[str], timeout: float = LANE) -> tuple[int, str, str]:
+    """A short tool, in the lane. Too slow means unknown, not failed: it may have acted."""
+    try:
+        return _common.run(argv, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        text = f"{' '.join(argv[:2])} timed out after {timeout:g} s; whether it took effect is unknown"
+        raise Refusal("failed", text, unknown=True) from None
+    except (OSError, ValueError) as error:
+        raise Refusal("failed", f"{argv[0]} could not be run: {error}") from None
+
+
+def _run_checked(argv: list[str], timeout: float = LANE) -> str:
+    code, stdout, stderr = _run(argv, timeout)
+    if code != 0:
+        raise _tool_refusal(argv, code, stdout, stderr)
+    return stdout
+
+
+class Job:
+    """A tool that may outlive the request. Its output goes to memory files: nobody has to read a pipe."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self._files = [os.memfd_create(name) for name in ("stdout", "stderr")]
+        try:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=self._files[0],
+                stderr=self._files[1],
+                start_new_session=True,
+                cwd="/",
+            )
+        except BaseException:
+            self._close()
+            raise
+
+    def wait(self, seconds: float) -> int | None:
+        """Its exit code, None where it goes on after that time."""
+        try:
+            return self._process.wait(seconds) if seconds > 0 else self._process.poll()
+        except subprocess.TimeoutExpired:
+            return None
+
+    def output(self) -> tuple[str, str]:
+        """stdout and stderr, of each the last 64 KiB. To be called once, after its end."""
+        texts = []
+        for fd in self._files:
+            size = os.fstat(fd).st_size
+            texts.append(os.pread(fd, 65536, max(0, size - 65536)).decode("utf-8", "replace").strip())
+        self._close()
+        return texts[0], texts[1]
+
+    def _close(self) -> None:
+        for fd in self._files:
+            os.close(fd)
+
+
+def _spawn_detached(argv: list[str]) -> Job:
+    """The second door: a process in a session of its own that is not waited for."""
+    return Job(argv)
+
+
+class Task:
+    """A detached job of one action on one VMID, and what is told about it."""
+
+    def __init__(self, action: str, vmid: int, argv: list[str], keep: int | None = None) -> None:
+        self.action, self.vmid, self.argv = action, vmid, argv
+        # A descriptor that must stay open while the job runs.
+        self.keep = keep
+        self.result: tuple[int, str, str] | None = None
+        self.job = _spawn_detached(argv)
+
+    def wait(self, seconds: float) -> tuple[int, str, str] | None:
+        """(exit code, stdout, stderr), None while it runs."""
+        if self.result is None and (code := self.job.wait(seconds)) is not None:
+            self.result = (code, *self.job.output())
+            if self.keep is not None:
+                os.close(self.keep)
+            if code != 0:
+                _common.log.warning(
+                    "%s %s ended with %s: %s", self.action, self.vmid, code, _last_words(*self.result[1:])
+                )
+        return self.result
+
+    def report(self) -> dict:
+        if self.result is None:
+            return {"action": self.action, "running": True}
+        code, stdout, stderr = self.result
+        report = {"action": self.action, "running": False, "exit": code}
+        if code != 0:
+            report["error"] = _last_words(stdout, stderr)
+        if self.action == "qm-destroy":
+            report.update(_leftovers(stdout, stderr))
+        if self.action == "qm-importdisk" and code == 0:
+            report["disk"] = _imported(stdout)
+        return report
+
+
+# Tasks in the order of their start: all that run, and of each VMID the last.
+_tasks: list[Task] = []
+
+
+def _last_task(vmid: int) -> Task | None:
+    return next((task for task in reversed(_tasks) if task.vmid == vmid), None)
+
+
+def _reap() -> None:
+    """Collects tasks that ended, and forgets what nobody will ask about."""
+    last = {task.vmid: task for task in _tasks}
+    ended = [task for task in _tasks if task.wait(0) is not None]
+    old = ended[: max(0, len(ended) - 256)]
+    _tasks[:] = [
+        task for task in _tasks if task.result is None or (last[task.vmid] is task and task not in old)
+    ]
+
+
+def _detached(action: str, vmid: int, argv: list[str], patience: float, keep: int | None = None) -> Task:
+    """Starts a tool and waits up to `patience`. The same action on the same VMID runs once at a time."""
+    for task in _tasks:
+        if (task.action, task.vmid) == (action, vmid) and task.wait(0) is None:
+            if keep is not None:
+                os.close(keep)
+            return task
+    try:
+        task = Task(action, vmid, argv, keep)
+    except (OSError, ValueError) as error:
+        if keep is not None:
+            os.close(keep)
+        raise Refusal("failed", f"{argv[0]} could not be run: {error}") from None
+    _tasks.append(task)
+    task.wait(patience)
+    return task
+
+
+PENDING = {"pending": True}
+
+
+# --- actions: state and power -----------------------------------------------------------
+
+
+@_handler
+def vm_state(params: dict) -> dict:
+    """Everything that can be known without a process. `paused` is null where QEMU does not say at once."""
+    vmid = _vmid(params)
+    guest = _guest(vmid)
+    task = _last_task(vmid)
+    answer: dict[str, Any] = {
+        "exists": guest is not None,
+        "node": guest.node if guest else None,
+        "running": False,
+        "paused": False,
+        "name": None,
+        "uuid": None,
+        "description": None,
+        "lock": None,
+        "onboot": False,
+        "template": False,
+        "protection": False,
+    }
+    if task is not None:
+        answer["task"] = task.report()
+    if guest is None:
+        return answer
+    running = _running(vmid) if guest.here else None
+    answer.update(
+        here=guest.here,
+        type=guest.kind,
+        running=running,
+        paused=_paused(vmid) if running else running,
+        name=guest.name,
+        uuid=guest.uuid,
+        description=guest.description,
+        lock=guest.lock,
+        onboot=guest.config.get("onboot") == "1",
+        template=guest.template,
+        protection=guest.config.get("protection") == "1",
+    )
+    return answer
+
+
+@_handler
+def qm_start(params: dict) -> dict:
+    guest = _unlocked(_ours(params, required=False))
+    if _running(guest.vmid):
+        return {"already": True}
+    argv = ["qm", "start", str(guest.vmid)]
+    result = _detached("qm-start", guest.vmid, argv, PATIENCE).wait(0)
+    if result is None:
+        return PENDING
+    # It may have been started by somebody else meanwhile.
+    if result[0] != 0 and f"VM {guest.vmid} already running" not in f"{result[1]}\n{result[2]}":
+        raise _tool_refusal(argv, *result)
+    return {}
+
+
+@_handler
+def qm_stop(params: dict) -> dict:
+    """Power off. qm holds the guest's lock file while a shutdown waits, so that one is overruled."""
+    timeout = _integer(params, "timeout", 1, 300, default=10)
+    guest = _unlocked(_ours(params))
+    if not _running(guest.vmid):
+        return {"already": True}
+    plain = ["qm", "stop", str(guest.vmid), "--timeout", str(timeout)]
+    end = time.monotonic() + PATIENCE
+    # The option came with qemu-server 8.1.2; older ones know no way to overrule.
+    for argv in ([*plain, "--overrule-shutdown", "1"], plain):
+        result = _detached("qm-stop", guest.vmid, argv, end - time.monotonic()).wait(0)
+        if result is None:
+            return PENDING
+        if result[0] == 0:
+            return {}
+        if "overrule-shutdown" not in f"{result[1]}\n{result[2]}":
+            break
+    raise _tool_refusal(argv, *result)
+
+
+@_handler
+def qm_shutdown(params: dict) -> dict:
+    """Asks the guest to shut down and returns; qm itself waits for it up to `timeout`."""
+    timeout = _integer(params, "timeout", 1, 3600, default=60)
+    guest = _unlocked(_ours(params))
+    if not _running(guest.vmid):
+        return {"already": True}
+    # Without a timeout qm waits up to ten minutes for a silent agent.
+    _detached("qm-shutdown", guest.vmid, ["qm", "shutdown", str(guest.vmid), "--timeout", str(timeout)], 0)
+    return PENDING
+
+
+@_handler
+def qm_resume(params: dict) -> dict:
+    guest = _unlocked(_ours(params))
+    # A guest that sleeps on disk has no process but can be resumed.
+    if guest.lock != "suspended" and not _running(guest.vmid):
+        raise Refusal("failed", f"VM {guest.vmid} is not running")
+    argv = ["qm", "resume", str(guest.vmid)]
+    result = _detached("qm-resume", guest.vmid, argv, PATIENCE).wait(0)
+    if result is None:
+        return PENDING
+    if result[0] != 0:
+        raise _tool_refusal(argv, *result)
+    return {}
+
+
+# --- actions: destroy, create, configure ---------------------------------------------------
+
+
+def _leftovers(stdout: str, stderr: str) -> dict:
+    """Disks that could not be freed: qm only warns and exits 0."""
+    lines = [
+        line.strip()
+        for line in f"{stdout}\n{stderr}".splitlines()
+        if re.search(r"could not remove|WARN", line, re.IGNORECASE)
+    ]
+    disks = []
+    for line in lines:
+        if re.search(r"could not remove", line, re.IGNORECASE):
+            match = re.search(r"'([^']+)'", line)
+            disks.append(_printable(match.group(1) if match else line, 200))
+    answer: dict[str, Any] = {}
+    if disks:
+        answer["leftovers"] = disks[:20]
+    if lines:
+        answer["warnings"] = [_printable(line, 300) for line in lines[:20]]
+    return answer
+
+
+@_handler
+def qm_destroy(params: dict) -> dict:
+    guest = _unlocked(_ours(params))
+    if _running(guest.vmid):
+        raise Refusal("failed", f"VM {guest.vmid} is running: stop it first")
+    # --purge: else a later guest of this VMID inherits backup jobs. The values are
+    # given: a bare flag would take the next word as its value.
+    argv = ["qm", "destroy", str(guest.vmid), "--purge", "1", "--destroy-unreferenced-disks", "1"]
+    result = _detached("qm-destroy", guest.vmid, argv, PATIENCE).wait(0)
+    if result is None:
+        return PENDING
+    code, stdout, stderr = result
+    if code != 0 and not MISSING_RE.search(f"{stderr}\n{stdout}"):
+        raise _tool_refusal(argv, *result)
+    if _guest(guest.vmid) is not None:
+        raise Refusal(
+            "failed",
+            f"qm destroy ended with {code}, but VMID {guest.vmid} is still there: "
+            + _last_words(stdout, stderr),
+        )
+    return {"gone": True, **_leftovers(stdout, stderr)}
+
+
+MAC = r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}"
+BRIDGE = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}"
+NAT = r"(?:0|[1-9][0-9]{0,8})"
+
+
+def _create_patterns(vmid: int) -> dict[str, str]:
+    """Options of `qm create` that the template needs, each with what its value may be.
+
+    A disk is a new one or one of this VMID's own: another guest's volume, a path of
+    the host and `import-from` cannot be named.
+    """
+    nic = rf",(?:bridge={BRIDGE}|firewall=[01]|tag=[1-9][0-9]{{0,3}}|mtu={NAT}|macaddr={MAC})"
+    disk = rf"(?:[1-9][0-9]{{0,4}}|(?:{vmid}/)?vm-{vmid}-disk-[0-9]{{1,3}}(?:\.(?:raw|qcow2))?)"
+    return {
+        "name": NAME_RE.pattern,
+        "memory": r"(?:1[6-9]|[2-9][0-9]|[1-9][0-9]{2,6})",
+        "cores": r"(?:[1-9]|[1-9][0-9]|1[01][0-9]|12[0-8])",
+        "sockets": r"[1-4]",
+        "cpu": r"(?:cputype=)?[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
+        "scsihw": r"virtio-scsi-(?:pci|single)",
+        "net0": rf"(?:virtio|e1000)(?:={MAC})?(?:{nic}){{0,6}}",
+        "ostype": r"(?:l26|l24|other)",
+        "agent": r"(?:enabled=)?[01](?:,fstrim_cloned_disks=[01])?",
+        "ide2": rf"{STORAGE}:cloudinit(?:,media=cdrom)?",
+        "boot": r"(?:c|order=(?:scsi0|ide2|net0)(?:;(?:scsi0|ide2|net0)){0,2})",
+        "bootdisk": r"scsi0",
+        "serial0": r"socket",
+        "vga": r"(?:serial0|std|qxl|virtio)",
+        "scsi0": rf"{STORAGE}:{disk}(?:,(?:discard=(?:on|ignore)|iothread=[01]|ssd=[01]|format=(?:raw|qcow2))){{0,4}}",
+        "onboot": r"[01]",
+        "tablet": r"[01]",
+        "description": r"[A-Za-z0-9][A-Za-z0-9 ._:,/()-]{0,499}",
+        "pool": r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}",
+    }
+
+
+@_handler
+def qm_create(params: dict) -> dict:
+    vmid = _vmid(params)
+    args = params.get("args")
+    if not isinstance(args, list) or len(args) > 32:
+        raise Refusal("failed", "args must be a list of [flag, value]")
+    patterns = _create_patterns(vmid)
+    argv, seen = ["qm", "create", str(vmid)], set()
+    for pair in args:
+        if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not isinstance(pair[0], str):
+            raise Refusal("failed", "args must be a list of [flag, value]")
+        key = pair[0].removeprefix("--")
+        value = str(pair[1]) if type(pair[1]) is int and abs(pair[1]) < 10**9 else pair[1]
+        if key not in patterns or key in seen:
+            raise Refusal("failed", f"option {_shown(key)} is not allowed")
+        if not isinstance(value, str) or len(value) > 1024 or not re.fullmatch(patterns[key], value):
+            raise Refusal("failed", f"value {_shown(value)} of option {key} is not allowed")
+        seen.add(key)
+        argv += [f"--{key}", value]
+    settings = _settings()
+    if not _is_template_vmid(vmid, settings):
+        _check_range(vmid, settings)
+    if (guest := _guest(vmid)) is not None:
+        raise Refusal("failed", f"VMID {vmid} exists already on node {guest.node}", found=guest.found())
+    result = _detached("qm-create", vmid, argv, PATIENCE).wait(0)
+    if result is None:
+        return PENDING
+    if result[0] != 0:
+        raise _tool_refusal(argv, *result)
+    if _guest(vmid) is None:
+        raise Refusal(
+            "failed", f"qm create ended with 0, but VMID {vmid} is not there: {_last_words(*result[1:])}"
+        )
+    return {}
+
+
+@_handler
+def qm_set(params: dict) -> dict:
+    """`onboot` (off while suspended), `cpulimit` and `cpuunits`; null deletes one of the last two."""
+    config = params.get("config")
+    if not isinstance(config, dict) or not 0 < len(config) <= 3:
+        raise Refusal("failed", "config must be an object with at least one key")
+    argv: list[str] = []
+    delete = []
+    for key, value in config.items():
+        if key == "onboot":
+            argv += ["--onboot", _flag(value, key)]
+        elif key in ("cpulimit", "cpuunits"):
+            text = _cpu_limit(key, value)
+            argv += [f"--{key}", text] if text else []
+            delete += [] if text else [key]
+        else:
+            raise Refusal("failed", f"key {_shown(key)} is not allowed")
+    guest = _unlocked(_ours(params))
+    if delete:
+        argv += ["--delete", ",".join(sorted(delete))]
+    _run_checked(["qm", "set", str(guest.vmid), *argv])
+    return {}
+
+
+# --- actions: template ----------------------------------------------------------------------
+
+
+def _template_guest(params: dict) -> Guest:
+    """The configured template's VM, finished or not; any other VM of ours proves its identity as usual."""
+    vmid = _vmid(params)
+    if not _is_template_vmid(vmid, _settings()):
+        return _unlocked(_ours(params, vmid))
+    guest = _unlocked(_here(vmid))
+    if guest.kind != "qemu":
+        raise Refusal("identity", f"VMID {vmid} is a container", found=guest.found())
+    _identify(guest, params, required=False)
+    return guest
+
+
+def _open_image(path: str) -> int:
+    """Opens a disk image for import, refusing every path that user blockhost could bend.
+
+    /var/lib/blockhost and /tmp are writable for others, so a name proves nothing: each
+    component is opened without following a link, the file must be root's and writable for
+    root only, and what was opened is what is imported.
+    """
+    parts = path.split("/")[1:]
+    top = (
+        parts[:3] == ["var", "lib", "blockhost"] and len(parts) > 3 or parts[:1] == ["tmp"] and len(parts) > 1
+    )
+    if not path.startswith("/") or not top or len(path) > 1024 or "\0" in path:
+        raise Refusal("failed", "image_path must be below /var/lib/blockhost/ or /tmp/")
+    if any(part in ("", ".", "..") for part in parts):
+        raise Refusal("failed", "image_path must be a plain path")
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    fd = os.open("/", flags | os.O_DIRECTORY)
+    try:
+        for index, part in enumerate(parts):
+            last = index == len(parts) - 1
+            inner = os.open(part, flags if last else flags | os.O_DIRECTORY, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            raise Refusal("failed", f"{path} is not a regular file")
+        if info.st_uid != ROOT_UID or info.st_mode & 0o022:
+            raise Refusal("failed", f"{path} must be owned by root and writable for root only")
+        _check_image(os.pread(fd, 4096, 0), path)
+    except (OSError, ValueError) as error:
+        os.close(fd)
+        raise Refusal("failed", f"image_path {path} cannot be opened: {error}") from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _check_image(head: bytes, path: str) -> None:
+    """Accepts a qcow2 image without references to other files, or a raw disk.
+
+    qemu-img guesses the format of a file, and several formats can name other files of
+    the host, which would be read as root: only what cannot is let through.
+    """
+    if head[:4] == b"QFI\xfb" and len(head) >= 104:
+        version, backing = struct.unpack(">IQ", head[4:16])
+        # Bit 0 dirty, 1 corrupt, 2 external data file, 3 compression type, 4 extended L2.
+        incompatible = struct.unpack(">Q", head[72:80])[0] if version == 3 else 0
+        if version not in (2, 3):
+            raise Refusal("failed", f"{path} is a qcow image of an unknown version")
+        if backing != 0:
+            raise Refusal("failed", f"{path} names a backing file")
+        if incompatible & 0b100:
+            raise Refusal("failed", f"{path} names a data file")
+        if incompatible & ~0b11000:
+            raise Refusal("failed", f"{path} is dirty, corrupt or of an unknown kind")
+        return
+    known = (
+        b"QFI",
+        b"QED",
+        b"KDMV",
+        b"COWD",
+        b"# Disk",
+        b"conectix",
+        b"vhdxfile",
+        b"LUKS",
+        b"Withou",
+        b"Bochs",
+        b"<<<",
+        b"#!",
+        b"OOOO",
+        b"koly",
+    )
+    if head[510:512] != b"\x55\xaa" or head.startswith(known) or head[64:68] == b"\x7f\x10\xda\xbe":
+        raise Refusal("failed", f"{path} is neither a qcow2 image nor a raw disk with a partition table")
+
+
+def _imported(stdout: str) -> str | None:
+    """The new volume, in the wording before and since qemu-server 8.2.7."""
+    pattern = r"^(?:Successfully imported disk as '\w+:([^']+)'|\w+: successfully imported disk '([^',]+))"
+    match = re.search(pattern, stdout, re.MULTILINE)
+    return (match.group(1) or match.group(2)) if match else None
+
+
+@_handler
+def qm_importdisk(params: dict) -> dict:
+    """Imports as `unusedN`, or with `target_disk: "scsi0"` (qemu-server 8.2.7 or newer) as that drive."""
+    path = _text(params, "image_path")
+    storage = _text(params, "storage", STORAGE_RE)
+    drive = params.get("target_disk")
+    if drive not in (None, "scsi0"):
+        raise Refusal("failed", "target_disk can only be scsi0")
+    guest = _template_guest(params)
+    if guest.template:
+        raise Refusal("range", f"VMID {guest.vmid} is a finished template")
+    fd = _open_image(path)
+    # qm opens its source by name, and a name can be changed behind our back; this one
+    # leads to the file that was checked for as long as the descriptor is open.
+    argv = ["qm", "importdisk", str(guest.vmid), f"/proc/{os.getpid()}/fd/{fd}", storage]
+    argv += ["--target-disk", drive] if drive else []
+    result = _detached("qm-importdisk", guest.vmid, argv, PATIENCE, keep=fd).wait(0)
+    if result is None:
+        return PENDING
+    if result[0] != 0:
+        raise _tool_refusal(argv, *result)
+    disk = _imported(result[1])
+    after = _guest(guest.vmid)
+    if disk is None or after is None or not any(v.split(",")[0] == disk for v in after.config.values()):
+        raise Refusal(
+            "failed",
+            f"qm importdisk ended with 0, but VMID {guest.vmid} has no new disk: " + _last_words(*result[1:]),
+        )
+    return {"disk": disk}
+
+
+DRIVE_RE = re.compile(r"(?:scsi|virtio|sata|ide)[0-9]{1,2}")
+
+
+def _disks(config: dict[str, str]) -> dict[str, str]:
+    """Drives that hold data: no CD-ROM, no cloud-init drive."""
+    return {
+        key: value
+        for key, value in config.items()
+        if DRIVE_RE.fullmatch(key)
+        and "media=cdrom" not in value
+        and "cloudinit" not in value.split(",")[0]
+        and not value.startswith("none")
+    }
+
+
+def _unconverted(guest: Guest) -> list[str]:
+    """Disks whose volume is not a base image (yet). Some storages have no base images."""
+    return [
+        value.split(",")[0]
+        for value in _disks(guest.config).values()
+        if not re.search(r"[:/]base-\d+-", value.split(",")[0])
+    ]
+
+
+@_handler
+def qm_template(params: dict) -> dict:
+    guest = _template_guest(params)
+    if guest.template and not _unconverted(guest):
+        return {"already": True}
+    if _running(guest.vmid):
+        raise Refusal("failed", f"VM {guest.vmid} is running: stop it first")
+    if not _disks(guest.config):
+        raise Refusal("failed", f"VM {guest.vmid} has no disk to make a template of")
+    argv = ["qm", "template", str(guest.vmid)]
+    result = _detached("qm-template", guest.vmid, argv, PATIENCE).wait(0)
+    if result is None:
+        return PENDING
+    # A failed conversion exits 0 as well, with `template: 1` already written: what
+    # counts is what the configuration says now, and whether something was said.
+    code, stdout, stderr = result
+    after = _guest(guest.vmid)
+    if code != 0 or after is None or not after.template:
+        raise _tool_refusal(argv, *result)
+    left = _unconverted(after)
+    if left and stderr.strip():
+        raise Refusal("failed", f"not converted: {', '.join(left[:5])}: {_last_words('', stderr)}")
+    return {"unconverted": left} if left else {}
+
+
+# --- actions: guest agent ---------------------------------------------------------------------
+
+
+def _agent_guest(params: dict) -> Guest:
+    guest = _ours(params)
+    if not _running(guest.vmid):
+        raise Refusal("failed", f"VM {guest.vmid} is not running")
+    return guest
+
+
+@_handler
+def qm_guest_ping(params: dict) -> dict:
+    guest = _agent_guest(params)
+    argv = ["qm", "guest", "cmd", str(guest.vmid), "ping"]
+    try:
+        code, stdout, stderr = _common.run(argv, timeout=3)
+    except subprocess.TimeoutExpired:
+        raise Refusal("failed", f"the guest agent of VM {guest.vmid} did not answer within 3 s") from None
+    except (OSError, ValueError) as error:
+        raise Refusal("failed", f"qm could not be run: {error}") from None
+    # The agent's own error comes as JSON with exit 0; success is silent.
+    if code != 0 or "error" in stdout:
+        raise _tool_refusal(argv, code, stdout, stderr)
+    return {}
+
+
+def _json_object(text: str) -> dict:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise Refusal("failed", f"qm answered no JSON object: {_printable(text, 200)}")
+    return value
+
+
+def _output(key: str, text: Any) -> tuple[dict[str, str], bool]:
+    """A guest's output as fields of an answer, and whether it was cut.
+
+    PVE takes its bytes for Latin-1 and encodes them once more.  What is no UTF-8, or
+    would become too much JSON (NUL bytes grow sixfold), is passed on as base64, with a
+    readable beginning in the text's place.
+    """
+    if not isinstance(text, str):
+        return {key: ""}, False
+    try:
+        raw = text.encode("latin-1")
+    except UnicodeEncodeError:
+        raw = text.encode("utf-8", "replace")
+    cut = len(raw) > OUTPUT_MAX
+    raw = raw[:OUTPUT_MAX]
+    try:
+        plain = raw.decode("utf-8")
+        if len(json.dumps(plain)) <= OUTPUT_JSON_MAX:
+            return {key: plain}, cut
+    except UnicodeDecodeError:
+        pass
+    beginning = raw[:ERROR_MAX].decode("utf-8", "replace")
+    return {key: beginning, f"{key}_base64": base64.b64encode(raw).decode("ascii")}, cut
+
+
+def _exec_result(status: dict) -> dict | None:
+    """The end of a guest's process; None while it runs. By a signal: `signal`, no exit code."""
+    if status.get("exited") not in (1, True):
+        return None
+    stdout, cut_out = _output("stdout", status.get("out-data"))
+    stderr, cut_err = _output("stderr", status.get("err-data"))
+    result: dict[str, Any] = {"exited": True, **stdout, **stderr}
+    for key in ("exitcode", "signal"):
+        if type(status.get(key)) is int:
+            result[key] = status[key]
+            break
+    else:
+        raise Refusal("failed", "the guest agent told neither exit code nor signal")
+    result["out_truncated"] = cut_out or bool(status.get("out-truncated"))
+    result["err_truncated"] = cut_err or bool(status.get("err-truncated"))
+    return result
+
+
+def _guest_status(vmid: int, pid: int) -> dict | None:
+    argv = ["qm", "guest", "exec-status", str(vmid), str(pid)]
+    return _exec_result(_json_object(_run_checked(argv)))
+
+
+def _guest_exec(vmid: int, words: list[str], wait: float) -> dict:
+    """Runs a program in the guest, waiting `wait` seconds from now for its end.
+
+    `--synchronous 0`: else qm waits itself, and a time-out looks like success. The end of
+    a process is told once only, so a status call is never cut short because of `wait`.
+    """
+    end = time.monotonic() + wait
+    argv = ["qm", "guest", "exec", str(vmid), "--synchronous", "0", "--", *words]
+    pid = _json_object(_run_checked(argv)).get("pid")
+    if type(pid) is not int or pid < 1:
+        raise Refusal("failed", "the guest agent told no PID")
+    pause = 0.02
+    while time.monotonic() < end:
+        try:
+            result = _guest_status(vmid, pid)
+        except Refusal:
+            # A busy guest misses the agent's ping while the command goes on.
+            break
+        if result is not None:
+            return result
+        time.sleep(max(0.0, min(pause, end - time.monotonic())))
+        pause = min(pause * 2, 0.5)
+    return {"exited": False, "pid": pid}
+
+
+@_handler
+def qm_guest_exec(params: dict) -> dict:
+    command = _text(params, "command")
+    if not command.strip() or "\0" in command or len(command.encode("utf-8")) > COMMAND_MAX:
+        raise Refusal("failed", f"command must have 1 to {COMMAND_MAX} bytes and no NUL")
+    wait = _number(2 if params.get("wait") is None else params["wait"], "wait", 0, 5)
+    guest = _agent_guest(params)
+    return _guest_exec(guest.vmid, ["/bin/sh", "-c", command], wait)
+
+
+@_handler
+def qm_guest_exec_status(params: dict) -> dict:
+    pid = _integer(params, "pid", 1, 2**31 - 1)
+    guest = _agent_guest(params)
+    return _guest_status(guest.vmid, pid) or {"exited": False}
+
+
+@_handler
+def qm_update_gecos(params: dict) -> dict:
+    username = _text(params, "username", USER_RE)
+    gecos = _text(params, "gecos", GECOS_RE)
+    guest = _agent_guest(params)
+    result = _guest_exec(guest.vmid, ["usermod", "-c", gecos, username], 3)
+    if result["exited"] and result.get("exitcode") != 0:
+        how = f"signal {result['signal']}" if "signal" in result else str(result.get("exitcode"))
+        words = _last_words(result["stdout"], result["stderr"])
+        raise Refusal("failed", f"usermod in the guest ended with {how}: {words}", **result)
+    return result
+
+
+# --- actions: snippets ------------------------------------------------------------------------
+
+
+def _snippet_name(params: dict) -> str:
+    name = _text(params, "name", NAME_RE)
+    kind = _text(params, "kind", re.compile("user|meta"))
+    return f"blockhost-{name}-{kind}.yaml"
+
+
+def _snippet_folder() -> tuple[str, Path]:
+    """The configured storage and its folder of snippets, as storage.cfg of the cluster says."""
+    storage = _settings().get("snippet_storage", "local")
+    options: dict[str, str] = {"path": "/var/lib/vz"} if storage == "local" else {}
+    path = _node_path("/etc/pve/storage.cfg")
+    try:
+        lines = _read(path, 1024 * 1024).decode("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        lines = []
+    except OSError as error:
+        raise Refusal("failed", f"{path} cannot be read: {error}") from None
+    section = None
+    for line in lines:
+        if match := re.fullmatch(r"([a-z]+):\s*(\S+)\s*", line):
+            section = match.group(2)
+            if section == storage and match.group(1) in ("nfs", "cifs", "cephfs", "glusterfs"):
+                options.setdefault("path", f"/mnt/pve/{storage}")
+        elif section == storage and (match := re.fullmatch(r"\s+(\S+)\s+(.*?)\s*", line)):
+            options[match.group(1)] = match.group(2)
+    base = options.get("path", "")
+    folder = "snippets"
+    for part in options.get("content-dirs", "").split(","):
+        if part.startswith("snippets="):
+            folder = part.partition("=")[2]
+    full = f"{base}/{folder}"
+    if not base.startswith("/") or ".." in full.split("/"):
+        raise Refusal("failed", f"storage {storage} has no folder for snippets")
+    return storage, _node_path(full)
+
+
+def _open_snippets(folder: Path, create: bool) -> int:
+    """The folder itself. It must be root's alone: a link that another user puts there would be read by root."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
+    try:
+        if create:
+            try:
+                os.mkdir(folder, 0o755)
+            except FileExistsError:
+                pass
+        fd = os.open(folder, flags)
+    except FileNotFoundError:
+        if not create:
+            return -1
+        raise Refusal("failed", f"{folder.parent} does not exist") from None
+    except OSError as error:
+        raise Refusal("failed", f"{folder} cannot be opened: {error}") from None
+    info = os.fstat(fd)
+    if info.st_uid != ROOT_UID or info.st_mode & 0o022:
+        os.close(fd)
+        raise Refusal("failed", f"{folder} must be owned by root and writable for root only")
+    return fd
+
+
+@_handler
+def snippet_put(params: dict) -> dict:
+    """Writes one snippet whole: another name first, then rename, which replaces a link instead of following it."""
+    name = _snippet_name(params)
+    text = _text(params, "text").encode("utf-8")
+    if len(text) > SNIPPET_MAX:
+        raise Refusal("failed", f"text is larger than {SNIPPET_MAX} bytes")
+    storage, path = _snippet_folder()
+    folder = _open_snippets(path, create=True)
+    # One handler runs at a time, so one name for the unfinished file is enough, and a
+    # killed daemon leaves no growing heap of them.
+    unfinished = f".{name}.new"
+    try:
+        _unlink(unfinished, folder)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(unfinished, flags, 0o600, dir_fd=folder)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                os.fchmod(fd, 0o600)
+                if os.geteuid() == 0:
+                    os.fchown(fd, 0, 0)
+                file.write(text)
+                file.flush()
+                os.fsync(fd)
+            os.rename(unfinished, name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            _unlink(unfinished, folder)
+            raise
+        os.fsync(folder)
+    except OSError as error:
+        raise Refusal("failed", f"{path / name} cannot be written: {error.strerror or error}") from None
+    finally:
+        os.close(folder)
+    return {"volid": f"{storage}:snippets/{name}"}
+
+
+@_handler
+def snippet_delete(params: dict) -> dict:
+    name = _snippet_name(params)
+    _, path = _snippet_folder()
+    folder = _open_snippets(path, create=False)
+    if folder < 0:
+        return {"already": True}
+    try:
+        gone = not _unlink(name, folder)
+        os.fsync(folder)
+    except OSError as error:
+        raise Refusal("failed", f"{path / name} cannot be removed: {error.strerror or error}") from None
+    finally:
+        os.close(folder)
+    return {"already": True} if gone else {}
+
+
+def _unlink(name: str, folder: int) -> bool:
+    try:
+        os.unlink(name, dir_fd=folder)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+# --- actions: limits --------------------------------------------------------------------------
+
+
+def _cpu_limit(key: str, value: Any) -> str | None:
+    """The text for qm; None (from null or 0) where the limit is to go.
+
+    Deleting is the only right reset: writing the old default 1024 of cpuunits would give
+    ten times the weight under cgroup v2, whose default is 100.
+    """
+    if value is None or (type(value) in (int, float) and value == 0):
+        return None
+    if key == "cpulimit":
+        return f"{_number(value, key, 0.01, 128):.3f}".rstrip("0").rstrip(".")
+    return str(_integer({key: value}, key, 1, 10000))
+
+
+IOPS_KEYS = ("iops_rd", "iops_wr")
+
+
+def _throttled(drive: str, iops: dict[str, int]) -> str:
+    """A drive string with other limits: volume and every other key stay as and where they are.
+
+    Another key that differed would leave the whole change pending. `bps_*` is accepted by
+    PVE and ignored; `iops` excludes `iops_rd` and `iops_wr`.
+    """
+    dropped = set()
+    for key in iops:
+        dropped |= {key, f"{key}_max", f"{key}_max_length"}
+    if any(iops.values()):
+        dropped |= {"iops", "iops_max", "iops_max_length"}
+    parts = [part for part in drive.split(",") if part.partition("=")[0] not in dropped]
+    return ",".join(parts + [f"{key}={value}" for key, value in iops.items() if value])
+
+
+@_handler
+def pve_set_throttle(params: dict) -> dict:
+    """`limits`: cpulimit, cpuunits, iops_rd, iops_wr; 0 or null removes one; `{"reset": true}` removes all."""
+    limits = params.get("limits")
+    if not isinstance(limits, dict) or not limits:
+        raise Refusal("failed", "limits must be an object with at least one key")
+    if limits == {"reset": True}:
+        limits = dict.fromkeys(("cpulimit", "cpuunits", *IOPS_KEYS), 0)
+    cpu: dict[str, str | None] = {}
+    iops: dict[str, int] = {}
+    for key, value in limits.items():
+        if key in ("cpulimit", "cpuunits"):
+            cpu[key] = _cpu_limit(key, value)
+        elif key in IOPS_KEYS:
+            iops[key] = _integer(limits, key, 0, 10_000_000, default=0)
+        else:
+            raise Refusal("failed", f"limit {_shown(key)} is not known")
+    guest = _unlocked(_ours(params))
+    disks = _disks(guest.config)
+    if any(iops.values()) and not disks:
+        raise Refusal("failed", f"VM {guest.vmid} has no disk to limit")
+    wanted: dict[str, str | None] = {key: text for key, text in cpu.items() if text != guest.config.get(key)}
+    for key, drive in disks.items() if iops else ():
+        text = _throttled(drive, iops)
+        if text != drive:
+            wanted[key] = text
+    if not wanted:
+        return {"changed": []}
+    argv = ["qm", "set", str(guest.vmid)]
+    for key, text in wanted.items():
+        argv += [f"--{key}", text] if text is not None else []
+    if delete := sorted(key for key, text in wanted.items() if text is None):
+        argv += ["--delete", ",".join(delete)]
+    _run_checked(argv)
+    # A change that cannot be made on a running guest is left pending, exit 0.
+    after = _guest(guest.vmid)
+    stuck = [key for key in wanted if after is None or key in after.pending]
+    if stuck:
+        raise Refusal(
+            "failed", f"VM {guest.vmid}: {', '.join(stuck)} did not take effect, it is left pending"
+        )
+    return {"changed": sorted(wanted)}
+
+
+# What tc says where there is nothing to delete; the texts differ by kernel and iproute2.
+NO_QDISC_RE = re.compile(
+    r"handle of zero|Invalid handle|Cannot find specified qdisc|No such file or directory|Invalid argument"
+)
+
+
+def _no_qdisc(dev: str, where: str) -> None:
+    argv = ["tc", "qdisc", "del", "dev", dev, where]
+    code, stdout, stderr = _run(argv)
+    if code != 0 and not NO_QDISC_RE.search(stderr):
+        raise _tool_refusal(argv, code, stdout, stderr)
+
+
+@_handler
+def tc_rate_limit(params: dict) -> dict:
+    """`direction` is the guest's: `in` is what it receives. `rate_kbps` is kilobits per second.
+
+    What a guest receives leaves the host by its tap's root qdisc; what it sends arrives at
+    the tap's ingress, where it can only be policed. Guests send packets of up to 64 KiB:
+    without `mtu` a policer drops all above 2 KiB, and none larger than `burst` ever passes.
+    """
+    dev = _text(params, "dev", TAP_RE)
+    _common.validate_dev(dev)
+    direction = _text(params, "direction", re.compile("in|out"))
+    remove = params.get("remove")
+    if not isinstance(remove, (bool, type(None))) or (remove and params.get("rate_kbps") is not None):
+        raise Refusal("failed", "either rate_kbps or remove: true")
+    rate = 0 if remove else _integer(params, "rate_kbps", 0, 100_000_000)
+    vmid = int(TAP_RE.fullmatch(dev).group(1))
+    if params.get("vmid") is not None and _vmid(params) != vmid:
+        raise Refusal("identity", f"{dev} is not a device of VMID {params['vmid']}")
+    _ours(params, vmid)
+    # 50 ms of the rate, but two of the largest packets at least.
+    burst = str(min(max(131072, rate * 1000 // 8 // 20), 16 * 1024 * 1024))
+    if direction == "in":
+        if rate == 0:
+            _no_qdisc(dev, "root")
+        else:
+            _run_checked(
+                [
+                    "tc",
+                    "qdisc",
+                    "replace",
+                    "dev",
+                    dev,
+                    "root",
+                    "tbf",
+                    "rate",
+                    f"{rate}kbit",
+                    "burst",
+                    burst,
+                    "latency",
+                    "400ms",
+                ]
+            )
+        return {}
+    _no_qdisc(dev, "ingress")
+    if rate:
+        _run_checked(["tc", "qdisc", "add", "dev", dev, "handle", "ffff:", "ingress"])
+        try:
+            _run_checked(
+                [
+                    "tc",
+                    "filter",
+                    "add",
+                    "dev",
+                    dev,
+                    "parent",
+                    "ffff:",
+                    "prio",
+                    "50",
+                    "basic",
+                    "police",
+                    "rate",
+                    f"{rate}kbit",
+                    "burst",
+                    burst,
+                    "mtu",
+                    "64kb",
+                    "drop",
+                ]
+            )
+        except Refusal:
+            _no_qdisc(dev, "ingress")
+            raise
+    return {}
+
+
+ACTIONS = {
+    "vm-state": vm_state,
+    "qm-start": qm_start,
+    "qm-stop": qm_stop,
+    "qm-shutdown": qm_shutdown,
+    "qm-resume": qm_resume,
+    "qm-destroy": qm_destroy,
+    "qm-create": qm_create,
+    "qm-set": qm_set,
+    "qm-importdisk": qm_importdisk,
+    "qm-template": qm_template,
+    "qm-guest-ping": qm_guest_ping,
+    "qm-guest-exec": qm_guest_exec,
+    "qm-guest-exec-status": qm_guest_exec_status,
+    "qm-update-gecos": qm_update_gecos,
+    "snippet-put": snippet_put,
+    "snippet-delete": snippet_delete,
+    "pve-set-throttle": pve_set_throttle,
+    "tc-rate-limit": tc_rate_limit,
+}
