@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::{Parser, Subcommand};
 
 use crate::harness::setup::{Setup, environment, quoted};
-use crate::harness::{Control, Lifeline, launch, target_dir};
+use crate::harness::{Control, Lifeline, days, launch, target_dir};
 use crate::model::{AgentMode, FaultAction, GuestChange, NewGuest, Power, Timing};
 use crate::{daemon, tool};
 
@@ -70,6 +70,7 @@ const CTL_EXAMPLES: &str = "Examples:
   lab ctl clear
   lab ctl guest 100 --agent never --power off --lock backup
   lab ctl stranger 105 --name somebody --running
+  lab ctl days-pass 31                what was to expire within a month has expired
   lab ctl calls | tail";
 
 #[derive(Debug, clap::Args)]
@@ -171,6 +172,12 @@ enum Ctl {
     },
     /// Reboot the node
     RebootNode,
+    /// Let days pass: moves all stamps of the VM database and of gc's last run
+    DaysPass {
+        /// How many; negative: the clock is set back
+        #[arg(allow_negative_numbers = true)]
+        days: i64,
+    },
     /// Print everything as JSON
     Snapshot,
     /// Print what was asked of the node, one JSON object a line
@@ -355,6 +362,7 @@ fn ctl(control: &Control, act: Ctl) -> anyhow::Result<()> {
         }
         Ctl::Remove { vmid } => control.remove_guest(vmid),
         Ctl::RebootNode => control.reboot_node(),
+        Ctl::DaysPass { days } => days::pass(control.dir(), days),
         Ctl::Snapshot => {
             println!("{}", serde_json::to_string_pretty(&control.snapshot()?)?);
             Ok(())

@@ -100,7 +100,13 @@ fn whole_processes() -> anyhow::Result<()> {
     for vmid in [1_000, 1_999, 10_999] {
         let uuid = uuid::Uuid::from_u128(u128::from(vmid)).to_string();
         let config = [("smbios1".to_string(), format!("uuid={uuid}"))].into();
-        lab.control().add_guest(NewGuest { vmid, name: LAST.into(), running: true, config, ..NewGuest::default() })?;
+        lab.control().add_guest(NewGuest {
+            vmid,
+            name: LAST.into(),
+            running: true,
+            config,
+            ..NewGuest::default()
+        })?;
     }
     let floor = repeat(&lab, 40, "blockhost-vm-list", &["--version"])?;
     println!(

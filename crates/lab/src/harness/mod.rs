@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::model::{AgentMode, NodeOptions, Timing};
 
 mod control;
+pub(crate) mod days;
 mod provider;
 pub(crate) mod setup;
 

@@ -46,7 +46,7 @@ fn audited_in_words<T>(
     act: impl FnOnce() -> anyhow::Result<T>,
     words: impl FnOnce(&anyhow::Result<T>) -> String,
 ) -> anyhow::Result<T> {
-    if ctx.mock || !TRAIL {
+    if ctx.mock {
         return act();
     }
     let begun = Instant::now();
@@ -65,6 +65,3 @@ fn audited_in_words<T>(
     audit::write(ctx.host, &change);
     result
 }
-
-/// Off while the crash tests are being written (temporary).
-const TRAIL: bool = false;

@@ -95,7 +95,10 @@ pub fn run(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -> anyhow::
             ),
         }
     }
-    let warnings = network::connect(ctx, &node, machine.vmid, machine.record.ipv6, deadline);
+    let mut warnings = network::connect(ctx, &node, machine.vmid, machine.record.ipv6, deadline);
+    if was_running && state.paused.is_none() {
+        warnings.push("it runs, but whether it is paused is not known, for the API did not answer; blockhost-vm-start continues a paused one".to_string());
+    }
     Ok((was_running, warnings))
 }
 

@@ -4,6 +4,7 @@
 //! renewal that arrives meanwhile wins (hazard H10). One VM's failure never stops the others. A run that dies is
 //! finished by the next: what it has done is in the records, what it was doing in the journal.
 
+mod going;
 mod last_run;
 mod suspend;
 mod under_way;

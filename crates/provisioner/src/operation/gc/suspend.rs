@@ -8,60 +8,32 @@
 //!     └─▶ failure            └─▶ failure
 //! ```
 
+use super::going::{Going, Step, is_silence, record, start_again};
 use super::{Report, under_way};
 use crate::host::clock::{self, Deadline};
 use crate::host::failpoint::limit;
-use crate::host::root_agent::AgentError;
+use crate::host::proxmox_api::ApiError;
+use crate::operation::Context;
 use crate::operation::machine::{self, Machine};
-use crate::operation::{Context, start};
 use crate::plan::garbage_collection::{is_due_for_suspension, is_past};
-use crate::store::audit::{self, Change};
 use crate::store::settings::NodeAccess;
 use crate::store::vm_database::{Status, VmRecord};
 use crate::store::vm_lock::VmLock;
-use crate::tool::node::VmState;
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-/// How long switching off may take.
-const POWER_OFF: Duration = Duration::from_secs(30);
-/// How often the same is asked for again: it does no harm when it is under way.
-const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// How long a VM that is locked on the node is asked again, and how often.
-const BUSY: Duration = Duration::from_secs(30);
+pub const BUSY: Duration = Duration::from_secs(30);
 const BUSY_AGAIN: Duration = Duration::from_secs(1);
 /// How long another operation on a VM is waited for; the next run comes tomorrow.
 const LOCK_WAIT: Duration = Duration::from_secs(3);
 /// How long one look may take.
-const LOOK: Duration = Duration::from_secs(15);
+pub const LOOK: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(200);
 /// So many requests in a row without an answer, and nobody is asked any more.
 const SILENT: usize = 2;
-
-/// A guest that is going down.
-struct Going {
-    machine: Machine,
-    /// `false`: its record is suspended already, only the machine runs (H50).
-    to_be_suspended: bool,
-    /// It ran when it was asked: one that its owner had switched off is not started again.
-    was_running: bool,
-    /// The request was answered: a failure that the root agent tells of is that of this request.
-    answered: bool,
-    /// The shutdown request failed because the VM was busy.
-    ask_again: bool,
-    /// It is being switched off.
-    forced: bool,
-    /// When it is switched off; when switching off has failed.
-    until: Deadline,
-    /// When to ask again.
-    again: Deadline,
-    /// Why the last request failed.
-    words: Option<String>,
-    begun: Instant,
-    _lock: VmLock,
-}
 
 /// What came of asking.
 enum Turn {
@@ -91,10 +63,10 @@ pub fn all(ctx: &Context<'_>, report: &mut Report) -> anyhow::Result<HashSet<VmN
         silent: 0,
         by_api: true,
     };
-    let left_over = phase.finish_interrupted();
+    let (left_over, readable) = phase.finish_interrupted();
     let active = phase.report.candidates.suspend.clone();
     let noted: Vec<VmName> = active.iter().chain(&left_over).cloned().collect();
-    let can_note = phase.note(&noted);
+    let can_note = readable && phase.note(&noted);
     let suspended: Vec<VmName> = phase
         .report
         .candidates
@@ -147,13 +119,13 @@ impl Phase<'_, '_> {
     }
 
     /// VMs that a run which died was shutting down, and that were renewed since, run again. Returns those that are
-    /// still open.
-    fn finish_interrupted(&mut self) -> Vec<VmName> {
+    /// still open, and whether the note of them could be read.
+    fn finish_interrupted(&mut self) -> (Vec<VmName>, bool) {
         let names = match under_way::read(self.ctx.host) {
             Ok(names) => names,
             Err(error) => {
                 self.report.failures.push(format!("{error:#}"));
-                return Vec::new();
+                return (Vec::new(), false);
             }
         };
         let mut open = Vec::new();
@@ -170,7 +142,7 @@ impl Phase<'_, '_> {
                 }
             }
         }
-        open
+        (open, true)
     }
 
     /// Asks each once; returns those that are busy, with the reason.
@@ -253,9 +225,9 @@ impl Phase<'_, '_> {
         let node = ctx.node().impatient();
         let onboot =
             if state.exists && state.onboot { self.set_onboot_off(&machine, deadline) } else { Ok(()) };
+        let timeout = ctx.settings.guest_shutdown_timeout;
         let mut answered = false;
         if state.running {
-            let timeout = ctx.settings.guest_shutdown_timeout;
             let sent = if state.paused == Some(true) {
                 node.stop(machine.vmid, &machine.identity, deadline)
             } else {
@@ -271,30 +243,24 @@ impl Phase<'_, '_> {
         if !state.exists {
             self.report.notes.push(format!("{label}: the node has no such machine"));
         }
-        if let Err(error) = onboot {
-            self.report.notes.push(format!("{label}: the node would start it when it boots: {error:#}"));
-        }
         if !to_be_suspended {
             if !state.running {
+                if let Err(error) = onboot {
+                    self.report
+                        .notes
+                        .push(format!("{label}: the node would start it when it boots: {error:#}"));
+                }
                 return Ok(Turn::Nothing);
             }
             self.report.notes.push(format!(
                 "{label}: it ran although it is suspended; it is switched off, and destroyed in the next run at the earliest"
             ));
         }
-        Ok(Turn::Going(Box::new(Going {
-            machine,
-            to_be_suspended,
-            was_running: state.running,
-            answered,
-            ask_again: false,
-            forced: false,
-            until: Deadline::after(ctx.settings.guest_shutdown_timeout),
-            again: Deadline::after(Duration::ZERO),
-            words: None,
-            begun,
-            _lock: lock,
-        })))
+        let mut going = Going::new(machine, to_be_suspended, begun, lock, timeout);
+        going.was_running = state.running;
+        going.ask_again = state.running && !answered;
+        going.onboot = onboot;
+        Ok(Turn::Going(Box::new(going)))
     }
 
     /// By the API, which takes no lane of the root agent; by the root agent where the token may not, or the API failed.
@@ -310,7 +276,8 @@ impl Phase<'_, '_> {
         if self.by_api {
             let Err(error) = by_api() else { return Ok(()) };
             tracing::debug!("{}: {error:#}; asking the root agent", machine.label());
-            self.by_api = false;
+            // A refusal may be about this VM alone (a backup); the rest is about all of them.
+            self.by_api = matches!(error.downcast_ref(), Some(ApiError::Status { .. }));
         }
         Ok(ctx.node().impatient().set_onboot(machine.vmid, &machine.identity, false, deadline)?)
     }
@@ -353,7 +320,7 @@ impl Phase<'_, '_> {
             match node.state(one.machine.vmid, Deadline::after(limit("gc-look", LOOK))) {
                 Err(error) => {
                     silence = is_silence(&error);
-                    one.words = Some(error.to_string());
+                    one.fails(error.to_string());
                     on.push(one);
                 }
                 Ok(state) => match one.machine.prove(&state) {
@@ -366,67 +333,26 @@ impl Phase<'_, '_> {
                 },
             }
         }
+        for one in &mut off {
+            if let Err(error) = std::mem::replace(&mut one.onboot, Ok(()))
+                && let Err(again) = self.set_onboot_off(&one.machine, Deadline::after(limit("gc-look", LOOK)))
+            {
+                tracing::debug!("{}: {error:#}", one.machine.label());
+                let label = one.machine.label();
+                self.report.notes.push(format!("{label}: the node would start it when it boots: {again:#}"));
+            }
+        }
         self.settled.extend(record(self.ctx, off, self.report)?);
         for mut one in on {
-            let label = one.machine.label();
-            if one.until.passed() && one.forced {
-                let why = one.words.take().map_or_else(String::new, |words| format!(": {words}"));
-                let and = if one.to_be_suspended { "; it is not suspended" } else { "" };
-                self.report.failures.push(format!("{label}: it cannot be switched off{why}{and}"));
-                continue;
-            }
-            if one.until.passed() {
-                let why = one.words.take().map_or_else(String::new, |words| format!(" ({words})"));
-                self.report.notes.push(format!(
-                    "{label}: the guest did not shut down within {} s{why} and is switched off",
-                    one.begun.elapsed().as_secs()
-                ));
-                one.forced = true;
-                one.until = Deadline::after(limit("gc-power-off", POWER_OFF));
-            }
-            if (one.forced || one.ask_again) && one.again.passed() && !silence {
-                let (vmid, identity, deadline) =
-                    (one.machine.vmid, &one.machine.identity, Deadline::after(limit("gc-look", LOOK)));
-                let sent = if one.forced {
-                    node.stop(vmid, identity, deadline)
-                } else {
-                    node.shutdown(vmid, identity, one.until.left().max(Duration::from_secs(1)), deadline)
-                };
-                match sent {
-                    Ok(()) => one.ask_again = false,
-                    Err(error) => {
-                        silence = is_silence(&error);
-                        one.words = Some(error.to_string());
-                    }
-                }
-                one.again = Deadline::after(ASK_AGAIN);
+            match one.step(&node, self.ctx.settings.guest_shutdown_timeout, self.report, !silence) {
+                Step::Goes => {}
+                Step::Silence => silence = true,
+                Step::GivenUp => continue,
             }
             self.going.push(one);
         }
         Ok(())
     }
-}
-
-impl Going {
-    /// What the root agent tells about the request that it carried out.
-    fn hear(&mut self, state: &VmState) {
-        let failed =
-            state.failed.as_ref().filter(|f| self.answered && !self.forced && f.action == "qm-shutdown");
-        if let Some(failed) = failed {
-            self.words = Some(failed.words.clone());
-            if failed.is_busy() {
-                self.ask_again = true;
-            } else {
-                // No shutdown is under way any more.
-                self.until = Deadline::after(Duration::ZERO);
-            }
-        }
-    }
-}
-
-/// No answer within the time, so the next one would cost as much.
-fn is_silence(error: &AgentError) -> bool {
-    matches!(error, AgentError::TimedOut { .. })
 }
 
 /// Whether nothing is left to do about a VM that a run which died may have shut down.
@@ -453,82 +379,6 @@ fn finish_interrupted(ctx: &Context<'_>, name: &VmName, report: &mut Report) -> 
         .notes
         .push(format!("{}: renewed after a run that died had shut it down; started again", machine.label()));
     Ok(true)
-}
-
-/// Marks those that are off in one change of the database. One that was renewed while its guest went down is
-/// started again.
-fn record(ctx: &Context<'_>, off: Vec<Going>, report: &mut Report) -> anyhow::Result<Vec<VmName>> {
-    let off: Vec<Going> = off.into_iter().filter(|one| one.to_be_suspended).collect();
-    let mut settled = Vec::new();
-    if off.is_empty() {
-        return Ok(settled);
-    }
-    ctx.host.step("gc.off")?;
-    let now = clock::now();
-    let suspended: HashSet<VmName> = ctx.database.update(|db| {
-        let mut done = HashSet::new();
-        for one in &off {
-            let name = &one.machine.record.name;
-            let due =
-                db.record(name.as_str()).and_then(Result::ok).is_some_and(|r| is_due_for_suspension(&r, now));
-            if due {
-                db.set_status(name.as_str(), Status::Suspended);
-                db.set(name.as_str(), "suspended_at", &timestamp::to_text(now).into());
-                done.insert(name.clone());
-            }
-        }
-        Ok(done)
-    })?;
-    ctx.host.step("gc.recorded")?;
-    for one in off {
-        let name = one.machine.record.name.clone();
-        let is_suspended = suspended.contains(&name);
-        let mut words = "ok".to_string();
-        if is_suspended {
-            report.suspended.push(name.clone());
-            settled.push(name.clone());
-        } else {
-            match start_again(ctx, &one.machine, one.was_running) {
-                Ok(what) => {
-                    words = format!("renewed while it went down; {what}");
-                    report.notes.push(format!("{}: {words}", one.machine.label()));
-                    settled.push(name.clone());
-                }
-                Err(error) => {
-                    words = format!("renewed while it went down, and cannot be started again: {error:#}");
-                    report.failures.push(format!("{}: {words}", one.machine.label()));
-                }
-            }
-        }
-        let after = if is_suspended { Status::Suspended } else { Status::Active };
-        audit::write(
-            ctx.host,
-            &Change {
-                verb: "suspend",
-                vm: name.as_str(),
-                vmid: Some(one.machine.vmid.get()),
-                before: Some(Status::Active.as_str()),
-                after: Some(after.as_str()),
-                result: &words,
-                duration: one.begun.elapsed(),
-            },
-        );
-    }
-    Ok(settled)
-}
-
-/// Undoes what was done to a VM that is not to be suspended any more; `run`: it ran before. Says what came of it.
-fn start_again(ctx: &Context<'_>, machine: &Machine, run: bool) -> anyhow::Result<&'static str> {
-    let still_ours = ctx.record(&machine.record.name)?.is_some_and(|r| r.status == Status::Active);
-    if !still_ours {
-        return Ok("its record is not active, so it stays off");
-    }
-    let deadline = Deadline::after(Duration::from_secs(60));
-    if run {
-        start::run(ctx, machine, deadline)?;
-    }
-    ctx.node().set_onboot(machine.vmid, &machine.identity, true, deadline)?;
-    Ok(if run { "started again" } else { "it was off before" })
 }
 
 /// `--mock`: the database is the node.

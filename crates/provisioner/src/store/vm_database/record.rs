@@ -66,7 +66,8 @@ pub struct VmRecord {
     pub smbios_uuid: Option<Uuid>,
     /// The token, as it stands.
     pub nft_token_id: Option<serde_json::Value>,
-    /// `protected: true`: destroyed only by force (H11).
+    /// `protected: true`: destroyed only by force (H11). Whatever else an operator has written there, but for `false` and
+    /// `null`, counts as protection too.
     pub protected: bool,
 }
 
@@ -100,7 +101,7 @@ impl VmRecord {
             username: text(view.username),
             smbios_uuid,
             nft_token_id: view.nft_token_id.and_then(|raw| serde_json::from_str(raw).ok()),
-            protected: view.protected.is_some_and(|raw| raw == "true"),
+            protected: view.protected.is_some_and(|raw| !matches!(raw, "false" | "null")),
         })
     }
 

@@ -1,0 +1,231 @@
+//! A clock that jumped or a broken database must not empty the house (H11).
+
+use crate::support::{Said, Site, Vm, days_from_now, due, expired, paid, read, write};
+use chrono::{TimeDelta, Utc};
+use serde_json::json;
+
+/// One to be suspended, one to be destroyed, two that are paid.
+fn site() -> Site {
+    Site::with(&[expired("over", 100), due("due", 101), paid("paid-1", 102), paid("paid-2", 103)])
+}
+
+/// Suspending went on, destroying did not, and what to do is said.
+#[track_caller]
+fn braked(site: &Site, said: Said, words: &[&str]) {
+    let said = said.fails(&["nothing is destroyed"]).says(words);
+    assert!(said.out.contains("Suspend: 1 candidate\nDestroy: 1 candidate\n"), "{said:#?}");
+    assert!(said.out.contains("  over  suspended\n") && said.out.contains("  due  not done\n"), "{said:#?}");
+    site.is_suspended("over", 100);
+    assert!(site.exists(101));
+    assert_eq!(site.status("due"), "suspended");
+}
+
+fn noted_now(site: &Site) -> bool {
+    Utc::now() - site.last_run() < TimeDelta::minutes(5)
+}
+
+#[test]
+fn h11_a_clock_that_stands_before_the_last_run_destroys_nothing() {
+    let site = site();
+    site.note_last_run(3);
+    let note = read(&site.path("var/gc-last-run.json"));
+    braked(&site, site.gc(&["--execute"]), &["in the future", "--accept-gap"]);
+    assert_eq!(read(&site.path("var/gc-last-run.json")), note, "a clock that is behind is not noted");
+    site.gc(&["--execute"]).fails(&["in the future"]);
+    // An operator has looked: also the next run knows.
+    site.gc(&["--execute", "--accept-gap"]).ok();
+    site.is_destroyed("due", 101);
+    assert!(noted_now(&site));
+    site.gc(&["--execute"]).ok();
+}
+
+#[test]
+fn h11_a_run_long_ago_destroys_nothing_and_is_noted() {
+    let site = site();
+    site.note_last_run(-15);
+    braked(&site, site.gc(&["--execute"]), &["15 days ago", "14", "gc_max_gap_days", "--accept-gap"]);
+    assert!(noted_now(&site), "refused runs are noted too");
+    // The clock is right: tomorrow's run goes on.
+    site.gc(&["--execute"]).ok();
+    site.is_destroyed("due", 101);
+}
+
+#[test]
+fn h11_a_long_gap_can_be_accepted_and_its_limit_set() {
+    let site = site();
+    site.note_last_run(-400);
+    site.gc(&["--execute", "--accept-gap"]).ok();
+    site.is_destroyed("due", 101);
+    assert!(noted_now(&site));
+
+    let site = self::site();
+    write(
+        &site.path("etc/blockhost/db.yaml"),
+        &format!("{}gc_max_gap_days: 500\n", read(&site.path("etc/blockhost/db.yaml"))),
+    );
+    site.note_last_run(-400);
+    site.gc(&["--execute"]).ok();
+    site.is_destroyed("due", 101);
+}
+
+#[test]
+fn h11_no_note_is_now() {
+    let site = site();
+    std::fs::remove_file(site.path("var/gc-last-run.json")).unwrap();
+    site.gc(&[]).ok();
+    assert!(!site.path("var/gc-last-run.json").exists(), "a dry run notes nothing");
+    site.gc(&["--execute"]).ok();
+    assert!(noted_now(&site));
+    site.is_destroyed("due", 101);
+}
+
+#[test]
+fn h11_h17_a_note_that_cannot_be_read_brakes_and_stays() {
+    for text in
+        ["", "{", "[]", "{}", "{\"at\": 7}", "{\"at\": \"yesterday\"}", "{\"at\": \"2026-01-01T00:00:00\"}"]
+    {
+        let site = site();
+        write(&site.path("var/gc-last-run.json"), text);
+        braked(&site, site.gc(&["--execute"]), &["gc-last-run.json", "remove", "--accept-gap"]);
+        assert_eq!(read(&site.path("var/gc-last-run.json")), text);
+        site.gc(&["--execute", "--accept-gap"]).ok();
+        site.is_destroyed("due", 101);
+        assert!(noted_now(&site), "{text}");
+    }
+}
+
+#[test]
+fn h11_the_clock_jumps_both_ways() {
+    // A year forward: everything is due at once. Then back again.
+    let fleet: Vec<Vm> = (0..6).map(|n| paid(&format!("paid-{n}"), 100 + n)).collect();
+    let site = Site::with(&fleet);
+    site.days_pass(365);
+    site.gc(&["--execute"]).ok();
+    assert!(site.guests().len() == 6 && (0..6).all(|n| site.status(&format!("paid-{n}")) == "suspended"));
+    site.days_pass(365);
+    site.gc(&["--execute"]).fails(&["nothing is destroyed", "days ago", "--accept-gap"]);
+    assert_eq!(site.guests().len(), 6);
+    // Noted by then; the share still brakes.
+    site.gc(&["--execute"]).fails(&["6 of 6", "--accept-share"]);
+    assert_eq!(site.guests().len(), 6);
+    site.days_pass(-730);
+    site.gc(&["--execute"])
+        .ok()
+        .prints("Suspend: 0 candidates\nDestroy: 0 candidates\nDone: 0 suspended, 0 destroyed, 0 failed\n");
+    // Suspended in what is now the future, and paid: resume puts it right.
+    for n in 0..6 {
+        let end = site.record(&format!("paid-{n}"))["expires_at"].clone();
+        site.resume(&[&format!("paid-{n}")]).ok();
+        site.is_active(&format!("paid-{n}"), 100 + n);
+        assert_eq!(site.record(&format!("paid-{n}"))["expires_at"], end);
+    }
+}
+
+#[test]
+fn h11_a_large_share_is_braked() {
+    let fleet = |due_ones: u32, others: u32| -> Vec<Vm> {
+        let due_ones = (0..due_ones).map(|n| due(&format!("due-{n}"), 100 + n));
+        due_ones.chain((0..others).map(|n| paid(&format!("paid-{n}"), 120 + n))).collect()
+    };
+    // (due, others, goes on)
+    for (due_ones, others, goes_on) in [(3, 0, true), (4, 3, false), (4, 4, true), (4, 0, false)] {
+        let site = Site::with(&fleet(due_ones, others));
+        let said = site.gc(&["--execute"]);
+        if goes_on {
+            said.ok();
+            assert_eq!(site.guests().len() as u32, others);
+            continue;
+        }
+        let count = format!("{due_ones} of {}", due_ones + others);
+        said.fails(&["nothing is destroyed", &count, "gc_max_share", "--accept-share"]);
+        assert_eq!(site.guests().len() as u32, due_ones + others);
+        site.gc(&["--execute", "--accept-gap"]).fails(&["--accept-share"]);
+        site.gc(&["--execute", "--accept-share"]).ok();
+        assert_eq!(site.guests().len() as u32, others);
+    }
+    // Destroyed records do not make the house larger.
+    let site = Site::with(&fleet(4, 3));
+    site.write_as_another(|all| {
+        for n in 0..50 {
+            all["vms"][format!("gone-{n}")] = json!({"vm_name": format!("gone-{n}"), "vmid": 200 + n,
+                "status": "destroyed", "expires_at": days_from_now(-90)});
+        }
+    });
+    site.gc(&["--execute"]).fails(&["4 of 7"]);
+    // The share is a setting.
+    let yaml = site.path("etc/blockhost/db.yaml");
+    write(&yaml, &format!("{}gc_max_share: 0.6\n", read(&yaml)));
+    site.gc(&["--execute"]).ok();
+    assert_eq!(site.guests().len(), 3);
+}
+
+#[test]
+fn h11_the_brakes_accept_each_its_own_flag() {
+    let fleet: Vec<Vm> = (0..5).map(|n| due(&format!("due-{n}"), 100 + n)).collect();
+    let site = Site::with(&fleet);
+    site.note_last_run(-60);
+    site.gc(&["--execute", "--accept-share"]).fails(&["--accept-gap"]);
+    site.note_last_run(-60);
+    site.gc(&["--execute", "--accept-gap"]).fails(&["--accept-share"]);
+    assert_eq!(site.guests().len(), 5);
+    site.note_last_run(-60);
+    site.gc(&["--execute", "--accept-gap", "--accept-share"]).ok();
+    assert_eq!(site.guests().len(), 0);
+}
+
+#[test]
+fn h11_a_dry_run_says_what_the_brake_would_say() {
+    let site = site();
+    site.note_last_run(-15);
+    let note = read(&site.path("var/gc-last-run.json"));
+    site.gc(&[]).ok().says(&["warning: ", "nothing is destroyed", "--accept-gap"]);
+    assert_eq!(read(&site.path("var/gc-last-run.json")), note);
+}
+
+#[test]
+fn h11_protected_records_are_never_destroyed_by_gc() {
+    for word in [json!(true), json!("true"), json!(1)] {
+        let site = Site::with(&[
+            due("protected", 100).with("protected", word.clone()),
+            expired("active", 101).with("protected", word.clone()),
+            paid("paid", 102),
+        ]);
+        let said = site.gc(&["--execute", "--accept-share", "--accept-gap"]);
+        assert!(site.exists(100), "{word}");
+        assert_eq!(site.status("protected"), "suspended");
+        said.says(&["protected"]);
+        if word == json!(true) {
+            // Not being paid for still switches it off.
+            site.is_suspended("active", 101);
+            crate::support::run(site.verb("destroy", &["protected"])).fails(&["protected", "--force"]);
+            crate::support::run(site.verb("destroy", &["protected", "--force"])).ok();
+            site.is_destroyed("protected", 100);
+        }
+    }
+}
+
+#[test]
+fn h10_a_record_without_a_readable_time_is_left_alone() {
+    for (key, value) in [
+        ("expires_at", json!(null)),
+        ("expires_at", json!("soon")),
+        ("expires_at", json!("2020-01-01T00:00:00")),
+        ("expires_at", json!(0)),
+        ("suspended_at", json!(null)),
+        ("suspended_at", json!("long ago")),
+        ("suspended_at", json!("2020-01-01 00:00:00")),
+        ("vmid", json!("100")),
+        ("vmid", json!(null)),
+        ("status", json!("gone")),
+        ("status", json!(null)),
+    ] {
+        let site =
+            Site::with(&[due("odd", 100).with(key, value.clone()), due("due", 101), paid("paid", 102)]);
+        let record = site.record("odd");
+        let said = site.gc(&["--execute"]).says(&["odd"]);
+        assert!(said.out.contains("  due  destroyed\n"), "{key} {value}: {said:#?}");
+        assert_eq!(site.record("odd"), record, "{key} {value}");
+        assert!(site.exists(100), "{key} {value}");
+        site.is_destroyed("due", 101);
+    }
+}

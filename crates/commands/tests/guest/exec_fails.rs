@@ -1,0 +1,214 @@
+//! guest-exec where it cannot do what it should: it is never a success, says why, and enters no stranger's machine.
+
+use crate::support::{
+    Running, SOON, begin, commands_in_guests, edit_database, exec, set_field, site, snapshot, stand_in,
+    until, uuid, vm,
+};
+use lab::Lab;
+use lab::model::{AgentMode, FaultAction, Power};
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// A command that has begun in the guest and goes on.
+fn going_on(lab: &Lab, limit: &str, text: &str) -> Running {
+    let before = commands_in_guests(lab);
+    let running = begin(lab, "", "blockhost-vm-guest-exec", &["web-1", "--timeout", limit, text]);
+    until("the command in the guest", || commands_in_guests(lab) > before);
+    running
+}
+
+#[test]
+fn h25_a_command_that_outlives_its_limit_is_an_error() {
+    let lab = site();
+    let begun = Instant::now();
+    let said = exec(&lab, &["--timeout", "1", "echo early; sleep 60"]).ends(124);
+    assert_eq!(said.out, "", "it is not known what it printed");
+    assert_eq!(
+        said.err,
+        "error: VM web-1: the command did not end within 1 s and may go on in the guest; a longer limit is --timeout\n"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    // Somewhat longer than the root agent itself waits, and within the limit.
+    assert_eq!(exec(&lab, &["sleep 1.5; echo late; exit 3"]).ends(3).out, "late\n");
+}
+
+#[test]
+fn h23_the_limit_holds_whatever_hangs() {
+    let lab = site();
+    for point in
+        ["agent.qm-guest-exec", "agent.qm-guest-exec-status", "qm.guest-exec", "qm.guest-exec-status"]
+    {
+        lab.control().fault(point, FaultAction::Hang, 1).unwrap();
+        let begun = Instant::now();
+        let said = exec(&lab, &["--timeout", "2", "sleep 1.5"]);
+        assert!(matches!(said.code, Some(1 | 124)), "{point}: {said:?}");
+        assert!(begun.elapsed() < Duration::from_secs(15), "{point}: {:?}", begun.elapsed());
+        lab.control().clear_faults().unwrap();
+        lab.control().restart_root_agent(0).unwrap();
+    }
+}
+
+#[test]
+fn h25_a_silent_agent_is_said() {
+    let lab = site();
+    for (agent, words) in
+        [(AgentMode::Off, "QEMU guest agent is not running"), (AgentMode::Never, "not running")]
+    {
+        lab.control().agent(100, agent).unwrap();
+        exec(&lab, &["echo hi"]).fails(&["VM web-1 (VMID 100)", "the command was not run", words]);
+    }
+    lab.control().agent(100, AgentMode::On).unwrap();
+    lab.control().unset(100, "agent").unwrap();
+    exec(&lab, &["echo hi"]).fails(&["No QEMU guest agent configured"]);
+    assert_eq!(commands_in_guests(&lab), 0);
+}
+
+#[test]
+fn h25_an_agent_that_is_lost_half_way() {
+    let lab = site();
+    // It comes back: the command went on, and its end is told.
+    let running = going_on(&lab, "30", "sleep 1.5; echo done; exit 4");
+    lab.control().agent(100, AgentMode::Off).unwrap();
+    let asked = lab.control().last_call().unwrap();
+    until("a look that finds it silent", || {
+        let calls = lab.control().calls(asked).unwrap();
+        calls
+            .iter()
+            .any(|call| call.what.contains("exec-status") && call.kind == "qm" && call.code != Some(0))
+    });
+    lab.control().agent(100, AgentMode::On).unwrap();
+    assert_eq!(running.wait().ends(4).out, "done\n");
+    // It does not: no success.
+    let running = going_on(&lab, "3", "sleep 1.5; echo done");
+    lab.control().agent(100, AgentMode::Off).unwrap();
+    let said = running.wait();
+    assert!(
+        matches!(said.code, Some(1 | 124)) && said.out.is_empty() && said.err.contains("error: "),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn h25_a_guest_that_goes_off_half_way_is_not_waited_for() {
+    let lab = site();
+    let begun = Instant::now();
+    let running = going_on(&lab, "120", "sleep 100");
+    lab.control().power(100, Power::Stopped).unwrap();
+    running.wait().fails(&["VM web-1 (VMID 100)", "was started", "its end cannot be known", "not running"]);
+    lab.control().power(100, Power::Running).unwrap();
+    // Restarted: its agent knows nothing of the command.
+    let running = going_on(&lab, "120", "sleep 100");
+    lab.control().power(100, Power::Stopped).unwrap();
+    lab.control().power(100, Power::Running).unwrap();
+    running.wait().fails(&["its end cannot be known"]);
+    // Removed by hand.
+    let running = going_on(&lab, "120", "sleep 100");
+    lab.control().remove_guest(100).unwrap();
+    running.wait().fails(&["its end cannot be known", "does not exist"]);
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn h02_a_stranger_that_comes_half_way_is_not_asked_about_the_command() {
+    let lab = site();
+    let running = going_on(&lab, "120", "sleep 100");
+    lab.control().set(100, "smbios1", &format!("uuid={}", uuid(999))).unwrap();
+    running.wait().fails(&["its end cannot be known", "another guest"]);
+}
+
+#[test]
+fn an_agent_that_answers_an_error() {
+    let lab = site();
+    let refused =
+        FaultAction::error("Agent error: The command guest-exec has been disabled for this instance");
+    lab.control().fault("qm.guest-exec", refused, 1).unwrap();
+    exec(&lab, &["echo hi"]).fails(&["the command was not run", "guest-exec has been disabled"]);
+    assert_eq!(commands_in_guests(&lab), 0);
+}
+
+#[test]
+fn h48_where_nobody_knows_whether_it_was_run_that_is_said() {
+    let lab = site();
+    for fault in [FaultAction::Kill, FaultAction::Garbage, FaultAction::Huge] {
+        lab.control().fault("agent.qm-guest-exec.after", fault.clone(), 1).unwrap();
+        let said = exec(&lab, &["true"]);
+        said.fails(&["VM web-1 (VMID 100)", "whether the command was run is unknown"]);
+    }
+    // The tool hangs; the root agent gives up on it first.
+    lab.control().fault("qm.guest-exec.after", FaultAction::Hang, 1).unwrap();
+    let begun = Instant::now();
+    exec(&lab, &["true"]).fails(&["whether the command was run is unknown", "timed out"]);
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    lab.control().clear_faults().unwrap();
+    lab.control().stop_root_agent().unwrap();
+    exec(&lab, &["true"]).fails(&["the command was not run", "root-agent.sock does not exist"]);
+}
+
+#[test]
+fn a_vm_that_is_off_or_unknown() {
+    let lab = site();
+    lab.control().power(100, Power::Stopped).unwrap();
+    exec(&lab, &["true"]).fails(&["VM web-1 (VMID 100)", "the command was not run", "VM 100 is not running"]);
+    set_field(&lab, "web-1", "status", "suspended".into());
+    exec(&lab, &["true"]).fails(&["VM 100 is not running"]);
+    vm(&lab, "guest-exec", &["nobody", "true"]).fails(&["VM nobody is unknown", "no such record"]);
+    lab.control().remove_guest(100).unwrap();
+    exec(&lab, &["true"]).fails(&["VMID 100 does not exist"]);
+    vm(&lab, "guest-exec", &["nobody", "--mock", "true"]).ends(1);
+}
+
+#[test]
+fn h41_a_destroyed_vm_is_refused_whoever_has_its_vmid() {
+    let lab = site();
+    set_field(&lab, "web-1", "status", "destroyed".into());
+    let before = lab.control().last_call().unwrap();
+    exec(&lab, &["true"]).fails(&["VM web-1 was destroyed", "VMID 100 may belong to another machine"]);
+    assert_eq!(lab.control().last_call().unwrap(), before, "nobody is even asked");
+}
+
+#[test]
+fn h02_a_strangers_machine_is_not_entered() {
+    let lab = site();
+    lab.control().remove_guest(100).unwrap();
+    // The same name and number do not make it ours.
+    stand_in(&lab, 100, "web-1", &uuid(777));
+    exec(&lab, &["touch /tmp/x"]).fails(&["VM web-1 (VMID 100)", "the command was not run", "another guest"]);
+    // A record of the older package has only the name.
+    edit_database(&lab, |all| {
+        all["vms"]["web-1"].as_object_mut().unwrap().remove("smbios_uuid");
+    });
+    lab.control().rename(100, "other").unwrap();
+    exec(&lab, &["true"]).fails(&["another guest", "other"]);
+    lab.control().rename(100, "web-1").unwrap();
+    assert_eq!(commands_in_guests(&lab), 0);
+    exec(&lab, &["true"]).ok();
+    lab.control().set(100, "template", "1").unwrap();
+    exec(&lab, &["true"]).fails(&["template"]);
+}
+
+#[test]
+fn h49_a_node_that_cannot_be_asked_is_an_error_and_nothing_more() {
+    let lab = site();
+    let record = crate::support::read(&lab.path("var/vms.json"));
+    lab.control().mount_etc_pve(false).unwrap();
+    exec(&lab, &["true"]).fails(&["not mounted"]);
+    lab.control().mount_etc_pve(true).unwrap();
+    lab.control().migrate(100, "pve2").unwrap();
+    exec(&lab, &["true"]).fails(&["on node pve2"]);
+    assert_eq!(crate::support::read(&lab.path("var/vms.json")), record);
+    assert_eq!(snapshot(&lab).guests[&100].node, "pve2");
+    edit_database(&lab, |all| all["vms"] = json!("rubbish"));
+    exec(&lab, &["true"]).fails(&["vms.json"]);
+}
+
+#[test]
+fn a_signal_to_us_ends_the_wait() {
+    let lab = site();
+    let mut running = going_on(&lab, "120", "sleep 100");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(running.child().id()).unwrap()).unwrap();
+    let begun = Instant::now();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let said = running.wait().ends(1);
+    assert!(said.out.is_empty() && said.err.starts_with("error: "), "{said:?}");
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+}

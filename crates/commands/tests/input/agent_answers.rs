@@ -1,0 +1,257 @@
+//! Root agents that answer nonsense, nothing, or late (hazards H17, H23, H48, H49).
+
+use crate::support::{Ended, assert_same_content, create, database, host_tree, vm, with_key};
+use lab::Lab;
+use lab::model::FaultAction;
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// A daemon of the test's own in place of the root agent.
+struct Impostor {
+    answers: Arc<Mutex<Answer>>,
+    asked: Arc<Mutex<Vec<Value>>>,
+}
+
+type Answer = Box<dyn Fn(&Value) -> Vec<u8> + Send>;
+
+impl Impostor {
+    fn sit_down(lab: &Lab) -> Impostor {
+        let path = lab.path("run/root-agent.sock");
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(path).unwrap();
+        let nothing: Answer = Box::new(|_| Vec::new());
+        let (answers, asked) = (Arc::new(Mutex::new(nothing)), Arc::new(Mutex::new(Vec::new())));
+        let (answering, noting) = (answers.clone(), asked.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                serve(stream, &answering, &noting);
+            }
+        });
+        Impostor { answers, asked }
+    }
+
+    fn answers(&self, answer: impl Fn(&Value) -> Vec<u8> + Send + 'static) {
+        *self.answers.lock().unwrap() = Box::new(answer);
+        self.asked.lock().unwrap().clear();
+    }
+
+    fn actions(&self) -> Vec<String> {
+        self.asked.lock().unwrap().iter().map(|r| r["action"].as_str().unwrap().to_string()).collect()
+    }
+}
+
+fn serve(mut stream: UnixStream, answers: &Mutex<Answer>, asked: &Mutex<Vec<Value>>) {
+    let mut length = [0; 4];
+    if stream.read_exact(&mut length).is_err() {
+        return;
+    }
+    let mut body = vec![0; u32::from_be_bytes(length) as usize];
+    if stream.read_exact(&mut body).is_err() {
+        return;
+    }
+    let request: Value = serde_json::from_slice(&body).unwrap();
+    let bytes = answers.lock().unwrap()(&request);
+    asked.lock().unwrap().push(request);
+    let _ = stream.write_all(&bytes);
+}
+
+fn framed(bytes: &[u8]) -> Vec<u8> {
+    [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat()
+}
+
+/// A lab with one running VM whose root agent has been replaced.
+fn lab_with_impostor() -> (Lab, Impostor) {
+    let lab = with_key(Lab::builder().start().unwrap());
+    create(&lab, "vm-1", &[]).ok();
+    lab.control().stop_root_agent().unwrap();
+    let impostor = Impostor::sit_down(&lab);
+    (lab, impostor)
+}
+
+#[test]
+fn h49_an_answer_that_is_none_is_never_an_absence() {
+    let (lab, impostor) = lab_with_impostor();
+    let (host, node) = (host_tree(&lab), lab.control().snapshot().unwrap());
+    let object = |value: Value| framed(value.to_string().as_bytes());
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("closed at once", vec![], "closed the connection"),
+        ("closed in the length", vec![0, 0], "closed the connection"),
+        ("closed in the middle", vec![0, 0, 0, 50, b'{', b'"'], "closed the connection"),
+        ("no JSON", framed(b"Traceback (most recent call last):\n  x"), "not JSON"),
+        ("empty", framed(b""), "not JSON"),
+        ("no UTF-8", framed(b"{\"ok\": true, \"x\": \"\xff\"}"), "not JSON"),
+        ("no object", framed(b"[true]"), "not JSON"),
+        ("cut off", framed(br#"{"ok": true, "exists": fal"#), "not JSON"),
+        ("too large", [vec![0xff; 4], vec![b'x'; 100]].concat(), "larger than 10 MiB"),
+        ("just too large", (10u32 * 1024 * 1024 + 1).to_be_bytes().to_vec(), "larger than 10 MiB"),
+        ("no more than ok", object(json!({"ok": true})), "vm-state"),
+        ("wrong types", object(json!({"ok": true, "exists": "no", "running": 0})), "vm-state"),
+        ("null", object(json!({"ok": true, "exists": null})), "vm-state"),
+        ("ok as text", object(json!({"ok": "true", "exists": false})), "gave no reason"),
+        ("no without words", object(json!({"ok": false})), "gave no reason"),
+        ("several lines", object(json!({"ok": false, "error": "one\ntwo\n\nthree"})), "one two"),
+        (
+            "unknown action",
+            object(json!({"ok": false, "error": "Unknown action: vm-state"})),
+            "Unknown action",
+        ),
+    ];
+    for (why, bytes, word) in cases {
+        impostor.answers(move |_| bytes.clone());
+        for verb in ["start", "stop", "kill", "destroy"] {
+            let ended = vm(&lab, verb, &["vm-1"]);
+            ended.refused_in_one_line(&["vm-1", word]);
+            assert!(impostor.actions().iter().all(|a| a == "vm-state"), "{why}: {:?}", impostor.actions());
+        }
+        let status = vm(&lab, "status", &["vm-1"]).ok();
+        assert_eq!(status.stdout, "active\n", "{why}: the database's word");
+        assert!(status.stderr.contains("the database's word"), "{why}: {status:?}");
+        let list = vm(&lab, "list", &["--live", "--format", "json"]).ok();
+        assert!(list.stdout.contains(r#""status": "active""#), "{why}: {list:?}");
+    }
+    assert_same_content(&host, &host_tree(&lab), "nonsense");
+    assert_eq!(node, lab.control().snapshot().unwrap());
+    assert_eq!(database(&lab)["vms"]["vm-1"]["status"], "active");
+}
+
+#[test]
+fn h48_a_destroy_whose_agent_talks_nonsense_half_way_keeps_the_record() {
+    let (lab, impostor) = lab_with_impostor();
+    let uuid = database(&lab)["vms"]["vm-1"]["smbios_uuid"].clone();
+    impostor.answers(move |request| {
+        let state = json!({"ok": true, "exists": true, "node": "pve", "running": false, "paused": null,
+            "name": "vm-1", "uuid": uuid, "description": "", "lock": null, "onboot": true, "template": false});
+        framed(if request["action"] == "vm-state" { state.to_string() } else { "nonsense".into() }.as_bytes())
+    });
+    // Terraform destroys it; this agent says that it is there all the same, so it is not gone.
+    let ended = run_destroy_briefly(&lab);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(
+        ended.stderr.ends_with("error: interrupted by a signal\n") || ended.stderr.contains("VM vm-1"),
+        "{ended:?}"
+    );
+    let db = database(&lab);
+    assert_eq!(db["vms"]["vm-1"]["status"], "active");
+    assert_eq!(db["allocated_ips"], json!(["192.168.122.200"]));
+}
+
+/// SIGTERM once the machine was asked to go: the command would wait for its limit of 50 s.
+fn run_destroy_briefly(lab: &Lab) -> Ended {
+    let child = lab
+        .command("blockhost-vm-destroy")
+        .arg("vm-1")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    crate::support::wait_until("terraform has destroyed it", || {
+        !lab.control().snapshot().unwrap().guests.contains_key(&100)
+    });
+    std::thread::sleep(Duration::from_millis(500));
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let output = child.wait_with_output().unwrap();
+    Ended {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into(),
+        stderr: String::from_utf8_lossy(&output.stderr).into(),
+    }
+}
+
+#[test]
+fn h23_a_silent_agent_holds_nobody_longer_than_their_limit() {
+    let (lab, _) = {
+        let lab = with_key(Lab::builder().start().unwrap());
+        create(&lab, "vm-1", &[]).ok();
+        (lab, ())
+    };
+    lab.control().fault("agent.vm-state", FaultAction::Hang, 100).unwrap();
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let lab = &lab;
+        scope.spawn(move || {
+            let status = vm(lab, "status", &["vm-1"]).ok();
+            assert_eq!(status.stdout, "active\n");
+            assert!(status.stderr.contains("did not answer"), "{status:?}");
+        });
+        for verb in ["start", "kill"] {
+            scope.spawn(move || {
+                // One of the two waits for the other's turn with the VM.
+                let ended = vm(lab, verb, &["vm-1"]);
+                ended.refused_in_one_line(&["vm-1", "did not answer"]);
+            });
+        }
+    });
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+}
+
+#[test]
+fn no_agent_a_dead_one_and_one_that_may_not_be_asked_are_told_apart() {
+    let lab = with_key(Lab::builder().start().unwrap());
+    create(&lab, "vm-1", &[]).ok();
+    lab.control().stop_root_agent().unwrap();
+    let path = lab.path("run/root-agent.sock");
+    vm(&lab, "kill", &["vm-1"]).refused_in_one_line(&["vm-1", "root-agent.sock does not exist"]);
+    drop(UnixListener::bind(&path).unwrap());
+    vm(&lab, "kill", &["vm-1"]).refused_in_one_line(&["vm-1", "refuses connections"]);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "").unwrap();
+    vm(&lab, "kill", &["vm-1"]).refused_in_one_line(&["vm-1", "refuses connections"]);
+    std::fs::remove_file(&path).unwrap();
+    // A create finds out before terraform makes anything, and gives back what it took.
+    let ended = create(&lab, "vm-2", &[]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("root-agent.sock does not exist"), "{ended:?}");
+    assert!(!lab.path("var/terraform/vms/vm-2").exists());
+    assert_eq!(lab.control().snapshot().unwrap().guests.len(), 2);
+    lab.control().restart_root_agent(0).unwrap();
+    let result = create(&lab, "vm-2", &[]).result();
+    assert_eq!((&result["vmid"], &result["ip"]), (&101.into(), &"192.168.122.201".into()));
+}
+
+#[test]
+fn h48_faults_of_every_kind_around_each_action_of_a_create_end_in_a_clear_error_or_a_vm() {
+    let lab = with_key(Lab::builder().start().unwrap());
+    let before = lab.control().snapshot().unwrap();
+    let faults =
+        [FaultAction::Garbage, FaultAction::Huge, FaultAction::Kill, FaultAction::error("it is Monday")];
+    for action in ["snippet-put", "vm-state"] {
+        for when in ["before", "after"] {
+            for fault in &faults {
+                let why = format!("{fault:?} {when} {action}");
+                lab.control().fault(&format!("agent.{action}.{when}"), fault.clone(), 1).unwrap();
+                let ended = create(&lab, "vm-1", &[]);
+                lab.control().clear_faults().unwrap();
+                if ended.code == Some(0) {
+                    vm(&lab, "destroy", &["vm-1"]).ok();
+                } else {
+                    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{why}: {ended:?}");
+                    let last = ended.stderr.lines().last().unwrap_or_default();
+                    assert!(last.starts_with("error: VM vm-1 (VMID 100)"), "{why}: {ended:?}");
+                    assert!(!lab.path("var/journal/vm-1.json").exists(), "{why}: undone");
+                }
+                let now = lab.control().snapshot().unwrap();
+                assert_eq!(
+                    (&before.guests, &before.snippets, &before.volumes),
+                    (&now.guests, &now.snippets, &now.volumes),
+                    "{why}"
+                );
+                let db = database(&lab);
+                assert_eq!(db["allocated_ips"], json!([]), "{why}");
+                if db["vms"]["vm-1"].is_object() {
+                    assert_eq!(db["vms"]["vm-1"]["status"], "destroyed", "{why}");
+                    std::fs::write(
+                        lab.path("var/vms.json"),
+                        r#"{"vms": {}, "next_vmid": 100, "allocated_ips": [], "allocated_ipv6": []}"#,
+                    )
+                    .unwrap();
+                } else {
+                    assert_eq!(db["next_vmid"], 100, "{why}");
+                }
+            }
+        }
+    }
+}

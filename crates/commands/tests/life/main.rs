@@ -1,0 +1,20 @@
+//! The life of a VM through the real commands, the real terraform and the lab's node, and what the contract fixes about
+//! it byte for byte.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::disallowed_methods, reason = "tests start programs and make files")]
+
+mod absence;
+mod first_boot;
+mod forms;
+mod guests;
+mod identity;
+mod legacy;
+mod legacy_site;
+mod node_says;
+mod process;
+mod queue;
+mod starts;
+mod states;
+mod support;
+mod terraform;
+mod turns;

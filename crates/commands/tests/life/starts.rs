@@ -1,0 +1,174 @@
+//! `start`: who may start, and what the new tap needs (hazard H36).
+
+use crate::support::{Commands, edit_record, guest, record, world};
+use lab::Lab;
+use lab::model::{FaultAction, Power, Route};
+
+const ADDRESS: &str = "2a11:6c7:f04:276::2";
+
+/// As gc leaves it.
+fn suspend(lab: &Lab, expires: Option<&str>) {
+    lab.control().power(100, Power::Stopped).unwrap();
+    lab.control().set(100, "onboot", "0").unwrap();
+    edit_record(lab, "web-1", |record| {
+        record.insert("status".into(), "suspended".into());
+        record.insert("suspended_at".into(), "2026-01-01T00:00:00.000000+00:00".into());
+        record.insert("gecos_synced".into(), true.into());
+        match expires {
+            Some(text) => record.insert("expires_at".into(), text.into()),
+            None => record.shift_remove("expires_at"),
+        };
+    });
+}
+
+/// Reached from outside, and by no other guest.
+fn connected(lab: &Lab) -> bool {
+    let node = lab.control().snapshot().unwrap();
+    let routes: Vec<&Route> = node.routes.iter().filter(|route| route.dst == ADDRESS).collect();
+    routes.len() == 1
+        && routes[0].dev == "vmbr0"
+        && node.ports.get("tap100i0").is_some_and(|port| port.isolated)
+}
+
+#[test]
+fn h12_a_suspended_vm_that_is_paid_for_becomes_active() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    let made = record(&lab, "web-1");
+    // Any form of time that other programs write.
+    for expires in ["2999-01-01T00:00:00Z", "2999-01-01T00:00:00.000000+00:00", "2999-01-01T02:00:00+02:00"] {
+        suspend(&lab, Some(expires));
+        let said = lab.vm("start", &["web-1"]).ok();
+        assert_eq!((said.out.as_str(), said.err.as_str()), ("", "VM web-1 runs and is active again\n"));
+        let now = record(&lab, "web-1");
+        assert_eq!((&now["status"], now.get("suspended_at")), (&"active".into(), None));
+        assert_eq!((&now["expires_at"], &now["gecos_synced"]), (&expires.into(), &true.into()), "kept");
+        assert_eq!(now["created_at"], made["created_at"]);
+        let vm = guest(&lab, 100);
+        assert_eq!((vm.power, vm.onboot), (Power::Running, true));
+        assert!(connected(&lab));
+    }
+    // Running already, but suspended in the database (H50).
+    edit_record(&lab, "web-1", |record| {
+        record.insert("status".into(), "suspended".into());
+    });
+    lab.vm("start", &["web-1"]).ok().says(&["runs already and is active again"]);
+    assert_eq!(record(&lab, "web-1")["status"], "active");
+}
+
+#[test]
+fn a_suspended_vm_that_has_expired_is_refused() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    for expires in [Some("2026-01-01T00:00:00.000000+00:00"), None, Some("soon"), Some("2999-01-01T00:00:00")]
+    {
+        suspend(&lab, expires);
+        let before = world(&lab);
+        let said = lab.vm("start", &["web-1"]);
+        said.fails(&["VM web-1 is suspended", "blockhost-vm-resume web-1", "--force", "expir"]);
+        world(&lab).same(&before, "expired");
+        let suspended = record(&lab, "web-1");
+        lab.vm("start", &["web-1", "--force"]).ok();
+        assert_eq!(record(&lab, "web-1"), suspended, "left as it is");
+        let vm = guest(&lab, 100);
+        assert_eq!((vm.power, vm.onboot), (Power::Running, false));
+        assert!(connected(&lab));
+    }
+}
+
+#[test]
+fn an_active_vm_that_has_expired_starts_until_gc_has_seen_it() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    lab.vm("stop", &["web-1"]).ok();
+    edit_record(&lab, "web-1", |record| {
+        record.insert("expires_at".into(), "2026-01-01T00:00:00.000000+00:00".into());
+    });
+    let before = record(&lab, "web-1");
+    lab.vm("start", &["web-1"]).ok();
+    assert_eq!(record(&lab, "web-1"), before);
+    assert_eq!(guest(&lab, 100).power, Power::Running);
+}
+
+#[test]
+fn h36_route_and_isolation_come_back_with_every_start() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    assert!(connected(&lab), "by create");
+    lab.vm("stop", &["web-1"]).ok();
+    assert!(!connected(&lab), "the tap went");
+    lab.vm("start", &["web-1"]).ok();
+    assert!(connected(&lab));
+    lab.control().reboot_node().unwrap();
+    assert_eq!(guest(&lab, 100).power, Power::Running, "started with the node");
+    assert!(!connected(&lab));
+    lab.vm("start", &["web-1"]).ok().says(&["VM web-1 runs already"]);
+    assert!(connected(&lab));
+    // Off and on behind our back.
+    lab.control().power(100, Power::Stopped).unwrap();
+    lab.control().power(100, Power::Running).unwrap();
+    lab.vm("start", &["web-1"]).ok();
+    assert!(connected(&lab));
+    lab.vm("destroy", &["web-1"]).ok();
+    assert!(lab.control().snapshot().unwrap().routes.iter().all(|route| route.dst != ADDRESS));
+}
+
+#[test]
+fn h36_what_could_not_be_connected_is_a_warning() {
+    let lab = Lab::builder().start().unwrap();
+    let break_network = || {
+        lab.control().fault("agent.ip6-route-add", FaultAction::error("RTNETLINK answers: No"), 1).unwrap();
+        lab.control().fault("agent.bridge-port-isolate", FaultAction::error("no such port"), 1).unwrap();
+    };
+    break_network();
+    let words = [
+        "warning: VM web-1: ",
+        "the host route to 2a11:6c7:f04:276::2 was not set",
+        "RTNETLINK answers: No",
+        "tap100i0 was not isolated",
+        "no such port",
+        "blockhost-vm-start",
+    ];
+    let said = lab.made("web-1").says(&words);
+    assert_eq!(said.out.lines().count(), 2, "{said:?}");
+    assert_eq!(record(&lab, "web-1")["status"], "active");
+    break_network();
+    lab.vm("start", &["web-1"]).ok().says(&words);
+    assert!(!connected(&lab));
+    lab.vm("start", &["web-1"]).ok();
+    assert!(connected(&lab));
+    suspend(&lab, Some("2999-01-01T00:00:00+00:00"));
+    lab.control().fault("agent.qm-set", FaultAction::error("no config today"), 1).unwrap();
+    lab.vm("start", &["web-1"]).ok().says(&["will not start with the node", "no config today"]);
+    assert_eq!(record(&lab, "web-1")["status"], "active");
+}
+
+#[test]
+fn a_start_that_fails_says_why() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    lab.vm("stop", &["web-1"]).ok();
+    let before = world(&lab);
+    for words in
+        ["start failed: QEMU exited with code 1", "not enough memory", "bridge 'vmbr0' does not exist"]
+    {
+        lab.control().fault("task.qmstart", FaultAction::error(words), 1).unwrap();
+        lab.vm("start", &["web-1"]).fails(&["VM web-1 (VMID 100)", "failed to start", words]);
+    }
+    world(&lab).same(&before, "not started");
+    lab.vm("start", &["web-1"]).ok();
+}
+
+#[test]
+fn a_snippet_that_is_missing_is_named() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    lab.vm("stop", &["web-1"]).ok();
+    std::fs::remove_file(lab.path("node/var/lib/vz/snippets/blockhost-web-1-user.yaml")).unwrap();
+    lab.vm("start", &["web-1"]).fails(&["failed to start", "blockhost-web-1-user.yaml"]);
+    // A slow start fails only after the root agent has answered: the words still arrive, and at once.
+    lab.control().timing(|timing| timing.start = 3_500).unwrap();
+    let begun = std::time::Instant::now();
+    lab.vm("start", &["web-1"]).fails(&["failed to start", "blockhost-web-1-user.yaml"]);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(15), "{:?}", begun.elapsed());
+}

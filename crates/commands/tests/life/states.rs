@@ -1,0 +1,102 @@
+//! `status` in every state: always exit 0, always one of four words.
+
+use crate::support::{Commands, Said, edit_record, record};
+use lab::Lab;
+use lab::model::{FaultAction, NewGuest, Power};
+use std::time::{Duration, Instant};
+
+#[track_caller]
+fn status(lab: &Lab, name: &str, word: &str) -> Said {
+    let said = lab.vm("status", &[name]).ok();
+    assert_eq!(said.out, format!("{word}\n"), "{said:?}");
+    said
+}
+
+#[test]
+fn running_stopped_paused_and_destroyed() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    assert_eq!(status(&lab, "web-1", "active").err, "");
+    lab.control().power(100, Power::Paused).unwrap();
+    assert_eq!(status(&lab, "web-1", "suspended").err, "");
+    lab.control().power(100, Power::Running).unwrap();
+    status(&lab, "web-1", "active");
+    lab.control().power(100, Power::Stopped).unwrap();
+    assert_eq!(status(&lab, "web-1", "suspended").err, "");
+    // What the database says does not matter while the node answers.
+    edit_record(&lab, "web-1", |record| {
+        record.insert("status".into(), "suspended".into());
+    });
+    lab.control().power(100, Power::Running).unwrap();
+    status(&lab, "web-1", "active");
+    lab.vm("destroy", &["web-1"]).ok();
+    assert_eq!(status(&lab, "web-1", "destroyed").err, "");
+    // Somebody else's machine has the VMID by now.
+    lab.control()
+        .add_guest(NewGuest { vmid: 100, name: "web-1".into(), running: true, ..NewGuest::default() })
+        .unwrap();
+    status(&lab, "web-1", "destroyed");
+    status(&lab, "never-made", "unknown").says(&["VM never-made", "no such record"]);
+    for odd in ["", "a_b", "../x", &"x".repeat(70), "${x}"] {
+        let said = status(&lab, odd, "unknown");
+        assert_eq!(said.err.lines().count(), 1, "{said:?}");
+    }
+}
+
+#[test]
+fn a_machine_that_is_gone_or_a_stranger_is_unknown() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    lab.made("web-2");
+    lab.control().remove_guest(100).unwrap();
+    status(&lab, "web-1", "unknown").says(&["VM web-1 (VMID 100)", "the node has no such machine"]);
+    lab.control()
+        .add_guest(NewGuest { vmid: 100, name: "web-1".into(), running: true, ..NewGuest::default() })
+        .unwrap();
+    // Its name alone does not make it ours.
+    status(&lab, "web-1", "unknown").says(&["not ours", "found web-1"]);
+    // Ours with another name is still ours: the UUID counts.
+    lab.control().rename(101, "renamed").unwrap();
+    status(&lab, "web-2", "active");
+    assert_eq!(record(&lab, "web-1")["status"], "active", "status changes nothing");
+}
+
+#[test]
+fn h49_where_the_node_cannot_tell_the_database_is_believed() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    lab.control().migrate(100, "pve2").unwrap();
+    status(&lab, "web-1", "active").says(&["on node pve2", "the database's word"]);
+    lab.control().migrate(100, "pve").unwrap();
+    lab.control().mount_etc_pve(false).unwrap();
+    status(&lab, "web-1", "active").says(&["not mounted", "the database's word"]);
+    lab.control().mount_etc_pve(true).unwrap();
+    for fault in [FaultAction::error("no"), FaultAction::Garbage, FaultAction::Huge, FaultAction::Kill] {
+        lab.control().fault("agent.vm-state", fault, 1).unwrap();
+        status(&lab, "web-1", "active").says(&["the database's word"]);
+    }
+    lab.control().stop_root_agent().unwrap();
+    status(&lab, "web-1", "active").says(&["the database's word", "root-agent.sock", "does not exist"]);
+}
+
+#[test]
+fn h23_a_silent_node_is_waited_for_2_s() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    lab.control().fault("agent.vm-state", FaultAction::Slow { ms: 8_000 }, 1).unwrap();
+    let begun = Instant::now();
+    status(&lab, "web-1", "active").says(&["the database's word", "did not answer"]);
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(1_900) && took < Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
+fn h23_a_silent_api_does_not_keep_status_waiting() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    lab.control().fault("api.GET /nodes/{node}/qemu/{vmid}/status/current", FaultAction::Hang, 9).unwrap();
+    let begun = Instant::now();
+    status(&lab, "web-1", "active");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    lab.control().clear_faults().unwrap();
+}

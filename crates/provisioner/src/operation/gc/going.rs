@@ -1,0 +1,251 @@
+//! A guest on its way to being off, and what is written down when it is (hazards H10, H22, H24).
+
+use super::Report;
+use super::suspend::{BUSY, LOOK};
+use crate::host::clock::{self, Deadline};
+use crate::host::failpoint::limit;
+use crate::host::root_agent::AgentError;
+use crate::operation::machine::Machine;
+use crate::operation::{Context, start};
+use crate::plan::garbage_collection::is_due_for_suspension;
+use crate::store::audit::{self, Change};
+use crate::store::vm_database::Status;
+use crate::store::vm_lock::VmLock;
+use crate::tool::node::{Node, VmState};
+use crate::value::timestamp;
+use crate::value::vm_name::VmName;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+/// How long switching off may take.
+const POWER_OFF: Duration = Duration::from_secs(30);
+/// How often the same is asked for again: it does no harm when it is under way.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+/// A guest that is going down.
+pub struct Going {
+    /// The machine.
+    pub machine: Machine,
+    /// `false`: its record is suspended already, only the machine runs (H50).
+    pub to_be_suspended: bool,
+    /// It ran when it was asked: one that its owner had switched off is not started again.
+    pub was_running: bool,
+    /// The shutdown request was not answered, or failed because the VM was busy.
+    pub ask_again: bool,
+    /// Whether the node leaves it off when it boots.
+    pub onboot: anyhow::Result<()>,
+    /// It is being switched off.
+    forced: bool,
+    /// When it is switched off; when switching off has failed.
+    until: Deadline,
+    /// It is locked on the node, as far as we know.
+    busy: bool,
+    /// Until when it is asked again, from the first time that it was locked.
+    busy_until: Option<Deadline>,
+    /// When to ask again.
+    again: Deadline,
+    /// Why the last request failed.
+    words: Option<String>,
+    begun: Instant,
+    _lock: VmLock,
+}
+
+/// What became of a guest in one round.
+pub enum Step {
+    /// It is still going down.
+    Goes,
+    /// Likewise; the root agent did not answer in time, and is not asked for others in this round.
+    Silence,
+    /// It has failed, and that was said.
+    GivenUp,
+}
+
+impl Going {
+    /// A guest that has just been asked to shut down within `timeout`.
+    pub fn new(
+        machine: Machine,
+        to_be_suspended: bool,
+        begun: Instant,
+        lock: VmLock,
+        timeout: Duration,
+    ) -> Going {
+        Going {
+            machine,
+            to_be_suspended,
+            was_running: true,
+            ask_again: false,
+            onboot: Ok(()),
+            forced: false,
+            until: Deadline::after(timeout),
+            busy: false,
+            busy_until: None,
+            again: Deadline::after(Duration::ZERO),
+            words: None,
+            begun,
+            _lock: lock,
+        }
+    }
+
+    /// The last request failed, in these words.
+    pub fn fails(&mut self, words: String) {
+        self.words = Some(words);
+    }
+
+    /// What the root agent tells about the request that it carried out.
+    pub fn hear(&mut self, state: &VmState) {
+        let wanted = if self.forced { "qm-stop" } else { "qm-shutdown" };
+        // A request that was not answered: what is told may be about an earlier one.
+        let failed = state.failed.as_ref().filter(|f| !self.ask_again && f.action == wanted);
+        let Some(failed) = failed else { return };
+        self.words = Some(failed.words.clone());
+        if failed.is_busy() {
+            self.is_busy();
+        } else if !self.forced {
+            // No shutdown is under way any more.
+            self.until = Deadline::after(Duration::ZERO);
+        }
+    }
+
+    fn is_busy(&mut self) {
+        (self.busy, self.ask_again) = (true, true);
+        self.busy_until.get_or_insert_with(|| Deadline::after(limit("gc-busy", BUSY)));
+    }
+
+    /// Goes on with a guest that still runs: asks again, switches off, gives up. `ask`: the root agent may be asked.
+    pub fn step(&mut self, node: &Node, timeout: Duration, report: &mut Report, ask: bool) -> Step {
+        let label = self.machine.label();
+        let words = |words: &mut Option<String>| words.take().unwrap_or_else(|| "it still runs".to_string());
+        let and = if self.to_be_suspended { "; it is not suspended" } else { "" };
+        if self.busy && self.busy_until.is_some_and(|until| until.passed()) {
+            let words = words(&mut self.words);
+            report.failures.push(format!("{label}: {words}{and}; the next run tries again"));
+            return Step::GivenUp;
+        }
+        if self.until.passed() && self.forced && !self.busy {
+            let words = words(&mut self.words);
+            report.failures.push(format!("{label}: it cannot be switched off: {words}{and}"));
+            return Step::GivenUp;
+        }
+        if self.until.passed() && !self.busy {
+            let why = self.words.take().map_or_else(String::new, |words| format!(" ({words})"));
+            report.notes.push(format!(
+                "{label}: the guest did not shut down within {} s{why} and is switched off",
+                self.begun.elapsed().as_secs()
+            ));
+            self.forced = true;
+            self.until = Deadline::after(limit("gc-power-off", POWER_OFF));
+            self.again = Deadline::after(Duration::ZERO);
+        }
+        if !(self.forced || self.ask_again) || !self.again.passed() || !ask {
+            return Step::Goes;
+        }
+        self.again = Deadline::after(ASK_AGAIN);
+        let (vmid, identity) = (self.machine.vmid, &self.machine.identity);
+        let deadline = Deadline::after(limit("gc-look", LOOK));
+        let sent = if self.forced {
+            node.stop(vmid, identity, deadline)
+        } else {
+            node.shutdown(vmid, identity, timeout, deadline)
+        };
+        match sent {
+            Ok(()) => {
+                if self.busy {
+                    // Not any more; or we hear about it in the next round.
+                    let time = if self.forced { limit("gc-power-off", POWER_OFF) } else { timeout };
+                    self.until = Deadline::after(time);
+                }
+                (self.busy, self.ask_again) = (false, false);
+                Step::Goes
+            }
+            Err(error) => {
+                let silence = is_silence(&error);
+                self.words = Some(error.to_string());
+                if error.is_busy() {
+                    self.is_busy();
+                }
+                if silence { Step::Silence } else { Step::Goes }
+            }
+        }
+    }
+}
+
+/// No answer within the time, so the next one would cost as much.
+pub fn is_silence(error: &AgentError) -> bool {
+    matches!(error, AgentError::TimedOut { .. })
+}
+
+/// Marks those that are off in one change of the database. One that was renewed while its guest went down is
+/// started again.
+pub fn record(ctx: &Context<'_>, off: Vec<Going>, report: &mut Report) -> anyhow::Result<Vec<VmName>> {
+    let off: Vec<Going> = off.into_iter().filter(|one| one.to_be_suspended).collect();
+    let mut settled = Vec::new();
+    if off.is_empty() {
+        return Ok(settled);
+    }
+    ctx.host.step("gc.off")?;
+    let now = clock::now();
+    let suspended: HashSet<VmName> = ctx.database.update(|db| {
+        let mut done = HashSet::new();
+        for one in &off {
+            let name = &one.machine.record.name;
+            let due =
+                db.record(name.as_str()).and_then(Result::ok).is_some_and(|r| is_due_for_suspension(&r, now));
+            if due {
+                db.set_status(name.as_str(), Status::Suspended);
+                db.set(name.as_str(), "suspended_at", &timestamp::to_text(now).into());
+                done.insert(name.clone());
+            }
+        }
+        Ok(done)
+    })?;
+    ctx.host.step("gc.recorded")?;
+    for one in off {
+        let name = one.machine.record.name.clone();
+        let is_suspended = suspended.contains(&name);
+        let mut words = "ok".to_string();
+        if is_suspended {
+            report.suspended.push(name.clone());
+            settled.push(name.clone());
+        } else {
+            match start_again(ctx, &one.machine, one.was_running) {
+                Ok(what) => {
+                    words = format!("renewed while it went down; {what}");
+                    report.notes.push(format!("{}: {words}", one.machine.label()));
+                    settled.push(name.clone());
+                }
+                Err(error) => {
+                    words = format!("renewed while it went down, and cannot be started again: {error:#}");
+                    report.failures.push(format!("{}: {words}", one.machine.label()));
+                }
+            }
+        }
+        let after = if is_suspended { Status::Suspended } else { Status::Active };
+        audit::write(
+            ctx.host,
+            &Change {
+                verb: "suspend",
+                vm: name.as_str(),
+                vmid: Some(one.machine.vmid.get()),
+                before: Some(Status::Active.as_str()),
+                after: Some(after.as_str()),
+                result: &words,
+                duration: one.begun.elapsed(),
+            },
+        );
+    }
+    Ok(settled)
+}
+
+/// Undoes what was done to a VM that is not to be suspended any more; `run`: it ran before. Says what came of it.
+pub fn start_again(ctx: &Context<'_>, machine: &Machine, run: bool) -> anyhow::Result<&'static str> {
+    let still_ours = ctx.record(&machine.record.name)?.is_some_and(|r| r.status == Status::Active);
+    if !still_ours {
+        return Ok("its record is not active, so it stays off");
+    }
+    let deadline = Deadline::after(Duration::from_secs(60));
+    if run {
+        start::run(ctx, machine, deadline)?;
+    }
+    ctx.node().set_onboot(machine.vmid, &machine.identity, true, deadline)?;
+    Ok(if run { "started again" } else { "it was off before" })
+}
