@@ -11,6 +11,7 @@ use clap::{Args, Parser};
 use provisioner::host::Host;
 use provisioner::host::interrupt::Interrupt;
 use provisioner::host::replace_file;
+use provisioner::host::run_process;
 use provisioner::operation::Context;
 use provisioner::value::vm_name::VmName;
 use std::io::{self, IsTerminal, Write};
@@ -71,6 +72,7 @@ pub fn run(common: &Common, body: impl FnOnce(&Host) -> anyhow::Result<()>) -> E
 pub fn prepare(common: &Common) -> anyhow::Result<Host> {
     start_logging(common);
     replace_file::set_umask();
+    run_process::forbid_core_dumps();
     Ok(Host::from_environment(Interrupt::install().context("cannot listen to signals")?))
 }
 

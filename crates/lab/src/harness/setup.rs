@@ -67,8 +67,6 @@ impl Setup {
             "node",
             "etc/blockhost",
             "var/terraform",
-            // The package makes it; its own growth is nobody's surprise.
-            "var/audit",
             "run",
             "share/cloud-init/templates",
             "bin",

@@ -68,6 +68,13 @@ fn start(program: &Program<'_>) -> std::io::Result<Command> {
     Ok(command)
 }
 
+/// No core dump of ours or of a child of ours: it would hold the token and cloud-init text (hazard H30).
+pub fn forbid_core_dumps() {
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    // Lowering a limit needs no right; a system that refuses all the same writes none by default.
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+}
+
 /// The executable called `name` on PATH.
 pub fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
@@ -115,5 +122,17 @@ impl Child {
             #[cfg(debug_assertions)]
             Child::Simulated(child) => child.terminate(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h30_no_core_dump_is_written() {
+        forbid_core_dumps();
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Core);
+        assert_eq!((limit.current, limit.maximum), (Some(0), Some(0)));
     }
 }

@@ -123,7 +123,7 @@ pub fn everything(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Checke
     };
     checked.user_data(ctx, request, example)?;
     if request.apply && !ctx.mock {
-        preflight(ctx, &checked, request)?;
+        preflight(ctx, &checked, request).with_context(|| format!("VM {}", request.name))?;
     }
     Ok(checked)
 }
