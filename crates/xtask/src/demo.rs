@@ -42,6 +42,7 @@ pub fn run() -> anyhow::Result<bool> {
     play.title("31 days later nobody has paid: what gc would do, then what it does")?;
     play.step("lab", &["ctl", "days-pass", "31"])?;
     play.step("blockhost-vm-gc", &[])?;
+    play.until_the_guest_is_up();
     play.step("blockhost-vm-gc", &["--execute"])?;
     play.step("blockhost-vm-status", &["web-1"])?;
     play.title("Somebody pays: the VM runs again")?;
@@ -49,6 +50,7 @@ pub fn run() -> anyhow::Result<bool> {
     play.step("blockhost-vm-status", &["web-1"])?;
     play.title("11 days later, and 8 more of grace: suspended, then destroyed")?;
     play.step("lab", &["ctl", "days-pass", "11"])?;
+    play.until_the_guest_is_up();
     play.step("blockhost-vm-gc", &["--execute"])?;
     play.step("lab", &["ctl", "days-pass", "8"])?;
     play.step("blockhost-vm-gc", &["--execute"])?;
@@ -71,6 +73,17 @@ impl Play<'_> {
     fn title(&self, text: &str) -> anyhow::Result<()> {
         println!("\n# {text}");
         Ok(())
+    }
+
+    /// A guest that still boots does not heed a shutdown; gc would give it its whole time.
+    fn until_the_guest_is_up(&self) {
+        for _ in 0..20 {
+            let exec = self.lab.command("blockhost-vm-guest-exec").args(["web-1", "true"]).output();
+            if exec.is_ok_and(|ended| ended.status.success()) {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(300));
+        }
     }
 
     fn step(&self, program: &str, arguments: &[&str]) -> anyhow::Result<()> {
