@@ -21,7 +21,7 @@ pub fn copied_command(lab: &Lab, name: &str) -> PathBuf {
     let copy = folder.join(name);
     if !copy.is_file() {
         let own = Path::new(env!("CARGO_BIN_EXE_blockhost-vm-create")).with_file_name(name);
-        std::fs::copy(own, &copy).unwrap();
+        copy_by_another(own, &copy).unwrap();
         std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755)).unwrap();
     }
     copy
@@ -51,7 +51,7 @@ fn owned_lab(owner: u32, database: bool) -> Lab {
         if data.is_symlink() {
             let target = path.canonicalize().unwrap();
             std::fs::remove_file(path).unwrap();
-            std::fs::copy(target, path).unwrap();
+            copy_by_another(target, path).unwrap();
             std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
         }
     });
@@ -205,4 +205,14 @@ fn h29_terraform_and_its_provider_never_run_with_roots_rights_for_the_user() {
     assert!(terraform.len() >= 2, "terraform and its provider: {seen:?}");
     assert!(terraform.iter().all(|p| (p.uid, p.gid) == (USER, GROUP)), "{terraform:?}");
     assert!(child.wait().unwrap().success());
+}
+
+/// Copies a program in a process of its own: a file that this process has open for writing while another thread
+/// starts a child cannot be run ("text file busy").
+fn copy_by_another(
+    from: impl AsRef<std::path::Path>,
+    to: impl AsRef<std::path::Path>,
+) -> std::io::Result<()> {
+    let status = std::process::Command::new("cp").arg(from.as_ref()).arg(to.as_ref()).status()?;
+    if status.success() { Ok(()) } else { Err(std::io::Error::other("cp failed")) }
 }
