@@ -1,12 +1,20 @@
 //! The door for child processes. No shell, ever: a program and its arguments.
+//!
+//! Two kinds: terraform, which must outlive us ([`spawn_outliving`]), and everything else, which is waited for and
+//! dies with us ([`run`]).
 
+use super::clock::Deadline;
 use super::failpoint;
+use super::interrupt::{Interrupt, Interrupted};
 use super::replace_file::{are_root, owner_of};
 use std::ffi::OsString;
 use std::fs::File;
-use std::os::unix::process::CommandExt;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 
 /// A program to be started; never printed with `{:?}`, which would show its environment.
 pub struct Program<'a> {
@@ -66,6 +74,302 @@ fn start(program: &Program<'_>) -> std::io::Result<Command> {
     }
     command.envs(program.environment.iter().map(|(name, value)| (name, value)));
     Ok(command)
+}
+
+/// What a child reads.
+pub enum Input {
+    /// Nothing.
+    Nothing,
+    /// This text.
+    Text(String),
+    /// A file, from where it stands.
+    File(File),
+}
+
+/// One of a child's two streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Error,
+}
+
+/// How a child ended, and what it said.
+#[derive(Debug)]
+pub struct Ended {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output, whole.
+    pub stdout: String,
+    /// The end of its standard error.
+    pub stderr: String,
+}
+
+/// A child that did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Not on PATH, or the kernel would not start it.
+    #[error("cannot run {program}: {source}")]
+    NotStarted {
+        /// Its name.
+        program: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It took too long and was killed.
+    #[error("{call} did not end within {} s and was stopped{}", limit.as_secs(), after(last_words))]
+    TimedOut {
+        /// Program and arguments.
+        call: String,
+        /// What it was given.
+        limit: Duration,
+        /// The end of what it said.
+        last_words: String,
+    },
+    /// It said that it failed, or a signal ended it.
+    #[error("{call} failed ({how}){}", after(last_words))]
+    Failed {
+        /// Program and arguments.
+        call: String,
+        /// `exit code 2`, `signal 9`.
+        how: String,
+        /// The end of what it said.
+        last_words: String,
+    },
+    /// It printed more than anybody reads.
+    #[error("{call} printed more than {} MiB", STDOUT_MAX >> 20)]
+    TooMuch {
+        /// Program and arguments.
+        call: String,
+    },
+    /// We were asked to stop.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+fn after(words: &str) -> String {
+    if words.is_empty() { String::new() } else { format!(": {words}") }
+}
+
+/// Bytes of standard output that are kept; the list of all guests of a large cluster has a few MiB.
+const STDOUT_MAX: usize = 32 << 20;
+/// Bytes of standard error that are kept, from the end.
+const STDERR_MAX: usize = 64 << 10;
+/// Bytes of a failed child's words that a message repeats.
+const LAST_WORDS: usize = 1_000;
+/// Time between SIGTERM and SIGKILL for a child that is to end.
+const GRACE: Duration = Duration::from_secs(5);
+
+impl Ended {
+    /// The end of what it said: of standard error, or where that is empty, of standard output (`qm` prints the
+    /// failure of a task to either).
+    pub fn last_words(&self) -> String {
+        let said = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
+        let words = said.trim();
+        let from = words.len().saturating_sub(LAST_WORDS);
+        let from = (from..=words.len()).find(|at| words.is_char_boundary(*at)).unwrap_or(0);
+        words[from..].trim().replace('\n', " ")
+    }
+
+    /// Itself where it ended with exit code 0.
+    pub fn successful(self, program: &Program<'_>) -> Result<Ended, RunError> {
+        if self.status.success() {
+            return Ok(self);
+        }
+        let how = match (self.status.code(), self.status.signal()) {
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => "no exit code".to_owned(),
+        };
+        Err(RunError::Failed { call: program.call(), how, last_words: self.last_words() })
+    }
+}
+
+impl Program<'_> {
+    /// Program and arguments for a message; the environment is never shown.
+    pub fn call(&self) -> String {
+        let words = self.arguments.iter().map(|word| word.to_string_lossy());
+        std::iter::once(self.name.into()).chain(words).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// Runs a program to its end, at most for `limit` (hazard H23). It gets SIGTERM, and after 5 s SIGKILL, when the time
+/// is over or we are interrupted; the kernel kills it when we die. `heard` is called with each line as it comes.
+///
+/// An exit code other than 0 is no error here: `qm` tells little by it (hazard H32). [`Ended::successful`] makes it one.
+pub fn run(
+    program: &Program<'_>,
+    input: Input,
+    limit: Duration,
+    interrupt: &Interrupt,
+    mut heard: impl FnMut(Stream, &str),
+) -> Result<Ended, RunError> {
+    let not_started = |source| RunError::NotStarted { program: program.name.to_owned(), source };
+    let mut command = start_dying_with_us(program).map_err(not_started)?;
+    let (stdin, text) = match input {
+        Input::Nothing => (Stdio::null(), None),
+        Input::Text(text) => (Stdio::piped(), Some(text)),
+        Input::File(file) => (Stdio::from(file), None),
+    };
+    command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    failpoint::reached(&format!("spawn.{}", program.name)).map_err(not_started)?;
+    let mut child = command.spawn().map_err(not_started)?;
+    if let (Some(mut pipe), Some(text)) = (child.stdin.take(), text) {
+        // A child that ends without reading breaks the pipe: its exit code tells.
+        std::thread::spawn(move || pipe.write_all(text.as_bytes()));
+    }
+    let (said, lines) = channel();
+    if let Some(pipe) = child.stdout.take() {
+        let said = said.clone();
+        std::thread::spawn(move || tell_lines(pipe, Stream::Out, &said));
+    }
+    if let Some(pipe) = child.stderr.take() {
+        std::thread::spawn(move || tell_lines(pipe, Stream::Error, &said));
+    }
+    let deadline = Deadline::after(limit);
+    let mut kept = Kept::default();
+    let end = loop {
+        if kept.too_much {
+            break Some(RunError::TooMuch { call: program.call() });
+        }
+        if interrupt.requested() {
+            break Some(Interrupted.into());
+        }
+        if deadline.passed() {
+            let last_words = kept.last_words();
+            break Some(RunError::TimedOut { call: program.call(), limit, last_words });
+        }
+        match kept.hear(&lines, deadline.left().min(Duration::from_millis(50)), &mut heard) {
+            Heard::Something => {}
+            // A grandchild may keep the pipes open when the child itself has long ended (a daemon that it started).
+            Heard::Nothing => {
+                if let Ok(Some(_)) = child.try_wait() {
+                    while kept.hear(&lines, Duration::from_millis(50), &mut heard) == Heard::Something {}
+                    break None;
+                }
+            }
+            Heard::End => break None,
+        }
+    };
+    let Some(error) = end else {
+        let status = wait(&mut child, &deadline).map_err(not_started)?;
+        return match status {
+            Some(status) => Ok(Ended { status, stdout: kept.stdout, stderr: kept.stderr }),
+            None => {
+                let last_words = kept.last_words();
+                stop(&mut child);
+                Err(RunError::TimedOut { call: program.call(), limit, last_words })
+            }
+        };
+    };
+    stop(&mut child);
+    Err(error)
+}
+
+/// A command that the kernel kills when we die. The standard library could ask for that only through unsafe code in
+/// the child, so `setpriv` of util-linux, which every Debian has, asks for it and becomes the program.
+#[allow(clippy::disallowed_methods, reason = "this is the room that starts processes")]
+fn start_dying_with_us(program: &Program<'_>) -> std::io::Result<Command> {
+    let plain = start(program)?;
+    let Some(setpriv) = find("setpriv") else { return Ok(plain) };
+    let mut command = Command::new(setpriv);
+    command.args(["--pdeathsig", "KILL", "--"]).arg(plain.get_program()).args(plain.get_args());
+    command.current_dir(program.folder);
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    Ok(command)
+}
+
+/// What a child has said so far.
+#[derive(Default)]
+struct Kept {
+    stdout: String,
+    stderr: String,
+    too_much: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    Something,
+    Nothing,
+    End,
+}
+
+impl Kept {
+    fn hear(
+        &mut self,
+        lines: &Receiver<(Stream, String)>,
+        patience: Duration,
+        heard: &mut impl FnMut(Stream, &str),
+    ) -> Heard {
+        let (stream, line) = match lines.recv_timeout(patience) {
+            Ok(said) => said,
+            Err(RecvTimeoutError::Timeout) => return Heard::Nothing,
+            Err(RecvTimeoutError::Disconnected) => return Heard::End,
+        };
+        heard(stream, line.trim_end_matches(['\n', '\r']));
+        match stream {
+            Stream::Out => {
+                self.stdout.push_str(&line);
+                self.too_much |= self.stdout.len() > STDOUT_MAX;
+            }
+            Stream::Error => {
+                self.stderr.push_str(&line);
+                if self.stderr.len() > 2 * STDERR_MAX {
+                    let from = self.stderr.len() - STDERR_MAX;
+                    let from = (from..).find(|at| self.stderr.is_char_boundary(*at)).unwrap_or(0);
+                    self.stderr.drain(..from);
+                }
+            }
+        }
+        Heard::Something
+    }
+
+    fn last_words(&self) -> String {
+        let (stdout, stderr) = (self.stdout.clone(), self.stderr.clone());
+        Ended { status: ExitStatus::from_raw(0), stdout, stderr }.last_words()
+    }
+}
+
+/// Passes a stream on, line by line; a line of more than 64 KiB in pieces.
+fn tell_lines(pipe: impl Read, stream: Stream, said: &Sender<(Stream, String)>) {
+    let mut reader = BufReader::new(pipe);
+    loop {
+        let mut line = Vec::new();
+        match (&mut reader).take(64 << 10).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) if said.send((stream, String::from_utf8_lossy(&line).into_owned())).is_err() => return,
+            Ok(_) => {}
+        }
+    }
+}
+
+fn wait(child: &mut std::process::Child, deadline: &Deadline) -> std::io::Result<Option<ExitStatus>> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if deadline.passed() {
+            return Ok(None);
+        }
+        super::clock::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Ends a child and what it has started in its group.
+fn stop(child: &mut std::process::Child) {
+    let group = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    let signal = |signal| group.map(|group| rustix::process::kill_process_group(group, signal));
+    signal(rustix::process::Signal::TERM);
+    if !matches!(wait(child, &Deadline::after(GRACE)), Ok(Some(_))) {
+        signal(rustix::process::Signal::KILL);
+        let _ = child.wait();
+    }
 }
 
 /// No core dump of ours or of a child of ours: it would hold the token and cloud-init text (hazard H30).
@@ -128,6 +432,74 @@ impl Child {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn sh(script: &str) -> Program<'static> {
+        let arguments = vec!["-c".into(), script.into()];
+        Program { name: "sh", arguments, folder: Path::new("/"), environment: vec![], without: &[] }
+    }
+
+    fn run_for(script: &str, input: Input, limit: u64) -> Result<Ended, RunError> {
+        run(&sh(script), input, Duration::from_secs(limit), &Interrupt::never(), |_, _| {})
+    }
+
+    #[test]
+    fn a_child_is_heard_line_by_line_and_whole() {
+        let mut heard = Vec::new();
+        let script = "read word; echo one $word; echo two >&2; printf three; exit 7";
+        let input = Input::Text("given\n".into());
+        let limit = Duration::from_secs(20);
+        let ended = run(&sh(script), input, limit, &Interrupt::never(), |stream, line| {
+            heard.push((stream, line.to_owned()));
+        })
+        .unwrap();
+        assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("one given\nthree", "two\n"));
+        assert_eq!(ended.status.code(), Some(7));
+        assert!(
+            heard.contains(&(Stream::Out, "one given".into()))
+                && heard.contains(&(Stream::Error, "two".into()))
+        );
+        let error = ended.successful(&sh("x")).unwrap_err().to_string();
+        assert_eq!(error, "sh -c x failed (exit code 7): two");
+    }
+
+    #[test]
+    fn h23_a_child_that_takes_too_long_is_stopped_with_its_children() {
+        let error = run_for("trap '' TERM; echo begun; sleep 4301 & wait; sleep 4301", Input::Nothing, 1)
+            .unwrap_err();
+        assert!(matches!(error, RunError::TimedOut { .. }), "{error}");
+        assert!(error.to_string().ends_with("did not end within 1 s and was stopped: begun"), "{error}");
+        let left = std::process::Command::new("pgrep").args(["-f", "^sleep 4301"]).output();
+        assert!(left.is_ok_and(|left| left.stdout.is_empty()), "a grandchild stayed");
+    }
+
+    #[test]
+    fn h23_a_daemon_that_keeps_the_pipes_holds_nobody_up() {
+        let ended = run_for("sleep 20 & echo done", Input::Nothing, 15).unwrap();
+        assert_eq!(ended.stdout, "done\n");
+    }
+
+    #[test]
+    fn a_signal_to_us_ends_the_child() {
+        let interrupt = Interrupt::never();
+        interrupt.request(true);
+        let ended = run(&sh("sleep 60"), Input::Nothing, Duration::from_secs(30), &interrupt, |_, _| {});
+        assert!(matches!(ended, Err(RunError::Interrupted(_))));
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_named() {
+        let program = Program { name: "no-such-tool", ..sh("") };
+        let ended = run(&program, Input::Nothing, Duration::from_secs(1), &Interrupt::never(), |_, _| {});
+        let error = ended.unwrap_err().to_string();
+        assert_eq!(error, "cannot run no-such-tool: no-such-tool is not installed (not found on PATH)");
+    }
+
+    #[test]
+    fn last_words_are_bounded_and_on_one_line() {
+        let ended = run_for("printf 'ä%.0s' $(seq 3000); echo; echo end", Input::Nothing, 20).unwrap();
+        let words = ended.last_words();
+        assert!(words.len() <= LAST_WORDS && words.ends_with("ä end"), "{words}");
+    }
 
     #[test]
     fn h30_no_core_dump_is_written() {
