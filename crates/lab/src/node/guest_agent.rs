@@ -175,6 +175,7 @@ fn run_in_guest(dir: &Path, root: &Path, command: &[String]) -> tokio::process::
             format!("{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", stand_ins.display()),
         )
         .env("LAB_GUEST_ROOT", root)
+        .env(crate::tool::client::NODE_PID, std::process::id().to_string())
         .env("HOME", root)
         .current_dir(root)
         .process_group(0)

@@ -67,13 +67,19 @@ pub(crate) fn run(dir: &Path, tool: &str, argv: Vec<String>) -> anyhow::Result<E
     Ok(ExitCode::from(u8::try_from(output.code & 0xff).unwrap_or(255)))
 }
 
+/// Tells a guest's command who its node is.
+pub(crate) const NODE_PID: &str = "LAB_NODE_PID";
+
 /// Becomes a guest's command, after having made sure that it dies with the lab.
 ///
 /// # Errors
 /// The program cannot be run.
 pub(crate) fn become_guest_command(argv: &[String]) -> anyhow::Result<ExitCode> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // A node that died before this line sends no signal any more.
+    let parent = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().to_string());
+    anyhow::ensure!(parent == std::env::var(NODE_PID).ok(), "the node is gone");
     let (program, arguments) = argv.split_first().context("no program")?;
-    let error = std::process::Command::new(program).args(arguments).exec();
+    let error = std::process::Command::new(program).args(arguments).env_remove(NODE_PID).exec();
     Err(error).with_context(|| format!("failed to execute {program}"))
 }
