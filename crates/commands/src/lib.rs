@@ -4,6 +4,7 @@
 pub mod create;
 pub mod gc;
 pub mod list;
+pub mod setup;
 
 use anyhow::Context as _;
 use clap::builder::styling::Styles;

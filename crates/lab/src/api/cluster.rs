@@ -110,9 +110,11 @@ pub(crate) fn network(node: &Shared) -> Value {
         .map(|(name, device)| {
             let mut entry = json!({"iface": name, "active": 1, "autostart": 1, "priority": device.index,
                 "type": if device.bridge { "bridge" } else { "eth" }});
+            if let Some(cidr) = &device.address {
+                entry["address"] = json!(cidr.split('/').next());
+                entry["cidr"] = json!(cidr);
+            }
             if name == "vmbr0" {
-                entry["address"] = json!("192.168.122.1");
-                entry["cidr"] = json!("192.168.122.1/24");
                 entry["bridge_ports"] = json!("eno1");
             }
             entry
@@ -127,10 +129,10 @@ pub(crate) fn make_interface(node: &Shared, caller: &Caller, params: &Params) ->
     need(&state, caller, &format!("/nodes/{}", node.options.node), "Sys.Modify")?;
     let name = params.need("iface")?.to_owned();
     params.need("type")?;
-    if state.network.get(&name).is_some() || state.network.planned.contains(&name) {
+    if state.network.get(&name).is_some() || state.network.planned.contains_key(&name) {
         return Err(Refusal::parameter("iface", "interface already exists"));
     }
-    state.network.planned.insert(name);
+    state.network.planned.insert(name, params.get("cidr").map(str::to_owned));
     Ok(Value::Null)
 }
 
@@ -141,8 +143,8 @@ pub(crate) async fn apply_network(node: &Shared, caller: &Caller) -> Outcome<Val
     let upid = crate::node::tasks::spawn(node, caller, "srvreload", 0, move |_| async move {
         let mut state = shared.state();
         let State { network, files, .. } = &mut *state;
-        for name in std::mem::take(&mut network.planned) {
-            network.add_bridge(files, &name);
+        for (name, cidr) in std::mem::take(&mut network.planned) {
+            network.add_bridge(files, &name, cidr.as_deref());
         }
         Ok(())
     })

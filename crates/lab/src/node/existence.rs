@@ -92,6 +92,9 @@ fn remove(state: &mut State, vmid: u32, unreferenced: bool) -> Vec<String> {
         }
     }
     state.remove(vmid);
+    // Rules on the VMID go with it (pve-access-control, `remove_vm_access`): whoever gets the number next starts anew.
+    let path = format!("/vms/{vmid}");
+    state.access.rules.retain(|rule| rule.path != path);
     warnings
 }
 

@@ -18,6 +18,8 @@ pub(crate) struct Device {
     pub index: u32,
     /// A bridge.
     pub bridge: bool,
+    /// Its IPv4 address with the length, in the form `192.168.122.1/24`.
+    pub address: Option<String>,
     /// `disable_ipv6=1`: Proxmox sets it on taps and on the firewall's bridges and pairs.
     pub no_ipv6: bool,
 }
@@ -27,8 +29,8 @@ pub(crate) struct Device {
 pub(crate) struct Network {
     devices: BTreeMap<String, Device>,
     pub routes: BTreeSet<Route>,
-    /// Bridges in `interfaces.new`, not yet applied.
-    pub planned: BTreeSet<String>,
+    /// Bridges in `interfaces.new`, not yet applied, with their addresses.
+    pub planned: BTreeMap<String, Option<String>>,
     next_index: u32,
 }
 
@@ -38,11 +40,11 @@ impl Network {
         let mut network = Self {
             devices: BTreeMap::new(),
             routes: BTreeSet::new(),
-            planned: BTreeSet::new(),
+            planned: BTreeMap::new(),
             next_index: 2,
         };
         network.add(files, "eno1", Some("vmbr0"), false, false);
-        network.add_bridge(files, "vmbr0");
+        network.add_bridge(files, "vmbr0", Some("192.168.122.1/24"));
         network
     }
 
@@ -53,6 +55,7 @@ impl Network {
             tc: Vec::new(),
             index: self.next_index,
             bridge,
+            address: None,
             no_ipv6,
         };
         self.next_index += 1;
@@ -61,8 +64,11 @@ impl Network {
     }
 
     /// Makes a bridge of the host.
-    pub fn add_bridge(&mut self, files: &NodeFiles, name: &str) {
+    pub fn add_bridge(&mut self, files: &NodeFiles, name: &str, address: Option<&str>) {
         self.add(files, name, None, true, false);
+        if let Some(device) = self.devices.get_mut(name) {
+            device.address = address.map(str::to_owned);
+        }
     }
 
     pub fn get(&self, name: &str) -> Option<&Device> {

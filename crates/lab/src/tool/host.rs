@@ -2,10 +2,40 @@
 
 use std::net::Ipv6Addr;
 
+use serde_json::{Value, json};
+
 use super::ToolOutput;
 use crate::model::Route;
 use crate::node::Shared;
 use crate::node::network::{Device, Network};
+
+/// The host's way outside, in the form of `ip -j -4 route show default`.
+const DEFAULT_ROUTE: &str = "[{\"dst\":\"default\",\"gateway\":\"192.168.122.254\",\"dev\":\"vmbr0\",\"protocol\":\"kernel\",\"flags\":[\"onlink\"]}]\n";
+
+/// `ip -j -d address show`.
+fn addresses(network: &Network) -> String {
+    let mut devices: Vec<(&String, &Device)> = network.devices().collect();
+    devices.sort_by_key(|(_, device)| device.index);
+    let rows: Vec<Value> = devices
+        .into_iter()
+        .map(|(name, device)| {
+            let mut row = json!({"ifindex": device.index, "ifname": name, "flags": ["BROADCAST", "MULTICAST", "UP", "LOWER_UP"],
+                "mtu": 1500, "operstate": "UP", "link_type": "ether", "addr_info": []});
+            if let Some(master) = &device.master {
+                row["master"] = json!(master);
+            }
+            if device.bridge {
+                row["linkinfo"] = json!({"info_kind": "bridge", "info_data": {}});
+            }
+            if let Some((ip, prefix)) = device.address.as_ref().and_then(|cidr| cidr.split_once('/')) {
+                row["addr_info"] = json!([{"family": "inet", "local": ip, "prefixlen": prefix.parse::<u8>().unwrap_or(32),
+                    "scope": "global", "label": name, "valid_life_time": u32::MAX, "preferred_life_time": u32::MAX}]);
+            }
+            row
+        })
+        .collect();
+    format!("{}\n", Value::Array(rows))
+}
 
 /// The words without iproute2's own options (`-6`, `-o`, `-d` …).
 fn plain(argv: &[String]) -> Vec<&str> {
@@ -19,8 +49,11 @@ fn after<'a>(words: &[&'a str], name: &str) -> Option<&'a str> {
 /// Runs `ip`.
 pub(crate) fn ip(node: &Shared, argv: &[String]) -> ToolOutput {
     let words = plain(argv);
+    let json = argv.iter().any(|word| word == "-j" || word == "-json");
     let mut state = node.state();
     match words.as_slice() {
+        ["address" | "addr" | "a", "show"] if json => ToolOutput::text(addresses(&state.network)),
+        ["route" | "r", "show", "default"] if json => ToolOutput::text(DEFAULT_ROUTE),
         ["route" | "r" | "ro", rest @ ..] => route(&mut state.network, rest),
         ["link" | "l", "show" | "list" | "ls", rest @ ..] => link(&state.network, rest),
         ["link" | "l"] => link(&state.network, &[]),

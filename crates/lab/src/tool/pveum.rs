@@ -93,6 +93,15 @@ pub(crate) async fn run(node: &Shared, argv: &[String]) -> Outcome<ToolOutput> {
             api::dispatch(node, &Caller::Root, "POST", "/pools", &Params::of(params)).await?;
             Ok(ToolOutput::default())
         }
+        ["pool", "delete", pool] => {
+            let mut state = node.state();
+            if state.guests.values().any(|guest| guest.pool.as_deref() == Some(pool)) {
+                return Err(Refusal::die(format!("delete pool failed: pool '{pool}' is not empty")));
+            }
+            let gone = state.pools.remove(*pool);
+            gone.map(|_| ToolOutput::default())
+                .ok_or_else(|| Refusal::die(format!("delete pool failed: pool '{pool}' does not exist")))
+        }
         ["pool", "list"] => {
             let pools = api::dispatch(node, &Caller::Root, "GET", "/pools", &Params::default()).await?;
             Ok(show(&pools, &parsed))

@@ -2,9 +2,12 @@
 //!
 //! Three files hold the effects a reviewer watches: [`run_process`], [`root_agent`], [`replace_file`].
 
+pub mod accounts;
 pub mod clock;
 pub mod failpoint;
+pub mod http_download;
 pub mod interrupt;
+pub mod large_file;
 pub mod lock_file;
 pub mod proxmox_api;
 pub mod replace_file;

@@ -223,7 +223,7 @@ pub fn host_of(endpoint: &str) -> Option<&str> {
 }
 
 /// The system's authorities and, where the operator put one, the node's own.
-fn certificates(extra: Option<PathBuf>) -> Vec<Certificate<'static>> {
+pub(super) fn certificates(extra: Option<PathBuf>) -> Vec<Certificate<'static>> {
     let files = [Some(PathBuf::from("/etc/ssl/certs/ca-certificates.crt")), extra];
     let texts = files.into_iter().flatten().filter_map(|path| std::fs::read(path).ok());
     texts

@@ -1,5 +1,6 @@
 //! Files are written whole or not at all (hazard H14), for whoever must read them afterwards (H15).
 
+use super::accounts::Account;
 use super::failpoint;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 use std::io::{self, Write};
@@ -17,18 +18,39 @@ pub const PRIVATE: u32 = 0o640;
 /// the folder's owner and group, so that user blockhost can go on with it. `label` names the write in
 /// fault injection (`write.<label>.…`).
 pub fn replace(path: &Path, bytes: &[u8], mode: u32, label: &str) -> io::Result<()> {
-    replace_inner(path, bytes, mode, label).map_err(|error| in_words("write", path, &error))
+    replace_inner(path, bytes, mode, None, label).map_err(|error| in_words("write", path, &error))
+}
+
+/// [`replace`], where owner and mode are not the old file's or the folder's but these: configuration that belongs to
+/// root and is read by group blockhost.
+pub fn replace_as(path: &Path, bytes: &[u8], mode: u32, owner: Account, label: &str) -> io::Result<()> {
+    replace_inner(path, bytes, mode, Some(owner), label).map_err(|error| in_words("write", path, &error))
 }
 
 #[allow(clippy::disallowed_methods, reason = "this is the room that replaces files")]
-fn replace_inner(path: &Path, bytes: &[u8], mode: u32, label: &str) -> io::Result<()> {
+fn replace_inner(
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    owner: Option<Account>,
+    label: &str,
+) -> io::Result<()> {
     let folder = folder_of(path);
     failpoint::reached(&format!("write.{label}.before"))?;
     failpoint::before_write()?;
     let mut temporary = temporary_in(folder)?;
     temporary.write_all(bytes)?;
-    match path.symlink_metadata() {
-        Ok(old) if old.is_file() => {
+    match (owner, path.symlink_metadata()) {
+        (Some(owner), _) => {
+            // A secret that reached the wrong group, or that its readers cannot read, is worse than no file.
+            rustix::fs::fchown(
+                temporary.as_file(),
+                Some(Uid::from_raw(owner.uid)),
+                Some(Gid::from_raw(owner.gid)),
+            )?;
+            temporary.as_file().set_permissions(PermissionsExt::from_mode(mode))?;
+        }
+        (None, Ok(old)) if old.is_file() => {
             give_to(temporary.as_file(), old.uid(), old.gid());
             temporary.as_file().set_permissions(PermissionsExt::from_mode(old.mode() & 0o777))?;
         }
@@ -131,6 +153,22 @@ pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     make().map_err(|error| in_words("make folder", path, &error))
 }
 
+/// Makes one folder for `owner`, where its parent is another's. What somebody else puts in its place meanwhile is not
+/// followed.
+#[allow(clippy::disallowed_methods, reason = "this is the room that makes files")]
+pub fn make_folder_for(path: &Path, mode: u32, owner: Account) -> io::Result<()> {
+    let make = || -> io::Result<()> {
+        failpoint::before_write()?;
+        std::fs::create_dir(path)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let folder = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        rustix::fs::fchown(&folder, Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)))?;
+        folder.set_permissions(PermissionsExt::from_mode(mode))?;
+        sync_folder(folder_of(path))
+    };
+    make().map_err(|error| in_words("make folder", path, &error))
+}
+
 /// Makes `link` a symbolic link to `target`; one that is there already is left.
 pub fn make_link(target: &str, link: &Path) -> io::Result<()> {
     failpoint::before_write()?;
@@ -194,7 +232,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     std::fs::File::open(folder)?.sync_all()
 }
 
-fn folder_of(path: &Path) -> &Path {
+pub(super) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

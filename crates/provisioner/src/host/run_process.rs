@@ -3,6 +3,7 @@
 //! Two kinds: terraform, which must outlive us ([`spawn_outliving`]), and everything else, which is waited for and
 //! dies with us ([`run`]).
 
+use super::accounts::Account;
 use super::clock::Deadline;
 use super::failpoint;
 use super::interrupt::{Interrupt, Interrupted};
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 /// A program to be started; never printed with `{:?}`, which would show its environment.
 pub struct Program<'a> {
-    /// Name, looked up on PATH.
+    /// Name, looked up on PATH, or absolute path.
     pub name: &'a str,
     /// Arguments, without secrets: every local user can read them.
     pub arguments: Vec<OsString>,
@@ -74,6 +75,39 @@ fn start(program: &Program<'_>) -> std::io::Result<Command> {
     }
     command.envs(program.environment.iter().map(|(name, value)| (name, value)));
     Ok(command)
+}
+
+/// A child that outlives us and listens: it is told words by a pipe, and sees our death as the pipe's end.
+pub struct Lifeline {
+    child: std::process::Child,
+    pipe: Option<std::process::ChildStdin>,
+}
+
+impl Lifeline {
+    /// Starts it, in a process group of its own.
+    pub fn start(program: &Program<'_>) -> std::io::Result<Lifeline> {
+        let mut command = start(program)?;
+        let mut child = command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
+        let pipe = child.stdin.take();
+        Ok(Lifeline { child, pipe })
+    }
+
+    /// Tells it a line.
+    pub fn say(&mut self, line: &str) -> std::io::Result<()> {
+        let pipe = self.pipe.as_mut().ok_or(std::io::ErrorKind::BrokenPipe)?;
+        pipe.write_all(line.as_bytes())?;
+        pipe.write_all(b"\n")?;
+        pipe.flush()
+    }
+
+    /// Closes the pipe and waits for its end.
+    pub fn wait(mut self, deadline: Deadline) -> anyhow::Result<ExitStatus> {
+        self.pipe = None;
+        match wait(&mut self.child, &deadline)? {
+            Some(status) => Ok(status),
+            None => anyhow::bail!("it did not end in time"),
+        }
+    }
 }
 
 /// What a child reads.
@@ -203,10 +237,23 @@ pub fn run(
     input: Input,
     limit: Duration,
     interrupt: &Interrupt,
+    heard: impl FnMut(Stream, &str),
+) -> Result<Ended, RunError> {
+    run_as(program, None, input, limit, interrupt, heard)
+}
+
+/// [`run`] with the rights of `account` alone, where we are another user: for work in folders that belong to it, in
+/// which root must neither run a program nor follow a link.
+pub fn run_as(
+    program: &Program<'_>,
+    account: Option<Account>,
+    input: Input,
+    limit: Duration,
+    interrupt: &Interrupt,
     mut heard: impl FnMut(Stream, &str),
 ) -> Result<Ended, RunError> {
     let not_started = |source| RunError::NotStarted { program: program.name.to_owned(), source };
-    let mut command = start_dying_with_us(program).map_err(not_started)?;
+    let mut command = start_dying_with_us(program, account).map_err(not_started)?;
     let (stdin, text) = match input {
         Input::Nothing => (Stdio::null(), None),
         Input::Text(text) => (Stdio::piped(), Some(text)),
@@ -270,11 +317,22 @@ pub fn run(
 /// A command that the kernel kills when we die. The standard library could ask for that only through unsafe code in
 /// the child, so `setpriv` of util-linux, which every Debian has, asks for it and becomes the program.
 #[allow(clippy::disallowed_methods, reason = "this is the room that starts processes")]
-fn start_dying_with_us(program: &Program<'_>) -> std::io::Result<Command> {
+fn start_dying_with_us(program: &Program<'_>, account: Option<Account>) -> std::io::Result<Command> {
     let plain = start(program)?;
-    let Some(setpriv) = find("setpriv") else { return Ok(plain) };
+    let own = rustix::process::geteuid().as_raw();
+    let account = account.filter(|account| account.uid != own);
+    let Some(setpriv) = find("setpriv") else {
+        return match account {
+            Some(_) => Err(std::io::Error::other("setpriv is not installed (package util-linux)")),
+            None => Ok(plain),
+        };
+    };
     let mut command = Command::new(setpriv);
-    command.args(["--pdeathsig", "KILL", "--"]).arg(plain.get_program()).args(plain.get_args());
+    command.args(["--pdeathsig", "KILL"]);
+    if let Some(Account { uid, gid }) = account {
+        command.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}")).arg("--clear-groups");
+    }
+    command.arg("--").arg(plain.get_program()).args(plain.get_args());
     command.current_dir(program.folder);
     for (name, value) in plain.get_envs() {
         match value {
@@ -379,8 +437,11 @@ pub fn forbid_core_dumps() {
     let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
 }
 
-/// The executable called `name` on PATH.
+/// The executable called `name` on PATH; an absolute path is itself.
 pub fn find(name: &str) -> Option<PathBuf> {
+    if name.starts_with('/') {
+        return Some(PathBuf::from(name));
+    }
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(name)).find(|candidate| {
         rustix::fs::access(candidate, rustix::fs::Access::EXEC_OK).is_ok() && candidate.is_file()

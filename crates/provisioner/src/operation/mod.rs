@@ -16,6 +16,7 @@ pub mod network;
 pub mod reapply;
 pub mod recovery;
 pub mod resume;
+pub mod setup;
 pub mod start;
 pub mod status;
 pub mod stop;

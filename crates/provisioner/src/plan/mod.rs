@@ -3,6 +3,8 @@
 pub mod allocation;
 pub mod cloud_init;
 pub mod garbage_collection;
+pub mod privileges;
 pub mod substitution;
 pub mod terraform_json;
 pub mod vm_record;
+pub mod yaml_keys;

@@ -33,6 +33,11 @@ impl Document {
         Document::mapping(path, value)
     }
 
+    /// A document that came as a value; nothing is an empty one. `path` says where from.
+    pub fn of(path: &Path, value: Value) -> anyhow::Result<Document> {
+        if value.is_null() { Ok(Document::empty(path)) } else { Document::mapping(path, value) }
+    }
+
     fn mapping(path: &Path, value: Value) -> anyhow::Result<Document> {
         match value {
             Value::Object(root) => Ok(Document { path: path.to_path_buf(), root }),

@@ -19,6 +19,61 @@ impl Tfvars {
     }
 }
 
+/// A value to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Setting {
+    /// A text, quoted and escaped where it is written.
+    Text(String),
+    /// A whole number.
+    Number(u64),
+}
+
+/// `text` with `keys` set; lines of others, comments, lists and maps stay as they are. A text that cannot be read is
+/// refused (hazard H17); the error names the line and never its value.
+pub fn set(text: &str, keys: &[(&str, Setting)]) -> Result<String, String> {
+    parse(text)?;
+    let mut lines: Vec<String> = Vec::new();
+    let mut written = vec![false; keys.len()];
+    let mut depth = 0;
+    for line in text.lines() {
+        let trimmed = line.trim();
+        if depth > 0 {
+            depth += balance(trimmed);
+            lines.push(line.to_owned());
+            continue;
+        }
+        let (key, value) = trimmed.split_once('=').map_or(("", ""), |(k, v)| (k.trim(), v.trim()));
+        if value.starts_with(['[', '{']) {
+            depth = balance(value);
+        }
+        match keys.iter().position(|(own, _)| *own == key) {
+            Some(_) if depth > 0 => return Err(format!("{key} is a list or a map")),
+            // terraform refuses a key that is set twice.
+            Some(index) if written[index] => {}
+            Some(index) => {
+                written[index] = true;
+                lines.push(render(key, &keys[index].1));
+            }
+            None => lines.push(line.to_owned()),
+        }
+    }
+    let missing = keys.iter().zip(written).filter(|(_, written)| !written);
+    lines.extend(missing.map(|((key, setting), _)| render(key, setting)));
+    lines.push(String::new());
+    Ok(lines.join("\n"))
+}
+
+fn render(key: &str, setting: &Setting) -> String {
+    match setting {
+        Setting::Number(number) => format!("{key} = {number}"),
+        Setting::Text(text) => {
+            let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let escaped = escaped.replace("${", "$${").replace("%{", "%%{");
+            format!("{key} = \"{escaped}\"")
+        }
+    }
+}
+
 /// Parses the text. Errors name the line and never repeat its value, which may be a token.
 fn parse(text: &str) -> Result<Tfvars, String> {
     let mut values = Vec::new();
@@ -121,6 +176,24 @@ mod tests {
         assert_eq!(values.get("vmid_start"), Some("100"));
         assert_eq!(values.get("odd"), Some("a\"b ${x} $5"));
         assert_eq!(values.get("list"), None);
+    }
+
+    #[test]
+    fn setting_keys_leaves_the_rest_alone() {
+        let text = "# hand-made\nproxmox_node = \"old\" # here\nlist = [\n  \"proxmox_node = 1\",\n]\nproxmox_node=\"twice\"";
+        let keys = [
+            ("proxmox_node", Setting::Text("pve".into())),
+            ("vmid_start", Setting::Number(100)),
+            ("odd", Setting::Text("a\"b\\ ${x} %{y} $5".into())),
+        ];
+        let new = set(text, &keys).unwrap();
+        let expected = "# hand-made\nproxmox_node = \"pve\"\nlist = [\n  \"proxmox_node = 1\",\n]\nvmid_start = 100\n\
+            odd = \"a\\\"b\\\\ $${x} %%{y} $5\"\n";
+        assert_eq!(new, expected);
+        assert_eq!(parse(&new).unwrap().get("odd"), Some("a\"b\\ ${x} %{y} $5"));
+        assert_eq!(set(&new, &keys).unwrap(), new);
+        assert!(set("x = \"", &keys).is_err());
+        assert!(set("vmid_start = [\n1\n]\n", &keys).is_err());
     }
 
     #[test]

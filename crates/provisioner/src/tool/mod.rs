@@ -1,6 +1,8 @@
 //! One wrapper per outside tool, built on the doors of [`crate::host`].
 
 pub mod guest_agent;
+pub mod ip;
 pub mod node;
+pub mod proxmox_cli;
 pub mod terraform;
 pub mod terraform_events;

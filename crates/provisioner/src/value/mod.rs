@@ -3,12 +3,14 @@
 pub mod address;
 pub mod field_names;
 pub mod node_name;
+pub mod pve_user;
 pub mod text;
 pub mod timestamp;
 pub mod token;
 pub mod vm_name;
 pub mod vmid;
 pub mod wallet;
+pub mod web_address;
 
 /// A value that was refused at the door: what was given, and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

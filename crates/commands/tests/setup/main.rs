@@ -1,0 +1,7 @@
+//! The installer's steps: on the lab's node, and the bridge on real interfaces in a network namespace.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::disallowed_methods, reason = "tests start programs and make files")]
+
+mod bridge;
+mod namespace;
+mod steps;

@@ -1,0 +1,247 @@
+//! Files too large to be written by one call: disk images. They grow piece by piece under a name of their own, are
+//! hashed, and get their real name when they are complete (hazard H14).
+//!
+//! No link is ever followed at the last part of a path: root works here beside folders that others may write (H29).
+
+use super::failpoint;
+use super::interrupt::Interrupt;
+use super::replace_file::folder_of;
+use rustix::fs::{Mode, OFlags};
+use sha2::{Digest, Sha512};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+const PIECE: usize = 1 << 20;
+/// Only we may read it: what is in it is nobody else's business until it is a template.
+const OWN: u32 = 0o600;
+
+/// A file that is being written.
+#[derive(Debug)]
+pub struct GrowingFile {
+    file: File,
+    path: PathBuf,
+    length: u64,
+}
+
+impl GrowingFile {
+    /// Opens `path` to go on at its end; made where it is missing.
+    pub fn open(path: &Path) -> io::Result<GrowingFile> {
+        GrowingFile::open_as(path, OFlags::empty())
+    }
+
+    /// Begins `path` anew.
+    pub fn begin(path: &Path) -> io::Result<GrowingFile> {
+        GrowingFile::open_as(path, OFlags::TRUNC)
+    }
+
+    fn open_as(path: &Path, more: OFlags) -> io::Result<GrowingFile> {
+        let open = || -> io::Result<GrowingFile> {
+            failpoint::before_write()?;
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+            let file = File::from(rustix::fs::open(path, flags | more, Mode::from_raw_mode(OWN))?);
+            let found = file.metadata()?;
+            if !found.is_file() {
+                return Err(io::Error::other("it is not a regular file"));
+            }
+            Ok(GrowingFile { file, path: path.to_owned(), length: found.len() })
+        };
+        open().map_err(|error| in_words("write", path, &error))
+    }
+
+    /// Bytes in it.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Cuts it to `length` bytes.
+    pub fn cut(&mut self, length: u64) -> io::Result<()> {
+        self.file.set_len(length).map_err(|error| in_words("write", &self.path, &error))?;
+        self.length = length;
+        Ok(())
+    }
+
+    /// Adds bytes at the end.
+    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let write = || -> io::Result<()> {
+            (&self.file).seek(SeekFrom::Start(self.length))?;
+            (&self.file).write_all(bytes)
+        };
+        write().map_err(|error| in_words("write", &self.path, &error))?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Adds all of another file, from its beginning; `heard` is told how many bytes are there.
+    pub fn append_file(
+        &mut self,
+        from: &mut File,
+        interrupt: &Interrupt,
+        mut heard: impl FnMut(u64),
+    ) -> anyhow::Result<()> {
+        from.rewind()?;
+        let mut piece = vec![0; PIECE];
+        loop {
+            interrupt.check()?;
+            let read = from.read(&mut piece)?;
+            if read == 0 {
+                return Ok(());
+            }
+            self.append(&piece[..read])?;
+            heard(self.length);
+        }
+    }
+
+    /// The SHA-512 of what is in it.
+    pub fn sha512(&mut self, interrupt: &Interrupt, heard: impl FnMut(u64)) -> anyhow::Result<Sum> {
+        sha512(&mut self.file, interrupt, heard)
+    }
+
+    /// It is complete: on the disk, and called `name`.
+    #[allow(clippy::disallowed_methods, reason = "a file that is complete gets its real name (H14)")]
+    pub fn complete(self, name: &Path) -> io::Result<()> {
+        let complete = || -> io::Result<()> {
+            self.file.sync_all()?;
+            std::fs::rename(&self.path, name)?;
+            File::open(folder_of(name))?.sync_all()
+        };
+        complete().map_err(|error| in_words("write", name, &error))
+    }
+}
+
+/// A file that is complete is called `name` from now on.
+pub fn complete(path: &Path, name: &Path) -> io::Result<()> {
+    GrowingFile::open(path)?.complete(name)
+}
+
+/// Opens a regular file to read it; a link is none.
+pub fn open_plain(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|error| match error {
+        rustix::io::Errno::LOOP => io::Error::other("it is a symbolic link"),
+        other => other.into(),
+    })?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    Ok(file)
+}
+
+/// Whether `file` or folder is ours alone to change: it belongs to the running user, and neither group nor others may
+/// write it.
+pub fn ours_alone(file: &File) -> io::Result<bool> {
+    let found = file.metadata()?;
+    Ok(found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o022 == 0)
+}
+
+/// A SHA-512.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sum([u8; 64]);
+
+impl Sum {
+    /// Of a text.
+    pub fn of(text: &[u8]) -> Sum {
+        Sum(Sha512::digest(text).into())
+    }
+
+    /// Reads 128 hexadecimal digits.
+    pub fn parse(text: &str) -> Option<Sum> {
+        let digits: Vec<u8> =
+            text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect::<Option<_>>()?;
+        let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+        (digits.len() == 128).then(|| bytes.try_into().ok().map(Sum)).flatten()
+    }
+
+    /// The first 16 digits: enough to tell files apart.
+    pub fn short(&self) -> String {
+        self.to_string()[..16].to_owned()
+    }
+}
+
+impl std::fmt::Display for Sum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The SHA-512 of a whole file; `heard` is told how many bytes were read.
+pub fn sha512(file: &mut File, interrupt: &Interrupt, mut heard: impl FnMut(u64)) -> anyhow::Result<Sum> {
+    file.rewind()?;
+    let mut hash = Sha512::new();
+    let mut piece = vec![0; PIECE];
+    let mut done = 0;
+    loop {
+        interrupt.check()?;
+        let read = file.read(&mut piece)?;
+        if read == 0 {
+            return Ok(Sum(hash.finalize().into()));
+        }
+        hash.update(&piece[..read]);
+        done += read as u64;
+        heard(done);
+    }
+}
+
+fn in_words(verb: &str, path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot {verb} {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sum_is_read_and_written() {
+        let sum = Sum::of(b"abc");
+        let text = sum.to_string();
+        assert!(text.starts_with("ddaf35a193617abacc417349ae204131"), "{text}");
+        assert_eq!(Sum::parse(&text.to_uppercase()), Some(sum));
+        assert_eq!(sum.short(), "ddaf35a193617aba");
+        for bad in ["", "dd", &text[1..], &format!("{text}0"), &text.replace('d', "ä"), &text.replace('d', "g")] {
+            assert_eq!(Sum::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn h14_a_file_grows_and_gets_its_name_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let (part, name) = (dir.path().join("a.part"), dir.path().join("a"));
+        GrowingFile::open(&part).unwrap().append(b"one").unwrap();
+        let mut again = GrowingFile::open(&part).unwrap();
+        assert_eq!(again.length(), 3);
+        again.append(b"two").unwrap();
+        assert!(!name.exists());
+        assert_eq!(again.sha512(&Interrupt::never(), |_| {}).unwrap(), Sum::of(b"onetwo"));
+        again.cut(4).unwrap();
+        again.append(b"!").unwrap();
+        again.complete(&name).unwrap();
+        assert_eq!(std::fs::read(&name).unwrap(), b"onet!");
+        assert!(!part.exists());
+    }
+
+    #[test]
+    fn h29_links_are_neither_read_nor_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, link) = (dir.path().join("target"), dir.path().join("link"));
+        std::fs::write(&target, "secret").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        assert!(GrowingFile::open(&link).is_err() && GrowingFile::begin(&link).is_err());
+        assert_eq!(open_plain(&link).unwrap_err().to_string(), "it is a symbolic link");
+        assert!(open_plain(dir.path()).is_err());
+        assert_eq!(std::fs::read(&target).unwrap(), b"secret");
+    }
+
+    #[test]
+    fn a_signal_ends_hashing_and_copying() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::fs::write(&path, vec![0; 3 * PIECE]).unwrap();
+        let interrupt = Interrupt::never();
+        interrupt.request(true);
+        let mut file = open_plain(&path).unwrap();
+        assert!(sha512(&mut file, &interrupt, |_| {}).is_err());
+        let mut copy = GrowingFile::begin(&dir.path().join("b")).unwrap();
+        assert!(copy.append_file(&mut file, &interrupt, |_| {}).is_err());
+    }
+}

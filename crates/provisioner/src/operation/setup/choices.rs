@@ -1,0 +1,174 @@
+//! What was chosen in the wizard, checked; what was not comes from this host's configuration, then from defaults.
+
+use crate::host::Host;
+use crate::store::document::Document;
+use crate::store::settings::Settings;
+use crate::store::tfvars::Tfvars;
+use crate::value::address::{Ipv4Network, Ipv4Pool};
+use crate::value::node_name::NodeName;
+use crate::value::pve_user::PveUser;
+use crate::value::text::{BridgeName, PlainName, StorageId};
+use crate::value::vmid::{Vmid, VmidRange};
+use anyhow::Context as _;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// The user that a host gets where nobody chose one.
+const DEFAULT_USER: &str = "blockhost@pve";
+const DEFAULT_STORAGE: &str = "local-lvm";
+const DEFAULT_RANGE: (u64, u64) = (100, 999);
+
+/// The wizard's answers.
+#[derive(Debug, Clone)]
+pub struct Choices {
+    /// The node; `None`: this one.
+    pub node: Option<NodeName>,
+    /// Storage of disks and cloud-init drives.
+    pub storage: StorageId,
+    /// Storages that terraform.tfvars names besides.
+    pub more_storages: Vec<StorageId>,
+    /// The guests' bridge.
+    pub bridge: BridgeName,
+    /// Owner of the API token.
+    pub user: PveUser,
+    /// The template.
+    pub template: Vmid,
+    /// VMIDs of our VMs.
+    pub vmids: VmidRange,
+    /// Their IPv4 addresses; `None` where neither wizard nor configuration say.
+    pub pool: Option<Ipv4Pool>,
+    /// Days between suspension and destruction; `None`: as it is.
+    pub gc_grace_days: Option<u64>,
+    /// terraform's folder.
+    pub terraform_dir: PathBuf,
+    /// Pool of our VMs in Proxmox.
+    pub pve_pool: Option<PlainName>,
+}
+
+impl Choices {
+    /// Reads `input`: the wizard's session as JSON, its `provisioner` member being our answers. Nothing at all is an
+    /// empty session.
+    pub fn read(host: &Host, input: &str) -> anyhow::Result<Choices> {
+        let session: Value = match input.trim() {
+            "" => Value::Object(serde_json::Map::new()),
+            text => serde_json::from_str(text).context("the configuration on standard input is not JSON")?,
+        };
+        let given = Document::of(Path::new("wizard"), session["provisioner"].clone())?;
+        let db_yaml = host.config_file("db.yaml");
+        let settings = if db_yaml.exists() { Some(Settings::read(host)?) } else { None };
+        let terraform_dir = match (given.text("terraform_dir")?, &settings) {
+            (Some(text), _) => checked_folder(&text)?,
+            (None, Some(settings)) => settings.terraform_dir.clone(),
+            (None, None) => host.state_dir.join("terraform"),
+        };
+        let path = terraform_dir.join("terraform.tfvars");
+        let tfvars = if path.exists() { Tfvars::read(&path)? } else { Tfvars::default() };
+        let either = |key: &str, variable: &str| -> anyhow::Result<Option<String>> {
+            Ok(given.text(key)?.filter(|t| !t.is_empty()).or_else(|| tfvars.get(variable).map(str::to_owned)))
+        };
+        let number = |key: &str| -> anyhow::Result<Option<u64>> {
+            let found = given.integer(key, 0, 999_999_999)?;
+            Ok(found.or_else(|| tfvars.get(key)?.parse().ok()))
+        };
+        let vmids = match (number("vmid_start")?, number("vmid_end")?) {
+            (None, None) => {
+                settings.as_ref().and_then(|s| s.vmid_range().ok()).unwrap_or(range(DEFAULT_RANGE)?)
+            }
+            (start, end) => range((start.unwrap_or(DEFAULT_RANGE.0), end.unwrap_or(DEFAULT_RANGE.1)))?,
+        };
+        let template = Vmid::new(number("template_vmid")?.unwrap_or(super::DEFAULT_TEMPLATE))?;
+        anyhow::ensure!(
+            !vmids.contains(template),
+            "template_vmid {template} lies within {vmids}, the VMIDs of customers' VMs: it would be handed out"
+        );
+        let bridge = match (either("bridge", "proxmox_bridge")?, &settings) {
+            (Some(text), _) => BridgeName::parse(&text)?,
+            (None, Some(settings)) => settings.bridge.clone(),
+            (None, None) => BridgeName::parse("vmbr0")?,
+        };
+        let more_storages = ["disk_datastore", "cloudinit_datastore"]
+            .iter()
+            .filter_map(|key| tfvars.get(key))
+            .map(StorageId::parse)
+            .collect::<Result<_, _>>()?;
+        let configured = settings.as_ref();
+        Ok(Choices {
+            node: either("node", "proxmox_node")?.map(|text| NodeName::parse(&text)).transpose()?,
+            storage: StorageId::parse(
+                either("storage", "proxmox_storage")?.as_deref().unwrap_or(DEFAULT_STORAGE),
+            )?,
+            more_storages,
+            bridge,
+            user: user(given.text("user")?)?,
+            template,
+            vmids,
+            pool: match pool(&given)? {
+                Some(pool) => Some(pool),
+                None => configured.and_then(|settings| settings.ipv4_pool().ok()),
+            },
+            gc_grace_days: given.integer("gc_grace_days", 0, 36_500)?,
+            terraform_dir,
+            pve_pool: match configured {
+                Some(settings) => settings.pve_pool.clone(),
+                None => Some(PlainName::parse("blockhost")?),
+            },
+        })
+    }
+}
+
+/// An automated installation of former days names root@pam. It gets the user that a person would get.
+fn user(given: Option<String>) -> anyhow::Result<PveUser> {
+    match given.as_deref() {
+        None | Some("") => Ok(PveUser::parse(DEFAULT_USER)?),
+        Some("root@pam") => {
+            tracing::warn!(
+                "a token of root@pam would give user blockhost the whole node: {DEFAULT_USER} is used instead"
+            );
+            Ok(PveUser::parse(DEFAULT_USER)?)
+        }
+        Some(text) => Ok(PveUser::parse(text)?),
+    }
+}
+
+fn range((start, end): (u64, u64)) -> anyhow::Result<VmidRange> {
+    let highest = super::HIGHEST_VMID;
+    anyhow::ensure!(
+        (100..=highest).contains(&start) && (start..=highest).contains(&end),
+        "the range of VMIDs {start}-{end} is not allowed: it must lie within 100-{highest}, its start before its end"
+    );
+    Ok(VmidRange { start: Vmid::new(start)?, end: Vmid::new(end)? })
+}
+
+fn pool(given: &Document) -> anyhow::Result<Option<Ipv4Pool>> {
+    let Some(network) = given.text("ip_network")?.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let network = given.checked("ip_network", Ipv4Network::parse(&network))?;
+    let address = |key: &str| -> anyhow::Result<std::net::Ipv4Addr> {
+        let text = given.require(key, given.text_or_number(key)?)?;
+        given.checked(key, network.pool_end(&text))
+    };
+    let pool = Ipv4Pool {
+        network,
+        start: address("ip_start")?,
+        end: address("ip_end")?,
+        gateway: address("gateway")?,
+    };
+    anyhow::ensure!(
+        pool.start <= pool.end && pool.addresses().next().is_some(),
+        "ip_start {} to ip_end {}: no address in there can be given to a VM",
+        pool.start,
+        pool.end
+    );
+    Ok(Some(pool))
+}
+
+fn checked_folder(text: &str) -> anyhow::Result<PathBuf> {
+    let path = PathBuf::from(text);
+    let plain = path
+        .components()
+        .all(|part| matches!(part, std::path::Component::RootDir | std::path::Component::Normal(_)));
+    anyhow::ensure!(
+        path.is_absolute() && plain && path.components().count() > 1 && !text.chars().any(char::is_control),
+        "terraform_dir {text:?} is not allowed: expected an absolute path without '..'"
+    );
+    Ok(path)
+}

@@ -1,0 +1,84 @@
+//! Step db_config: our keys of `db.yaml`, and the empty VM database where there is none.
+//!
+//! Other programs have keys in this file, and people write into it: only our keys change, and all else keeps its
+//! spelling ([`crate::plan::yaml_keys`]).
+
+use super::{DEFAULT_TEMPLATE, Setup};
+use crate::host::replace_file::{self, PRIVATE};
+use crate::operation::Context;
+use crate::operation::create::traces_of_vms;
+use crate::plan::yaml_keys;
+use crate::store::document::Document;
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
+    let path = setup.configuration_file("db.yaml");
+    let old = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    };
+    let document = if old.trim().is_empty() { Document::empty(&path) } else { Document::read_yaml(&path)? };
+    let keys = keys(setup, &document)?;
+    let keys: Vec<(&str, Value)> = keys.iter().map(|(key, value)| (*key, value.clone())).collect();
+    let new = yaml_keys::set(&old, &keys).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+    replace_file::make_folder(&setup.host.config_dirs[0], 0o755)?;
+    replace_file::replace_as(&path, new.as_bytes(), PRIVATE, setup.configuration_owner(), "db-yaml")?;
+    setup.host.step("setup.db_config.written")?;
+    let ctx = Context::open(setup.host, false)?;
+    ctx.database.make_if_missing(setup.choices.vmids.start.get(), || traces_of_vms(&ctx))
+}
+
+/// Our keys with their values. What the wizard does not ask for is set only where it is missing.
+fn keys(setup: &Setup<'_>, document: &Document) -> anyhow::Result<Vec<(&'static str, Value)>> {
+    let choices = &setup.choices;
+    let pool = choices
+        .pool
+        .context("the addresses of VMs are not known: ip_network, ip_start, ip_end and gateway are needed")?;
+    let range = json!({"start": choices.vmids.start.get(), "end": choices.vmids.end.get()});
+    let mut keys = vec![
+        ("db_file", json!(db_file(setup, document)?)),
+        ("terraform_dir", json!(choices.terraform_dir)),
+        ("bridge", json!(choices.bridge.as_str())),
+        ("vmid_range", range.clone()),
+        (
+            "ip_pool",
+            json!({
+                "network": pool.network.to_string(),
+                "start": pool.start.to_string(),
+                "end": pool.end.to_string(),
+                "gateway": pool.gateway.to_string(),
+            }),
+        ),
+    ];
+    // The other name of the same key, which older programs read.
+    if document.value("vmid_pool")?.is_some() {
+        keys.push(("vmid_pool", range));
+    }
+    if let Some(days) = choices.gc_grace_days {
+        keys.push(("gc_grace_days", json!(days)));
+    }
+    for (key, value) in [("default_expiry_days", 30), ("gc_grace_days", 7)] {
+        if document.value(key)?.is_none() && !keys.iter().any(|(known, _)| *known == key) {
+            keys.push((key, json!(value)));
+        }
+    }
+    // The root agent's template actions believe this file alone.
+    let template = u64::from(choices.template.get());
+    if template != DEFAULT_TEMPLATE || document.value("template_vmid")?.is_some() {
+        keys.push(("template_vmid", json!(template)));
+    }
+    Ok(keys)
+}
+
+/// Where engines and the shared library look; a database that is elsewhere already holds VMs, and stays.
+fn db_file(setup: &Setup<'_>, document: &Document) -> anyhow::Result<PathBuf> {
+    let usual = setup.host.state_dir.join("vms.json");
+    let found = document.text("db_file")?.map(PathBuf::from).filter(|path| *path != usual && path.exists());
+    if let Some(path) = &found {
+        tracing::info!("the VM database stays where it is, {}", path.display());
+    }
+    Ok(found.unwrap_or(usual))
+}

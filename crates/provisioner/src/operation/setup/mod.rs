@@ -1,0 +1,74 @@
+//! The installer's steps, run by root: token → terraform → db_config → bridge → template, and what the wizard asks
+//! before them.
+//!
+//! Each step can be run again at any time and then finishes what is missing; what it half did before an error it takes
+//! back. What lies in folders of user blockhost is done with that user's rights ([`terraform_folder`]): root would
+//! follow a link that was put there, or run a program.
+
+mod bridge;
+pub mod choices;
+mod db_config;
+pub mod detect;
+pub mod network_guard;
+mod ssh_key;
+mod terraform;
+pub mod terraform_folder;
+mod token;
+
+use crate::host::Host;
+use crate::host::accounts::{self, Account};
+use choices::Choices;
+use serde_json::Value;
+
+/// The template's VMID where nobody chose one (contract, installer).
+pub const DEFAULT_TEMPLATE: u64 = 9001;
+/// The root agent takes no VMID above this (contract, root agent).
+const HIGHEST_VMID: u64 = 999_999;
+
+/// A step of the installer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// User, roles, rules, token.
+    Token,
+    /// terraform's folder, `terraform init`.
+    Terraform,
+    /// `db.yaml`.
+    DbConfig,
+    /// The guests' bridge.
+    Bridge,
+}
+
+/// What every step works with.
+struct Setup<'h> {
+    host: &'h Host,
+    choices: Choices,
+    /// User blockhost.
+    account: Account,
+}
+
+impl Setup<'_> {
+    /// Owner of configuration that user blockhost reads and must not change.
+    fn configuration_owner(&self) -> Account {
+        Account { uid: rustix::process::geteuid().as_raw(), gid: self.account.gid }
+    }
+
+    fn configuration_file(&self, name: &str) -> std::path::PathBuf {
+        self.host.config_dirs[0].join(name)
+    }
+}
+
+/// Runs a step with the wizard's session as JSON (empty: this host's configuration and defaults).
+pub fn run(step: Step, host: &Host, input: &str) -> anyhow::Result<()> {
+    let setup = Setup { host, choices: Choices::read(host, input)?, account: accounts::blockhost(host)? };
+    match step {
+        Step::Token => token::run(&setup),
+        Step::Terraform => terraform::run(&setup),
+        Step::DbConfig => db_config::run(&setup),
+        Step::Bridge => bridge::run(&setup),
+    }
+}
+
+/// What Proxmox printed, as an array of rows.
+fn text<'v>(row: &'v Value, key: &str) -> &'v str {
+    row[key].as_str().unwrap_or_default()
+}

@@ -1,0 +1,333 @@
+//! The guard of a network change: a process of its own that puts the former network back when the change does not end
+//! well. It reads the snapshot from its standard input, then one word: `done`, and it goes. An end of input without
+//! that word means that whoever made the change has died or failed.
+//!
+//! Putting back: the former `/etc/network/interfaces`, `ifreload -a`, and where the host's addresses are still not what
+//! they were, by `ip` itself.
+
+use crate::host::Host;
+use crate::host::clock::{self, Deadline};
+use crate::host::failpoint;
+use crate::host::interrupt::Interrupt;
+use crate::host::replace_file;
+use crate::host::run_process::{self, Input, Lifeline, Program};
+use crate::tool::ip::{Address, DefaultRoute, Network, ip};
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use std::io::BufRead as _;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The hidden step's name.
+pub const STEP: &str = "network-guard";
+
+const INTERFACES: &str = "/etc/network/interfaces";
+/// How long the change may take in all, beyond the limits of its parts.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// What Proxmox' own task, which goes on without us, gets to finish.
+const TASK: Duration = Duration::from_secs(20);
+const RELOAD: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Changes that Proxmox has written and not applied.
+pub(super) fn pending_file() -> PathBuf {
+    PathBuf::from(format!("{INTERFACES}.new"))
+}
+
+/// What the network is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Goal {
+    pub bridge: String,
+    /// A port of the bridge.
+    pub port: Option<String>,
+    /// An address of the bridge.
+    pub address: Option<Address>,
+    /// The default router, reached through the bridge.
+    pub gateway: Option<IpAddr>,
+}
+
+/// What the network was, and what it is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Snapshot {
+    /// `/etc/network/interfaces`; `None`: there was none.
+    interfaces: Option<String>,
+    /// Every IPv4 address of the host, with its interface.
+    addresses: Vec<(String, Address)>,
+    routes: Vec<DefaultRoute>,
+    /// The bridge was there before.
+    bridge_existed: bool,
+    goal: Goal,
+}
+
+impl Snapshot {
+    pub fn take(network: &Network, goal: Goal) -> anyhow::Result<Snapshot> {
+        let interfaces = match std::fs::read_to_string(INTERFACES) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error).with_context(|| format!("cannot read {INTERFACES}")),
+        };
+        let addresses = network.interfaces.iter().flat_map(|one| {
+            let four = one.addresses.iter().filter(|address| address.ip.is_ipv4());
+            four.map(|address| (one.name.clone(), *address))
+        });
+        Ok(Snapshot {
+            interfaces,
+            addresses: addresses.collect(),
+            routes: network.default_routes.clone(),
+            bridge_existed: network.interface(&goal.bridge).is_some(),
+            goal,
+        })
+    }
+
+    /// Waits until the kernel has what was planned; an error says what is missing.
+    pub fn settled(&self, deadline: Deadline, interrupt: &Interrupt) -> anyhow::Result<()> {
+        loop {
+            let missing = match Network::look(Deadline::after(LOOK)) {
+                Ok(network) => self.missing(&network),
+                Err(error) => Some(format!("{error:#}")),
+            };
+            match missing {
+                None => return Ok(()),
+                Some(what) if deadline.passed() => anyhow::bail!("the network was applied, but {what}"),
+                Some(_) => interrupt.check()?,
+            }
+            interrupt.sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// What is not as planned. No address of the host may be missing, wherever it is now.
+    fn missing(&self, network: &Network) -> Option<String> {
+        let Goal { bridge, port, address, gateway } = &self.goal;
+        let Some(found) = network.interface(bridge).filter(|one| one.is_bridge) else {
+            return Some(format!("there is no bridge {bridge}"));
+        };
+        if !found.is_up {
+            return Some(format!("bridge {bridge} is down"));
+        }
+        if let Some(address) = address.filter(|address| !found.addresses.contains(address)) {
+            return Some(format!("bridge {bridge} has not the address {address}"));
+        }
+        if let Some(port) = port.as_ref().filter(|port| !network.ports_of(bridge).contains(&port.as_str())) {
+            return Some(format!("{port} is no port of {bridge}"));
+        }
+        if let Some(gateway) = gateway
+            && !network
+                .default_routes
+                .iter()
+                .any(|route| route.gateway == *gateway && route.device == *bridge)
+        {
+            return Some(format!("the default route by {gateway} does not lead through {bridge}"));
+        }
+        let has = |ip: IpAddr| network.interfaces.iter().any(|one| one.addresses.iter().any(|a| a.ip == ip));
+        let lost = self.addresses.iter().find(|(_, address)| !has(address.ip));
+        if let Some((interface, address)) = lost {
+            return Some(format!("the host has lost its address {address} ({interface})"));
+        }
+        (network.default_routes.is_empty() && !self.routes.is_empty())
+            .then(|| "the host has lost its default route".to_owned())
+    }
+
+    /// Puts back what was, and looks whether it is.
+    pub fn put_back(&self) -> anyhow::Result<()> {
+        replace_file::remove(&pending_file())?;
+        let now = std::fs::read_to_string(INTERFACES).ok();
+        if now != self.interfaces {
+            match &self.interfaces {
+                Some(text) => {
+                    replace_file::replace(Path::new(INTERFACES), text.as_bytes(), 0o644, "interfaces")?;
+                }
+                None => replace_file::remove(Path::new(INTERFACES))?,
+            }
+        }
+        if self.as_before().is_ok() {
+            return Ok(());
+        }
+        if run_process::find("ifreload").is_some() {
+            let program = Program {
+                name: "ifreload",
+                arguments: vec!["-a".into()],
+                folder: Path::new("/"),
+                environment: vec![],
+                without: &[],
+            };
+            // Its word counts as little as that of pvesh: the kernel is asked.
+            let _ = run_process::run(&program, Input::Nothing, RELOAD, &Interrupt::never(), |_, _| {});
+        }
+        if let Err(missing) = self.as_before() {
+            tracing::warn!("{missing:#}: putting it back by hand");
+            self.by_hand();
+        }
+        self.as_before()
+    }
+
+    fn as_before(&self) -> anyhow::Result<()> {
+        let network = Network::look(Deadline::after(LOOK))?;
+        for (name, address) in &self.addresses {
+            let here = network.interface(name).is_some_and(|one| one.addresses.contains(address));
+            anyhow::ensure!(here, "{name} has not its address {address}");
+        }
+        for route in &self.routes {
+            anyhow::ensure!(
+                network.default_routes.contains(route),
+                "the default route by {} is missing",
+                route.gateway
+            );
+        }
+        Ok(())
+    }
+
+    /// Step by step; one that fails does not keep the next from being tried, and the look afterwards tells.
+    fn by_hand(&self) {
+        let run = |words: &[&str]| {
+            if let Err(error) = ip(words, Deadline::after(LOOK)) {
+                tracing::debug!("{error:#}");
+            }
+        };
+        if !self.bridge_existed {
+            run(&["link", "delete", "dev", &self.goal.bridge]);
+        }
+        for (name, address) in &self.addresses {
+            if self.goal.port.as_ref() == Some(name) && !self.bridge_existed {
+                run(&["link", "set", "dev", name, "nomaster"]);
+            }
+            run(&["link", "set", "dev", name, "up"]);
+            run(&["address", "replace", &address.to_string(), "dev", name]);
+        }
+        for route in &self.routes {
+            run(&["route", "replace", "default", "via", &route.gateway.to_string(), "dev", &route.device]);
+        }
+    }
+}
+
+/// The guard at work, seen from whoever makes the change.
+pub(super) struct Guard(Lifeline);
+
+/// Starts the guard.
+pub(super) fn start(snapshot: &Snapshot) -> anyhow::Result<Guard> {
+    let own = std::env::current_exe().context("cannot tell which program this is")?;
+    let name = own.to_str().context("the path of this program is no text")?;
+    let program = Program {
+        name,
+        arguments: vec![STEP.into()],
+        folder: Path::new("/"),
+        environment: vec![],
+        without: &[],
+    };
+    let mut lifeline = Lifeline::start(&program).context("cannot start the guard of the network")?;
+    lifeline.say(&serde_json::to_string(snapshot)?).context("the guard of the network does not listen")?;
+    Ok(Guard(lifeline))
+}
+
+impl Guard {
+    /// All is well: the guard goes.
+    pub fn dismiss(mut self) -> anyhow::Result<()> {
+        self.0.say("done").context("the guard of the network has ended early")?;
+        self.0.wait(Deadline::after(LOOK)).map(drop)
+    }
+
+    /// Lets the guard put the network back; where it is gone, we do.
+    pub fn put_back(mut self, snapshot: &Snapshot) -> anyhow::Result<()> {
+        let told = self.0.say("back").is_ok();
+        let ended = self.0.wait(Deadline::after(TASK + RELOAD + RELOAD));
+        if told && ended.is_ok_and(|status| status.success()) {
+            snapshot.as_before()
+        } else {
+            snapshot.put_back()
+        }
+    }
+}
+
+/// The hidden step: the guard itself. Signals do not end it.
+pub fn run(_host: &Host) -> anyhow::Result<()> {
+    let (told, words) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if told.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let snapshot = words.recv_timeout(LOOK).context("nobody told what to guard")?;
+    let snapshot: Snapshot = serde_json::from_str(&snapshot).context("what is to be guarded is not JSON")?;
+    match words.recv_timeout(PATIENCE).as_deref() {
+        Ok("done") => return Ok(()),
+        Ok(_) => {}
+        // Proxmox' task may still be at work, and end well: nobody has said that it failed.
+        Err(_) => {
+            let task = failpoint::limit("setup-task", TASK);
+            if snapshot.settled(Deadline::after(task), &Interrupt::never()).is_ok() {
+                return Ok(());
+            }
+        }
+    }
+    // Others may be writing at this moment: what they leave is looked at once more.
+    snapshot.put_back()?;
+    clock::sleep(Duration::from_secs(1));
+    snapshot.put_back()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tool::ip::Interface;
+
+    fn network(bridge: &[&str], uplink: &[&str], port: bool, router: Option<&str>) -> Network {
+        let addresses = |list: &[&str]| {
+            let parse = |text: &&str| Address { ip: text.parse().unwrap(), prefix: 24 };
+            list.iter().map(parse).collect::<Vec<_>>()
+        };
+        let master = port.then(|| "vmbr0".to_owned());
+        let (is_up, name) = (true, "vmbr0".to_owned());
+        let routes = router
+            .map(|device| DefaultRoute { gateway: "192.0.2.1".parse().unwrap(), device: device.into() });
+        Network {
+            interfaces: vec![
+                Interface { name, master: None, is_bridge: true, is_up, addresses: addresses(bridge) },
+                Interface {
+                    name: "eno1".into(),
+                    master,
+                    is_bridge: false,
+                    is_up,
+                    addresses: addresses(uplink),
+                },
+            ],
+            default_routes: routes.into_iter().collect(),
+        }
+    }
+
+    #[test]
+    fn nothing_less_than_what_was_planned_counts_as_settled() {
+        let address = Address { ip: "192.0.2.7".parse().unwrap(), prefix: 24 };
+        let goal = Goal {
+            bridge: "vmbr0".into(),
+            port: Some("eno1".into()),
+            address: Some(address),
+            gateway: Some("192.0.2.1".parse().unwrap()),
+        };
+        let before = network(&[], &["192.0.2.7", "192.0.2.8"], false, Some("eno1"));
+        let snapshot = Snapshot {
+            interfaces: None,
+            addresses: vec![("eno1".into(), address)],
+            routes: before.default_routes.clone(),
+            bridge_existed: false,
+            goal,
+        };
+        assert_eq!(snapshot.missing(&network(&["192.0.2.7"], &[], true, Some("vmbr0"))), None);
+        for (now, word) in [
+            (network(&[], &["192.0.2.7"], true, Some("vmbr0")), "not the address"),
+            (network(&["192.0.2.7"], &[], false, Some("vmbr0")), "no port"),
+            (network(&["192.0.2.7"], &[], true, None), "default route"),
+            (network(&["192.0.2.7"], &[], true, Some("eno1")), "does not lead"),
+        ] {
+            assert!(snapshot.missing(&now).unwrap().contains(word), "{word}");
+        }
+        let mut lost = snapshot.clone();
+        lost.addresses.push(("eno1".into(), Address { ip: "192.0.2.8".parse().unwrap(), prefix: 24 }));
+        assert!(
+            lost.missing(&network(&["192.0.2.7"], &[], true, Some("vmbr0")))
+                .unwrap()
+                .contains("lost its address")
+        );
+    }
+}

@@ -1,0 +1,23 @@
+//! Step terraform: the files of terraform's folder and `terraform init`; before it the key pair that the installer's
+//! system check asks for.
+
+use super::{Setup, terraform_folder};
+use crate::host::clock::Deadline;
+use crate::store::document;
+use crate::tool::proxmox_cli::ProxmoxCli;
+use crate::value::token::ApiToken;
+use anyhow::Context as _;
+use std::time::Duration;
+
+pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
+    let path = setup.configuration_file("pve-token");
+    let text = document::read_text(&path).context("the step token comes first")?;
+    let token = ApiToken::parse(&text).with_context(|| path.display().to_string())?;
+    let node = match &setup.choices.node {
+        Some(node) => node.to_string(),
+        None => ProxmoxCli::new(setup.host, Deadline::after(Duration::from_secs(20))).node_name()?,
+    };
+    super::ssh_key::make(setup)?;
+    setup.host.step("setup.terraform.key")?;
+    terraform_folder::set_up(setup, &token, &node)
+}

@@ -1,0 +1,265 @@
+//! terraform's folder belongs to user blockhost, and so does everything that is done in it: root hands the work to a
+//! process of this user, which gets it as JSON on its standard input (the token must not stand in arguments, H30).
+
+use super::Setup;
+use super::choices::Choices;
+use crate::host::Host;
+use crate::host::clock::Deadline;
+use crate::host::replace_file::{self, PRIVATE};
+use crate::host::run_process::{self, Input, Program, Stream};
+use crate::store::document::Document;
+use crate::store::tfvars::{self, Setting};
+use crate::value::token::{ApiToken, Secret};
+use anyhow::Context as _;
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The hidden step's name.
+pub const STEP: &str = "terraform-folder";
+/// Downloading the provider is most of it.
+const LIMIT: Duration = Duration::from_secs(280);
+const DEFAULT_ENDPOINT: &str = "https://127.0.0.1:8006";
+/// Names of the provider go away in 1.0; before 0.93 nothing was tried (`facts/provider.md`).
+const PROVIDER_VERSIONS: &str = ">= 0.93.0, < 1.0.0";
+
+/// Where the API is: what `provider.tf.json` says, else on this node.
+pub(super) fn endpoint(folder: &Path) -> String {
+    let found = Document::read_json(&folder.join("provider.tf.json")).ok().and_then(|doc| {
+        let provider = doc.value("provider.proxmox").ok()??.clone();
+        block(&provider)?.get("endpoint")?.as_str().map(|text| text.trim_end_matches('/').to_owned())
+    });
+    found.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned())
+}
+
+/// The token in `terraform.tfvars`, where there is one.
+pub(super) fn token(folder: &Path) -> Option<ApiToken> {
+    let values = tfvars::Tfvars::read(&folder.join("terraform.tfvars")).ok()?;
+    ApiToken::parse(values.get("proxmox_api_token")?).ok()
+}
+
+/// JSON syntax allows a block as an object or as a list of one.
+fn block(value: &Value) -> Option<&Value> {
+    value.as_array().map_or(Some(value), |list| list.first())
+}
+
+/// Puts the token into `terraform.tfvars`.
+pub(super) fn set_token(setup: &Setup<'_>, token: &ApiToken) -> anyhow::Result<()> {
+    hand_over(setup, &json!({"token": token.reveal()}))
+}
+
+/// Writes all of terraform's files and runs `terraform init`.
+pub(super) fn set_up(setup: &Setup<'_>, token: &ApiToken, node: &str) -> anyhow::Result<()> {
+    let Choices { storage, bridge, template, vmids, .. } = &setup.choices;
+    let settings = json!({
+        "proxmox_node": node,
+        "proxmox_storage": storage.as_str(),
+        "proxmox_bridge": bridge.as_str(),
+        "template_vmid": template.get(),
+        "vmid_start": vmids.start.get(),
+        "vmid_end": vmids.end.get(),
+    });
+    hand_over(setup, &json!({"token": token.reveal(), "settings": settings}))
+}
+
+/// Runs the hidden step as user blockhost. A folder whose parent is root's is made first and given to that user.
+fn hand_over(setup: &Setup<'_>, work: &Value) -> anyhow::Result<()> {
+    let folder = &setup.choices.terraform_dir;
+    if !folder.exists()
+        && let Some(parent) = folder.parent()
+        && replace_file::owner_of(parent).is_ok_and(|(uid, _)| uid != setup.account.uid)
+    {
+        replace_file::make_folder_for(folder, 0o750, setup.account)?;
+    }
+    let mut work = work.clone();
+    work["folder"] = json!(folder);
+    let own = std::env::current_exe().context("cannot tell which program this is")?;
+    let name = own.to_str().context("the path of this program is no text")?;
+    let program = Program {
+        name,
+        arguments: vec![STEP.into()],
+        folder: Path::new("/"),
+        environment: vec![("HOME", setup.host.state_dir.clone().into())],
+        without: &[],
+    };
+    let input = Input::Text(work.to_string());
+    let limit = LIMIT + Duration::from_secs(10);
+    let account = Some(setup.account);
+    let ended =
+        run_process::run_as(&program, account, input, limit, &setup.host.interrupt, |stream, line| {
+            if stream == Stream::Error {
+                tracing::info!("{line}");
+            }
+        })?;
+    let answer: Value = serde_json::from_str(ended.stdout.trim()).with_context(|| {
+        format!("the work in {} ended without a word: {}", folder.display(), ended.last_words())
+    })?;
+    match answer["error"].as_str() {
+        None => Ok(()),
+        Some(error) => Err(anyhow::anyhow!("{error}")),
+    }
+}
+
+/// What is to be done in the folder.
+struct Work {
+    folder: PathBuf,
+    token: Secret,
+    /// All other values of `terraform.tfvars`; without them only the token is set, and nothing else done.
+    settings: Option<Map<String, Value>>,
+}
+
+impl Work {
+    fn parse(input: &str) -> anyhow::Result<Work> {
+        let value: Value =
+            serde_json::from_str(input).map_err(|_| anyhow::anyhow!("the work is not JSON"))?;
+        let text = |key: &str| value[key].as_str().with_context(|| format!("the work has no {key}"));
+        Ok(Work {
+            folder: text("folder")?.into(),
+            token: Secret::new(ApiToken::parse(text("token")?)?.reveal()),
+            settings: value["settings"].as_object().cloned(),
+        })
+    }
+}
+
+/// The hidden step: does what it was handed, with the rights of whoever runs it.
+pub fn run(host: &Host, input: &str) -> anyhow::Result<()> {
+    let work = Work::parse(input)?;
+    replace_file::make_folder(&work.folder, 0o750)?;
+    let files =
+        ["terraform.tfvars", "variables.tf.json", "provider.tf.json"].map(|name| work.folder.join(name));
+    let [values, variables, provider] = &files;
+    let before: Vec<Option<Vec<u8>>> = files.iter().map(|path| bytes(path)).collect::<Result<_, _>>()?;
+    let done = || -> anyhow::Result<()> {
+        write_values(values, &work)?;
+        host.step("setup.terraform.values")?;
+        let Some(settings) = &work.settings else { return Ok(()) };
+        write_variables(variables, settings)?;
+        host.step("setup.terraform.variables")?;
+        write_provider(provider)?;
+        host.step("setup.terraform.provider")?;
+        init(host, &work.folder)
+    };
+    done().map_err(|error| match put_back(&files, &before) {
+        Ok(()) => error,
+        Err(second) => error.context(format!("and the former files could not be put back ({second})")),
+    })
+}
+
+fn bytes(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+fn put_back(files: &[PathBuf], before: &[Option<Vec<u8>>]) -> anyhow::Result<()> {
+    for (path, old) in files.iter().zip(before) {
+        match old {
+            Some(old) if bytes(path)?.as_ref() != Some(old) => {
+                replace_file::replace(path, old, PRIVATE, "terraform-undo")?;
+            }
+            Some(_) => {}
+            None => replace_file::remove(path)?,
+        }
+    }
+    Ok(())
+}
+
+/// Values of other keys stay. A file that cannot be read is not written over (hazard H17).
+fn write_values(path: &Path, work: &Work) -> anyhow::Result<()> {
+    let old = bytes(path)?.map(String::from_utf8).transpose();
+    let old =
+        old.map_err(|_| anyhow::anyhow!("{}: not valid UTF-8 text", path.display()))?.unwrap_or_default();
+    let mut keys = vec![("proxmox_api_token", Setting::Text(work.token.reveal().to_owned()))];
+    for (key, value) in work.settings.iter().flatten() {
+        let setting = match value.as_u64() {
+            Some(number) => Setting::Number(number),
+            None => Setting::Text(value.as_str().unwrap_or_default().to_owned()),
+        };
+        keys.push((key, setting));
+    }
+    let new = tfvars::set(&old, &keys).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+    Ok(replace_file::replace(path, new.as_bytes(), PRIVATE, "tfvars")?)
+}
+
+fn json_file(path: &Path) -> anyhow::Result<Value> {
+    if !path.exists() {
+        return Ok(json!({}));
+    }
+    let text = crate::store::document::read_text(path)?;
+    let value: Value = serde_json::from_str(&text)
+        .map_err(|error| anyhow::anyhow!("{}: not valid JSON: {error}", path.display()))?;
+    anyhow::ensure!(value.is_object(), "{}: expected an object", path.display());
+    Ok(value)
+}
+
+fn write_json(path: &Path, value: &Value, label: &str) -> anyhow::Result<()> {
+    Ok(replace_file::replace(path, format!("{value:#}\n").as_bytes(), PRIVATE, label)?)
+}
+
+/// Each variable but the token has its value as default, so that `terraform console` works without a file of values.
+fn write_variables(path: &Path, settings: &Map<String, Value>) -> anyhow::Result<()> {
+    let mut file = json_file(path)?;
+    if !file["variable"].is_object() {
+        file["variable"] = json!({});
+    }
+    file["variable"]["proxmox_api_token"] = json!({"type": "string", "sensitive": true});
+    for (key, value) in settings {
+        let kind = if value.is_number() { "number" } else { "string" };
+        file["variable"][key] = json!({"type": kind, "default": value});
+    }
+    write_json(path, &file, "variables")
+}
+
+/// A version and an endpoint that somebody set stay. An `ssh` block goes: nothing here reaches the node by ssh, and its
+/// key would be root's (hazard H29).
+fn write_provider(path: &Path) -> anyhow::Result<()> {
+    let mut file = json_file(path)?;
+    let version = file["terraform"]["required_providers"]["proxmox"]["version"].as_str();
+    let version = version.unwrap_or(PROVIDER_VERSIONS).to_owned();
+    let mut provider =
+        block(&file["provider"]["proxmox"]).and_then(Value::as_object).cloned().unwrap_or_default();
+    provider.remove("ssh");
+    let endpoint = provider.get("endpoint").and_then(Value::as_str).unwrap_or(DEFAULT_ENDPOINT).to_owned();
+    provider.insert("endpoint".into(), json!(endpoint));
+    provider.insert("api_token".into(), json!("${var.proxmox_api_token}"));
+    // The node's certificate is its own; on loopback nobody can stand in between.
+    let on_loopback = crate::host::proxmox_api::host_of(&endpoint).is_some_and(|host| {
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    });
+    if on_loopback {
+        provider.insert("insecure".into(), json!(true));
+    }
+    for key in ["terraform", "provider"] {
+        if !file[key].is_object() {
+            file[key] = json!({});
+        }
+    }
+    file["terraform"]["required_providers"]["proxmox"] = json!({"source": "bpg/proxmox", "version": version});
+    file["provider"]["proxmox"] = Value::Object(provider);
+    write_json(path, &file, "provider")
+}
+
+fn init(host: &Host, folder: &Path) -> anyhow::Result<()> {
+    let program = Program {
+        name: "terraform",
+        arguments: ["init", "-input=false", "-no-color"].iter().map(Into::into).collect(),
+        folder,
+        environment: vec![("TF_IN_AUTOMATION", "1".into()), ("CHECKPOINT_DISABLE", "1".into())],
+        // A stray variable of the caller would fill in what our files leave open.
+        without: &["PROXMOX_VE_", "TF_VAR_", "TF_DATA_DIR", "TF_WORKSPACE", "TF_CLI_ARGS"],
+    };
+    tracing::info!("terraform init in {} (fetches the provider)", folder.display());
+    let deadline = Deadline::after(LIMIT);
+    run_process::run(&program, Input::Nothing, deadline.left(), &host.interrupt, |_, _| {})
+        .and_then(|ended| ended.successful(&program))
+        .with_context(|| format!("terraform init in {} failed", folder.display()))?;
+    let providers = folder.join(".terraform/providers");
+    anyhow::ensure!(
+        providers.is_dir(),
+        "terraform init ended well, but {} is not there",
+        providers.display()
+    );
+    Ok(())
+}

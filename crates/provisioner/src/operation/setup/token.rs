@@ -1,0 +1,223 @@
+//! Step token: pool, roles, user, token, rules, in this order; then the two files that hold the token.
+//!
+//! The token is separated from its user (`privsep 1`): it may what its own rules say *and* the user may, so that an
+//! existing user with more rights does not hand them on (hazard H29).
+
+use super::{Setup, terraform_folder, text};
+use crate::host::clock::Deadline;
+use crate::host::proxmox_api::{ApiError, ProxmoxApi};
+use crate::host::replace_file::{self, PRIVATE};
+use crate::plan::privileges::{self, Grant, Reach};
+use crate::store::document;
+use crate::tool::proxmox_cli::{ProxmoxCli, has, number};
+use crate::value::node_name::NodeName;
+use crate::value::token::ApiToken;
+use anyhow::Context as _;
+use std::time::Duration;
+
+/// About twenty calls of `pveum` of a second each.
+const LIMIT: Duration = Duration::from_secs(240);
+const UNDO_LIMIT: Duration = Duration::from_secs(60);
+/// Name of the token below its user.
+const NAME: &str = "provisioner";
+
+/// What this run has made or changed; taken back when the step fails.
+#[derive(Default)]
+struct Made {
+    /// `pveum` calls that take away what was made; run backwards.
+    undo: Vec<Vec<String>>,
+    /// The token that `terraform.tfvars` had, once it was changed.
+    in_tfvars: Option<ApiToken>,
+}
+
+impl Made {
+    fn push(&mut self, undo: &[&str]) {
+        self.undo.push(undo.iter().map(|word| (*word).to_owned()).collect());
+    }
+
+    fn take_back(self, setup: &Setup<'_>) -> Vec<String> {
+        let cli = ProxmoxCli::uninterrupted(Deadline::after(UNDO_LIMIT));
+        let calls = self.undo.iter().rev().map(|call| call.iter().map(String::as_str).collect::<Vec<_>>());
+        let tools = calls.filter_map(|call| cli.run("pveum", &call).err().map(|error| error.to_string()));
+        let former = self.in_tfvars.iter().map(|token| terraform_folder::set_token(setup, token));
+        tools.chain(former.filter_map(|done| done.err().map(|error| format!("{error:#}")))).collect()
+    }
+}
+
+pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
+    let mut made = Made::default();
+    let Err(error) = grant_and_write(setup, &mut made) else { return Ok(()) };
+    match made.take_back(setup) {
+        left if left.is_empty() => Err(error),
+        left => {
+            Err(error.context(format!("and what was made could not be taken back ({})", left.join("; "))))
+        }
+    }
+}
+
+fn grant_and_write(setup: &Setup<'_>, made: &mut Made) -> anyhow::Result<()> {
+    let cli = ProxmoxCli::new(setup.host, Deadline::after(LIMIT));
+    let choices = &setup.choices;
+    let pool = choices.pve_pool.as_ref().context(
+        "db.yaml sets pve_pool to an empty text: the token is granted rights on a pool, so name one",
+    )?;
+    let node = match &choices.node {
+        Some(node) => node.clone(),
+        None => NodeName::parse(&cli.node_name()?)?,
+    };
+    make_pool(&cli, pool.as_str(), made)?;
+    setup.host.step("setup.token.pool")?;
+    set_roles(&cli, made)?;
+    setup.host.step("setup.token.roles")?;
+    make_user(&cli, choices.user.as_str(), made)?;
+    setup.host.step("setup.token.user")?;
+    let (token, fresh) = make_token(setup, &cli, made)?;
+    setup.host.step("setup.token.made")?;
+    let mut storages = vec![&choices.storage];
+    storages.extend(&choices.more_storages);
+    let reach = Reach { pool, template: choices.template, storages, bridge: &choices.bridge, node: &node };
+    set_rules(&cli, choices.user.as_str(), token.id(), &reach.grants())?;
+    setup.host.step("setup.token.granted")?;
+    if fresh {
+        check(setup, &token)?;
+    }
+    // The file that wins comes last: until then the commands go on with the former token.
+    made.in_tfvars = terraform_folder::token(&setup.choices.terraform_dir);
+    terraform_folder::set_token(setup, &token)?;
+    setup.host.step("setup.token.tfvars")?;
+    write(setup, &token)
+}
+
+fn make_pool(cli: &ProxmoxCli, pool: &str, made: &mut Made) -> anyhow::Result<()> {
+    if has(&cli.rows("pveum", &["pool", "list"])?, "poolid", pool) {
+        return Ok(());
+    }
+    cli.run("pveum", &["pool", "add", pool, "--comment", "VMs of BlockHost"])?;
+    made.push(&["pool", "delete", pool]);
+    Ok(())
+}
+
+fn set_roles(cli: &ProxmoxCli, made: &mut Made) -> anyhow::Result<()> {
+    let known = cli.rows("pveum", &["role", "list"])?;
+    for role in privileges::roles(cli.release()?) {
+        let wanted = role.privileges.join(",");
+        match known.iter().find(|row| row["roleid"] == role.name) {
+            Some(row) if same_set(text(row, "privs"), &wanted) => {}
+            Some(_) => {
+                cli.run("pveum", &["role", "modify", role.name, "--privs", &wanted])?;
+            }
+            None => {
+                cli.run("pveum", &["role", "add", role.name, "--privs", &wanted])?;
+                made.push(&["role", "delete", role.name]);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn same_set(one: &str, other: &str) -> bool {
+    let sorted = |text: &str| {
+        let mut words: Vec<String> =
+            text.split([',', ' ', ';']).filter(|word| !word.is_empty()).map(str::to_owned).collect();
+        words.sort();
+        words
+    };
+    sorted(one) == sorted(other)
+}
+
+fn make_user(cli: &ProxmoxCli, user: &str, made: &mut Made) -> anyhow::Result<()> {
+    if has(&cli.rows("pveum", &["user", "list"])?, "userid", user) {
+        return Ok(());
+    }
+    cli.run("pveum", &["user", "add", user, "--comment", "BlockHost provisioner"])?;
+    made.push(&["user", "delete", user]);
+    Ok(())
+}
+
+/// The token, and whether it is new. One that exists is kept while its secret is in our file and the node takes it;
+/// Proxmox tells a secret once, so one that is lost is renewed.
+fn make_token(setup: &Setup<'_>, cli: &ProxmoxCli, made: &mut Made) -> anyhow::Result<(ApiToken, bool)> {
+    let user = setup.choices.user.as_str();
+    let rows = cli.rows("pveum", &["user", "token", "list", user])?;
+    if let Some(row) = rows.iter().find(|row| row["tokenid"] == NAME) {
+        if let Some(token) = token_on_disk(setup, &format!("{user}!{NAME}"))? {
+            if number(&row["privsep"]) != Some(1) {
+                cli.run("pveum", &["user", "token", "modify", user, NAME, "--privsep", "1"])?;
+            }
+            return Ok((token, false));
+        }
+        // Known to every release, other than `modify --regenerate`.
+        cli.run("pveum", &["user", "token", "delete", user, NAME])?;
+    }
+    let answer = cli.ask("pveum", &["user", "token", "add", user, NAME, "--privsep", "1"])?;
+    made.push(&["user", "token", "delete", user, NAME]);
+    let secret = answer["value"].as_str().context("pveum user token add did not tell the secret")?;
+    Ok((ApiToken::parse(&format!("{user}!{NAME}={secret}"))?, true))
+}
+
+/// Our token file, where it holds this token and the node does not refuse it.
+fn token_on_disk(setup: &Setup<'_>, id: &str) -> anyhow::Result<Option<ApiToken>> {
+    let path = setup.configuration_file("pve-token");
+    if !path.exists() {
+        return Ok(None);
+    }
+    let Ok(token) = ApiToken::parse(&document::read_text(&path)?) else { return Ok(None) };
+    if token.id() != id {
+        tracing::info!(
+            "the token {} is used no longer: if nobody else needs it, remove it (pveum user token delete)",
+            token.id()
+        );
+        return Ok(None);
+    }
+    match ask_version(setup, &token) {
+        Err(ApiError::BadToken { .. }) => Ok(None),
+        Err(error) => Err(anyhow::Error::new(error).context("cannot tell whether the token is still good")),
+        Ok(()) => Ok(Some(token)),
+    }
+}
+
+/// A new token that the node refuses is of no use to anybody.
+fn check(setup: &Setup<'_>, token: &ApiToken) -> anyhow::Result<()> {
+    Ok(ask_version(setup, token)?)
+}
+
+fn ask_version(setup: &Setup<'_>, token: &ApiToken) -> Result<(), ApiError> {
+    let endpoint = terraform_folder::endpoint(&setup.choices.terraform_dir);
+    let certificates = setup.host.config_file("pve-ca.pem");
+    let api = ProxmoxApi::new(&endpoint, token.clone(), Some(certificates))
+        .map_err(|error| ApiError::Unreachable { endpoint, why: error.to_string() })?;
+    api.get("/version", Deadline::after(Duration::from_secs(15))).map(drop)
+}
+
+/// Sets our rules for user and token, and takes away those of ours that are no longer wanted (another storage was
+/// chosen). Rules with other roles are other people's.
+fn set_rules(cli: &ProxmoxCli, user: &str, token: &str, grants: &[Grant]) -> anyhow::Result<()> {
+    let rows = cli.rows("pveum", &["acl", "list"])?;
+    let held = |subject: &str, grant: &Grant| {
+        rows.iter().any(|row| {
+            text(row, "ugid") == subject
+                && text(row, "path") == grant.path
+                && text(row, "roleid") == grant.role
+        })
+    };
+    for grant in grants.iter().filter(|grant| !held(user, grant) || !held(token, grant)) {
+        let call = ["acl", "modify", &grant.path, "--users", user, "--tokens", token, "--roles", grant.role];
+        cli.run("pveum", &call)?;
+    }
+    for row in &rows {
+        let (path, role, subject) = (text(row, "path"), text(row, "roleid"), text(row, "ugid"));
+        let ours = (subject == user || subject == token) && role.starts_with(privileges::ROLE_PREFIX);
+        if ours && !grants.iter().any(|grant| grant.path == path && grant.role == role) {
+            let kind = if subject == token { "--tokens" } else { "--users" };
+            cli.run("pveum", &["acl", "delete", path, kind, subject, "--roles", role])?;
+        }
+    }
+    Ok(())
+}
+
+fn write(setup: &Setup<'_>, token: &ApiToken) -> anyhow::Result<()> {
+    let path = setup.configuration_file("pve-token");
+    let line = format!("{}\n", token.reveal());
+    replace_file::make_folder(&setup.host.config_dirs[0], 0o755)?;
+    Ok(replace_file::replace_as(&path, line.as_bytes(), PRIVATE, setup.configuration_owner(), "pve-token")?)
+}

@@ -1,0 +1,188 @@
+//! `ip` of iproute2: the host's interfaces, addresses and default routes. Reads for all, changes for [`crate::operation::setup`].
+
+use crate::host::clock::Deadline;
+use crate::host::interrupt::Interrupt;
+use crate::host::run_process::{self, Input, Program};
+use anyhow::Context as _;
+use serde::Deserialize;
+use std::net::IpAddr;
+use std::path::Path;
+
+/// An address with the length of its network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, Deserialize)]
+pub struct Address {
+    /// The address.
+    pub ip: IpAddr,
+    /// The prefix length.
+    pub prefix: u8,
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.ip, self.prefix)
+    }
+}
+
+/// An interface as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// The bridge it is a port of.
+    pub master: Option<String>,
+    /// It is a bridge.
+    pub is_bridge: bool,
+    /// It is set up (administratively).
+    pub is_up: bool,
+    /// Addresses of global scope.
+    pub addresses: Vec<Address>,
+}
+
+/// A default route.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, Deserialize)]
+pub struct DefaultRoute {
+    /// The router.
+    pub gateway: IpAddr,
+    /// Through which interface.
+    #[serde(rename = "dev")]
+    pub device: String,
+}
+
+/// Interfaces and routes at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// All interfaces.
+    pub interfaces: Vec<Interface>,
+    /// The IPv4 default routes, the preferred one first.
+    pub default_routes: Vec<DefaultRoute>,
+}
+
+impl Network {
+    /// Asks the kernel.
+    pub fn look(deadline: Deadline) -> anyhow::Result<Network> {
+        let addresses = ip(&["-j", "-d", "address", "show"], deadline)?;
+        let routes = ip(&["-j", "-4", "route", "show", "default"], deadline)?;
+        parse(&addresses, &routes)
+    }
+
+    /// The interface of this name.
+    pub fn interface(&self, name: &str) -> Option<&Interface> {
+        self.interfaces.iter().find(|interface| interface.name == name)
+    }
+
+    /// Names of the ports of a bridge, guests' taps left out.
+    pub fn ports_of(&self, bridge: &str) -> Vec<&str> {
+        let ports = self.interfaces.iter().filter(|one| one.master.as_deref() == Some(bridge));
+        ports
+            .map(|one| one.name.as_str())
+            .filter(|n| !n.starts_with("tap") && !n.starts_with("fwpr"))
+            .collect()
+    }
+
+    /// The interface of the preferred default route, with the route.
+    pub fn uplink(&self) -> Option<(&Interface, &DefaultRoute)> {
+        let route = self.default_routes.first()?;
+        Some((self.interface(&route.device)?, route))
+    }
+}
+
+/// Runs `ip`; its standard output.
+pub fn ip(arguments: &[&str], deadline: Deadline) -> anyhow::Result<String> {
+    let program = Program {
+        name: "ip",
+        arguments: arguments.iter().map(Into::into).collect(),
+        folder: Path::new("/"),
+        environment: vec![],
+        without: &[],
+    };
+    // Never interrupted: short, and putting a network back must not be.
+    let ended = run_process::run(&program, Input::Nothing, deadline.left(), &Interrupt::never(), |_, _| {})?;
+    Ok(ended.successful(&program)?.stdout)
+}
+
+#[derive(Deserialize)]
+struct AddressRow {
+    ifname: Option<String>,
+    master: Option<String>,
+    #[serde(default)]
+    flags: Vec<String>,
+    linkinfo: Option<LinkInfo>,
+    #[serde(default)]
+    addr_info: Vec<AddressInfo>,
+}
+
+#[derive(Deserialize)]
+struct LinkInfo {
+    info_kind: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct AddressInfo {
+    local: Option<IpAddr>,
+    prefixlen: Option<u8>,
+    scope: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RouteRow {
+    gateway: Option<IpAddr>,
+    dev: Option<String>,
+    #[serde(default)]
+    metric: u32,
+}
+
+/// `ip -j` prints nothing at all where there is nothing to tell, and empty objects among others.
+fn parse(addresses: &str, routes: &str) -> anyhow::Result<Network> {
+    fn rows<T: for<'a> Deserialize<'a>>(text: &str) -> anyhow::Result<Vec<T>> {
+        let text = text.trim();
+        if text.is_empty() {
+            Ok(vec![])
+        } else {
+            serde_json::from_str(text).context("ip printed no JSON list")
+        }
+    }
+    let interfaces = rows::<AddressRow>(addresses)?.into_iter().filter_map(|row| {
+        let addresses = row.addr_info.into_iter().filter(|info| info.scope.as_deref() == Some("global"));
+        Some(Interface {
+            // `eth0@if7` is shown as `eth0` with a link of its own in JSON.
+            name: row.ifname?,
+            master: row.master,
+            is_bridge: row.linkinfo.and_then(|info| info.info_kind).as_deref() == Some("bridge"),
+            is_up: row.flags.iter().any(|flag| flag == "UP"),
+            addresses: addresses
+                .filter_map(|info| Some(Address { ip: info.local?, prefix: info.prefixlen? }))
+                .collect(),
+        })
+    });
+    let interfaces = interfaces.collect();
+    let mut routes: Vec<RouteRow> = rows(routes)?;
+    routes.sort_by_key(|route| route.metric);
+    let routes = routes.into_iter();
+    let default_routes =
+        routes.filter_map(|row| Some(DefaultRoute { gateway: row.gateway?, device: row.dev? })).collect();
+    Ok(Network { interfaces, default_routes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_iproute2_prints_is_understood() {
+        let addresses = r#"[{"ifindex":1,"ifname":"lo","flags":["LOOPBACK","UP"],"addr_info":[{"family":"inet","local":"127.0.0.1","prefixlen":8,"scope":"host"}]},
+            {},{"ifindex":2,"ifname":"eno1","flags":["BROADCAST","UP"],"master":"vmbr0","addr_info":[]},
+            {"ifname":"tap100i0","flags":[],"master":"vmbr0","addr_info":[]},
+            {"ifindex":3,"ifname":"vmbr0","flags":["UP"],"linkinfo":{"info_kind":"bridge","info_data":{}},"addr_info":[
+              {"family":"inet","local":"192.0.2.7","prefixlen":24,"scope":"global"},{"family":"inet6","local":"fe80::1","prefixlen":64,"scope":"link"}]}]"#;
+        let routes = r#"[{"dst":"default","gateway":"192.0.2.254","dev":"wlan0","metric":600,"flags":[]},
+            {"dst":"default","gateway":"192.0.2.1","dev":"vmbr0","protocol":"kernel","flags":["onlink"]}]"#;
+        let network = parse(addresses, routes).unwrap();
+        let (uplink, route) = network.uplink().unwrap();
+        assert_eq!((uplink.name.as_str(), route.gateway.to_string()), ("vmbr0", "192.0.2.1".into()));
+        assert!(uplink.is_bridge && uplink.is_up && uplink.addresses[0].to_string() == "192.0.2.7/24");
+        assert_eq!(uplink.addresses.len(), 1);
+        assert_eq!(network.ports_of("vmbr0"), ["eno1"]);
+        assert_eq!(parse("", "").unwrap().uplink(), None);
+        assert!(parse("nonsense", "").is_err());
+    }
+}
