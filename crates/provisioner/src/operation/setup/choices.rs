@@ -53,6 +53,7 @@ impl Choices {
             "" => Value::Object(serde_json::Map::new()),
             text => serde_json::from_str(text).context("the configuration on standard input is not JSON")?,
         };
+        anyhow::ensure!(session.is_object(), "the configuration on standard input is no JSON object");
         let given = Document::of(Path::new("wizard"), session["provisioner"].clone())?;
         let db_yaml = host.config_file("db.yaml");
         let settings = if db_yaml.exists() { Some(Settings::read(host)?) } else { None };
