@@ -51,13 +51,13 @@ impl ListCommand {
     pub fn run(self, host: &Host) -> anyhow::Result<()> {
         let json = self.json || self.format == Format::Json;
         let only = self.status.as_deref();
-        let mut printer = Printer::new(json, on_terminal());
-        let result = Context::open(host, self.mock).and_then(|ctx| {
-            list(&ctx, only, self.live, &mut |row| printer.add(&row)).map_err(anyhow::Error::from)
-        });
-        if let Err(error) = result {
+        let new = || Printer::new(json, on_terminal());
+        let result = Context::open(host, self.mock)
+            .and_then(|ctx| Ok(list(&ctx, only, self.live, new, |printer, row| printer.add(&row))?));
+        let printer = result.unwrap_or_else(|error| {
             complain(&format!("{error:#}"));
-        }
+            new()
+        });
         answer(&printer.finish())
     }
 }

@@ -38,6 +38,8 @@ pub fn run() -> anyhow::Result<bool> {
     library()?;
     creates_by_fleet_size()?;
     ten_creates_at_once()?;
+    suspending_fifty()?;
+    commands_in_a_guest()?;
     Ok(true)
 }
 
@@ -116,9 +118,12 @@ fn whole_processes() -> anyhow::Result<()> {
     for count in [1, 1_000, 10_000] {
         let database = lab.path("var/vms.json");
         std::fs::write(&database, fleet(count))?;
-        for (program, arguments) in
-            [("blockhost-vm-status", vec![LAST]), ("blockhost-vm-list", vec!["--format", "json"])]
-        {
+        for (program, arguments) in [
+            ("blockhost-vm-status", vec![LAST]),
+            ("blockhost-vm-list", vec!["--format", "json"]),
+            // A dry run: it reads, decides, and prints.
+            ("blockhost-vm-gc", vec![]),
+        ] {
             let used = repeat(&lab, 40, program, &arguments)?;
             let what = format!("{} with {count} VMs", &program[10..]);
             println!(
@@ -226,6 +231,77 @@ fn creates_by_fleet_size() -> anyhow::Result<()> {
         middles.push(walls[2]);
     }
     println!("  ratio {:.2}", middles[1] / middles[0]);
+    Ok(())
+}
+
+/// Guests that run, with records that expired a day ago.
+fn expired_fleet(lab: &Lab, count: u32) -> anyhow::Result<()> {
+    let mut vms = Map::new();
+    let mut guests = Vec::new();
+    for vmid in 100..100 + count {
+        let name = format!("blockhost-{vmid}");
+        let mut record = record(&name, vmid, &format!("192.168.122.{}", vmid % 50 + 200));
+        record["expires_at"] = json!((chrono::Utc::now() - chrono::Duration::days(1)).to_rfc3339());
+        let uuid = record["smbios_uuid"].as_str().unwrap_or_default();
+        let config = [("smbios1".to_string(), format!("uuid={uuid}"))].into();
+        vms.insert(name.clone(), record);
+        guests.push(NewGuest { vmid, name, running: true, config, ..NewGuest::default() });
+    }
+    lab.control().add_guests(guests)?;
+    let database = json!({ "vms": vms, "next_vmid": 100 + count, "allocated_ips": [], "allocated_ipv6": [] });
+    Ok(std::fs::write(lab.path("var/vms.json"), database.to_string())?)
+}
+
+/// Fifty guests that need a second each to shut down, and an unrelated start meanwhile.
+fn suspending_fifty() -> anyhow::Result<()> {
+    println!(
+        "\ngc suspends 50 guests of 1 s each (aim: about 3 s; 10 s where each qm takes its real 0.6 s; start 2 s)"
+    );
+    for qm_ms in [0, 600] {
+        let lab = Lab::builder().no_terraform().start()?;
+        expired_fleet(&lab, 50)?;
+        lab.control().timing(|timing| {
+            timing.guest_shutdown = 1_000;
+            timing.tool = qm_ms;
+        })?;
+        lab.control().add_guest(NewGuest { vmid: 900, name: "other".into(), ..NewGuest::default() })?;
+        let path = lab.path("var/vms.json");
+        let mut database: Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+        database["vms"]["other"] = record("other", 900, "192.168.122.251");
+        if let Some(record) = database["vms"]["other"].as_object_mut() {
+            record.remove("smbios_uuid");
+        }
+        std::fs::write(&path, database.to_string())?;
+        let begun = Instant::now();
+        let gc = lab
+            .command("blockhost-vm-gc")
+            .args(["--execute", "--suspend-only"])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        std::thread::sleep(Duration::from_millis(500));
+        let start = Instant::now();
+        let started = lab.command("blockhost-vm-start").arg("other").stderr(Stdio::null()).status()?;
+        let start = start.elapsed().as_secs_f64();
+        let done = gc.wait_with_output()?;
+        let all = begun.elapsed().as_secs_f64();
+        let text = String::from_utf8_lossy(&done.stdout);
+        ensure!(started.success() && text.contains("50 suspended"), "gc or start failed: {text}");
+        println!("  qm {qm_ms:>3} ms: all suspended after {all:.1} s, start meanwhile {start:.2} s");
+    }
+    Ok(())
+}
+
+/// Four commands in a row, as network plugins call them: what they cost beyond what the node takes.
+fn commands_in_a_guest() -> anyhow::Result<()> {
+    println!("\nfour guest-execs in a row (aim: 1 s of our own)");
+    let lab = Lab::builder().no_terraform().start()?;
+    expired_fleet(&lab, 1)?;
+    let used = repeat(&lab, 10, "blockhost-vm-guest-exec", &["blockhost-100", "true"])?;
+    println!(
+        "  with a qm that takes no time: {:.0} ms, of them {:.1} ms of our CPU",
+        used.middle * 4.0,
+        used.cpu * 4.0
+    );
     Ok(())
 }
 

@@ -1,13 +1,13 @@
-//! A Python of our own below `target/`: pytest, hypothesis and shellcheck, as `tests/python/requirements.txt` pins them.
+//! Pythons of our own below `target/`, each with what one list of requirements pins.
 
 use crate::sh::{command, root, shown};
 use anyhow::{Context, ensure};
 use std::path::PathBuf;
 
-/// `target/venv`, made or brought up to date.
-pub fn environment() -> anyhow::Result<PathBuf> {
-    let venv = root().join("target/venv");
-    let requirements = root().join("tests/python/requirements.txt");
+/// `target/NAME` with the requirements of a file, made or brought up to date.
+pub fn environment(name: &str, requirements: &str) -> anyhow::Result<PathBuf> {
+    let venv = root().join("target").join(name);
+    let requirements = root().join(requirements);
     let wanted =
         std::fs::read_to_string(&requirements).with_context(|| requirements.display().to_string())?;
     let stamp = venv.join("requirements.txt");

@@ -2,6 +2,7 @@
 
 use crate::python;
 use crate::sh::{cargo, command, root, shown, shown_and_read};
+use std::path::Path;
 use std::process::Command;
 
 #[derive(Default)]
@@ -11,6 +12,14 @@ struct Tally {
 }
 
 impl Tally {
+    /// A part with counts of its own, for the report.
+    fn count(&mut self, name: &str, passed: u64, failed: u64, report: &mut String) {
+        let word = if failed == 0 { "passed" } else { "FAILED" };
+        *report += &format!("==> {name}: {word} ({passed} passed, {failed} failed)\n");
+        self.passed += passed;
+        self.failed += failed;
+    }
+
     /// A part that passes or fails as one.
     fn part(&mut self, name: &str, result: anyhow::Result<bool>) -> bool {
         let good = match result {
@@ -26,35 +35,72 @@ impl Tally {
     }
 }
 
-/// Runs everything; whether nothing failed.
+/// Runs everything; whether nothing failed. Rust's tests wait more than they work, so all the others run beside them and
+/// are shown after them.
 pub fn run() -> anyhow::Result<bool> {
     let mut tally = Tally::default();
+    tally.part("Debian packages", shown(command("sh", &["tests/packages.sh"])));
     tally.part("rustfmt", shown(cargo(&["fmt", "--all", "--check"])));
     tally.part(
         "clippy",
         shown(cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])),
     );
     // The lab starts the commands, the node and the provider from target/: they must be there and current.
-    if tally.part("build", shown(cargo(&["build", "--workspace", "--quiet"]))) {
-        rust_tests(&mut tally)?;
-    }
-    match python::environment() {
-        Ok(venv) => {
-            let scripts = shell_scripts()?;
-            let mut shellcheck = command(venv.join("bin/shellcheck"), &["--severity=style"]);
-            shellcheck.args(&scripts);
-            tally.part("shellcheck", shown(shellcheck));
-            python_tests(
-                &mut tally,
-                command(venv.join("bin/python"), &["-m", "pytest", "-q", "tests/python"]),
-            )?;
+    let built = tally.part("build", shown(cargo(&["build", "--workspace", "--quiet"])));
+    let (others, report) = std::thread::scope(|scope| {
+        let others = scope.spawn(other_tests);
+        if built {
+            rust_tests(&mut tally)?;
         }
-        Err(error) => {
-            tally.part("Python environment", Err(error));
-        }
-    }
+        others.join().map_err(|_| anyhow::anyhow!("the other tests panicked"))
+    })?;
+    print!("{report}");
+    tally.passed += others.passed;
+    tally.failed += others.failed;
     println!("{} passed, {} failed", tally.passed, tally.failed);
     Ok(tally.failed == 0)
+}
+
+/// Shell and Python, with all that was printed.
+fn other_tests() -> (Tally, String) {
+    let (mut tally, mut report) = (Tally::default(), String::new());
+    match python::environment("venv", "tests/python/requirements.txt") {
+        Ok(venv) => {
+            let mut shellcheck = command(venv.join("bin/shellcheck"), &["--severity=style"]);
+            shellcheck.args(shell_scripts().unwrap_or_default());
+            let (good, text) = heard(shellcheck);
+            report += &text;
+            tally.count("shellcheck", u64::from(good), u64::from(!good), &mut report);
+            pytest(&mut tally, &mut report, &venv, &["tests/python"]);
+        }
+        Err(error) => tally.count(&format!("Python: {error:#}"), 0, 1, &mut report),
+    }
+    // The page in a browser with the Flask of today; with that of Debian 12 all but the browser and what only costs time.
+    let wizard = ["tests/wizard"];
+    let older =
+        ["tests/wizard", "--ignore=tests/wizard/test_browser.py", "--ignore=tests/wizard/test_fuzz.py"];
+    for (name, requirements, arguments) in [
+        ("venv-wizard", "tests/wizard/requirements.txt", wizard.as_slice()),
+        ("venv-flask2", "tests/wizard/requirements-flask2.txt", older.as_slice()),
+    ] {
+        match python::environment(name, requirements) {
+            Ok(venv) => pytest(&mut tally, &mut report, &venv, arguments),
+            Err(error) => tally.count(&format!("{name}: {error:#}"), 0, 1, &mut report),
+        }
+    }
+    bats(&mut tally, &mut report);
+    (tally, report)
+}
+
+/// Runs it; whether it succeeded, and all that it printed.
+fn heard(mut command: Command) -> (bool, String) {
+    match command.output() {
+        Ok(output) => {
+            let text = [output.stdout, output.stderr].concat();
+            (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+        }
+        Err(error) => (false, format!("cannot start {}: {error}\n", command.get_program().display())),
+    }
 }
 
 fn rust_tests(tally: &mut Tally) -> anyhow::Result<()> {
@@ -79,27 +125,39 @@ fn result_of(line: &str) -> Option<(u64, u64)> {
     Some((count(" passed")?, count(" failed")?))
 }
 
-fn python_tests(tally: &mut Tally, pytest: Command) -> anyhow::Result<()> {
-    let (mut passed, mut failed) = (0, 0);
-    let good = shown_and_read(pytest, |line| {
-        let count = |word: &str| -> u64 {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            words
-                .windows(2)
-                .find(|w| w[1].trim_end_matches(',') == word)
-                .and_then(|w| w[0].parse().ok())
-                .unwrap_or(0)
-        };
-        if line.contains(" in ")
-            && (line.contains("passed") || line.contains("failed") || line.contains("error"))
-        {
-            passed = count("passed");
-            failed = count("failed") + count("error") + count("errors");
-        }
-    })?;
-    tally.passed += passed;
-    tally.failed += if good { failed } else { failed.max(1) };
-    Ok(())
+/// The first-boot hook's tests, in the form `ok 1 name` and `not ok 2 name`.
+fn bats(tally: &mut Tally, report: &mut String) {
+    let (good, text) = heard(command("bats", &["--tap", "tests/hook"]));
+    *report += &text;
+    let count = |word: &str| text.lines().filter(|line| line.starts_with(word)).count() as u64;
+    let (passed, failed) = (count("ok "), count("not ok "));
+    // A file that cannot be read has no lines of the sort.
+    tally.count("bats", passed, if good && passed > 0 { failed } else { failed.max(1) }, report);
+}
+
+fn pytest(tally: &mut Tally, report: &mut String, venv: &Path, arguments: &[&str]) {
+    let mut pytest = command(venv.join("bin/python"), &["-m", "pytest", "-q"]);
+    pytest.args(arguments);
+    let (good, text) = heard(pytest);
+    *report += &text;
+    let (passed, failed) = text.lines().rev().find_map(summary_of).unwrap_or_default();
+    tally.count(
+        &format!("pytest {}", arguments[0]),
+        passed,
+        if good { failed } else { failed.max(1) },
+        report,
+    );
+}
+
+/// `3 failed, 12 passed, 1 error in 1.00s`
+fn summary_of(line: &str) -> Option<(u64, u64)> {
+    let (counts, _) = line.trim_matches(['=', ' ']).rsplit_once(" in ")?;
+    let count =
+        |word: &str| counts.split(", ").find_map(|part| part.strip_suffix(word)?.trim().parse::<u64>().ok());
+    let (passed, failed) = (count("passed"), count("failed"));
+    let errors = count("error").or(count("errors"));
+    (passed.is_some() || failed.is_some() || errors.is_some())
+        .then(|| (passed.unwrap_or(0), failed.unwrap_or(0) + errors.unwrap_or(0)))
 }
 
 /// Every shell script of the tree: by its ending or its first line.
@@ -129,5 +187,11 @@ mod tests {
         assert_eq!(result_of(line), Some((12, 3)));
         assert_eq!(result_of("test result: nonsense"), None);
         assert_eq!(result_of("running 3 tests"), None);
+        assert_eq!(summary_of("1103 passed in 19.64s"), Some((1103, 0)));
+        assert_eq!(
+            summary_of("== 3 failed, 12 passed, 1 warning, 2 errors in 1.00s (0:00:01) =="),
+            Some((12, 5))
+        );
+        assert_eq!(summary_of("something in a test passed in time"), None);
     }
 }

@@ -91,6 +91,15 @@ fn the_words_are_joined_by_blanks_and_options_of_the_command_are_its_own() {
 }
 
 #[test]
+fn a_command_that_begins_with_a_dash_is_a_command() {
+    let lab = site();
+    for text in ["-x", "+e", "-c true"] {
+        let said = exec(&lab, &["--", text]).ends(127);
+        assert!(said.err.contains("not found"), "{text}: {said:?}");
+    }
+}
+
+#[test]
 fn wrong_usage_is_2_and_asks_nobody() {
     let lab = site();
     let before = lab.control().last_call().unwrap();

@@ -629,6 +629,8 @@ fn wrong_answers_are_refused_in_one_line_and_change_nothing() {
         ("gateway", json!(null), "gateway"),
         ("gc_grace_days", json!(-1), "gc_grace_days"),
         ("terraform_dir", json!("relative"), "terraform_dir"),
+        ("terraform_dir", json!("/etc/cron.d"), "folder of the system"),
+        ("terraform_dir", json!("/var/lib"), "folder of the system"),
         ("terraform_dir", json!("/var/lib/../../etc"), "terraform_dir"),
     ] {
         let mut answers = bare.answers();

@@ -17,6 +17,11 @@ pub fn guest_exec(
     let record = ctx.live_record(name)?;
     anyhow::ensure!(!ctx.mock, "VM {name}: a mock VM has no guest to run commands in");
     let machine = machine::of_record(ctx, record, deadline)?;
-    guest_agent::run(&ctx.node(), machine.vmid, &machine.identity, command, deadline)
+    guest_agent::run(&ctx.node(), machine.vmid, &machine.identity, &for_shell(command), deadline)
         .map_err(|error| error.context(machine.label()))
+}
+
+/// `sh -c` takes a text that begins with `-` or `+` for an option; a blank before it changes nothing else.
+fn for_shell(command: &str) -> std::borrow::Cow<'_, str> {
+    if command.starts_with(['-', '+']) { format!(" {command}").into() } else { command.into() }
 }

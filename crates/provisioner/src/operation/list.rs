@@ -3,7 +3,7 @@
 use super::Context;
 use super::status::live_status;
 use crate::host::clock::Deadline;
-use crate::store::vm_database::{DatabaseError, Status};
+use crate::store::vm_database::{DatabaseError, Fields, Status};
 use std::time::Duration;
 
 /// The admin panel waits 15 s.
@@ -22,36 +22,41 @@ pub struct Row<'a> {
     pub created: &'a str,
 }
 
-/// Calls `row` for each record in file order. `only` filters by what is shown (with `live` also "unknown"); a bad
+/// Gathers the records in file order by `row`, beginning with `new`, which is called again where the file was caught
+/// half-written. `only` filters by what is shown (with `live` also "unknown"); a bad
 /// record is skipped with a warning.
-pub fn list(
+pub fn list<T>(
     ctx: &Context<'_>,
     only: Option<&str>,
     live: bool,
-    row: &mut dyn FnMut(Row<'_>),
-) -> Result<(), DatabaseError> {
+    new: impl Fn() -> T,
+    mut row: impl FnMut(&mut T, Row<'_>),
+) -> Result<T, DatabaseError> {
     let deadline = Deadline::after(LIVE_LIMIT);
-    ctx.database.for_each(|view| {
+    // Asking the node takes an identity.
+    let fields = if live { Fields::All } else { Fields::Listed };
+    let begin = || (new(), Vec::new());
+    let (gathered, warnings) = ctx.database.gather(fields, begin, |(gathered, warnings), view| {
         let (status, ip, created) = (view.status_text(), view.ip_text(), view.created_date());
+        let mut skip = |why: String| warnings.push(format!("{}: {why}; skipped", ctx.database.path().display()));
         if Status::parse(&status).is_none() {
-            let why = view.to_record().err().unwrap_or_default();
-            return tracing::warn!("{}: {why}; skipped", ctx.database.path().display());
+            return skip(view.to_record().err().unwrap_or_default());
         }
         let mut shown: &str = &status;
         if live {
             match view.to_record() {
                 Ok(record) => {
                     let (word, reason) = live_status(ctx, &record, deadline.at_most(Duration::from_secs(2)));
-                    if let Some(reason) = reason {
-                        tracing::warn!("{reason}");
-                    }
+                    warnings.extend(reason);
                     shown = word.as_str();
                 }
-                Err(why) => return tracing::warn!("{}: {why}; skipped", ctx.database.path().display()),
+                Err(why) => return skip(why),
             }
         }
         if only.is_none_or(|wanted| wanted == shown) {
-            row(Row { name: &view.key, status: shown, ip: &ip, created: &created });
+            row(gathered, Row { name: &view.key, status: shown, ip: &ip, created: &created });
         }
-    })
+    })?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    Ok(gathered)
 }

@@ -6,7 +6,7 @@ use super::{Context, machine, network};
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
 use crate::host::root_agent::AgentError;
-use crate::store::vm_database::{DatabaseError, Status, VmRecord};
+use crate::store::vm_database::{DatabaseError, Fields, Status, VmRecord};
 use crate::store::vm_lock::VmLock;
 use crate::value::vmid::Vmid;
 use anyhow::Context as _;
@@ -32,7 +32,7 @@ pub struct Reapplied {
 pub fn reapply(ctx: &Context<'_>) -> anyhow::Result<Reapplied> {
     let mut records: Vec<VmRecord> = Vec::new();
     let mut done = Reapplied::default();
-    let read = ctx.database.for_each(|view| match view.to_record() {
+    let read = ctx.database.for_each(Fields::All, |view| match view.to_record() {
         Ok(record) if record.status == Status::Active => records.push(record),
         Ok(_) => {}
         Err(why) => tracing::warn!("{}: {why}; skipped", ctx.database.path().display()),

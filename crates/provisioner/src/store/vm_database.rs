@@ -10,7 +10,7 @@ mod scan;
 
 pub use contents::{Contents, NewRecord};
 pub use record::{Status, VmRecord};
-pub use scan::RecordView;
+pub use scan::{Fields, RecordView};
 
 use crate::host::clock::Deadline;
 use crate::host::interrupt::Interrupt;
@@ -75,14 +75,29 @@ impl VmDatabase {
         })
     }
 
-    /// Calls `visit` with every record in file order.
-    pub fn for_each(&self, mut visit: impl FnMut(&RecordView<'_>)) -> Result<(), DatabaseError> {
+    /// Calls `visit` with these fields of every record, in file order.
+    pub fn for_each(&self, fields: Fields, mut visit: impl FnMut(&RecordView<'_>)) -> Result<(), DatabaseError> {
         // A torn file must not show half of its records: it is checked whole before the first is shown.
         self.read(|text| {
             let mut views = Vec::new();
-            scan::records(text, &self.fields, &mut |view| views.push(view))?;
+            scan::records(text, &self.fields, fields, &mut |view| views.push(view))?;
             views.iter().for_each(&mut visit);
             Ok(())
+        })
+    }
+
+    /// Like [`VmDatabase::for_each`] for looks that must be quick: nothing is kept between the text and `visit`. What it
+    /// gathers is begun anew (`new`) where the file turns out to be torn and is read again.
+    pub fn gather<T>(
+        &self,
+        fields: Fields,
+        new: impl Fn() -> T,
+        mut visit: impl FnMut(&mut T, &RecordView<'_>),
+    ) -> Result<T, DatabaseError> {
+        self.read(|text| {
+            let mut gathered = new();
+            scan::records(text, &self.fields, fields, &mut |view| visit(&mut gathered, &view))?;
+            Ok(gathered)
         })
     }
 

@@ -141,7 +141,7 @@ fn call(world: &World, verb: &Verb, name: &str) -> anyhow::Result<Done> {
         Verb::Status => Done::Text(format!("{:?}", status::status(&ctx, &vm()))),
         Verb::List => {
             let mut rows = 0;
-            list::list(&ctx, None, true, &mut |_| rows += 1)?;
+            list::list(&ctx, None, true, || (), |(), _| rows += 1)?;
             Done::Text(rows.to_string())
         }
     })

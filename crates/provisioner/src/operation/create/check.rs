@@ -138,7 +138,7 @@ pub fn name_is_free(ctx: &Context<'_>, request: &Request) -> anyhow::Result<()> 
     }
     let label = name.resource_label();
     let (mut same, mut similar) = (None, None);
-    ctx.database.for_each(|view| {
+    ctx.database.for_each(crate::store::vm_database::Fields::Holding, |view| {
         if view.status_text() == "destroyed" {
             return;
         }

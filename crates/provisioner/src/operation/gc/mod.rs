@@ -17,7 +17,7 @@ use crate::host::lock_file::LockFile;
 use crate::plan::garbage_collection::{self, Brake, Candidates, Limits};
 use crate::store::audit::{self, Change};
 use crate::store::journal::{Entry, Step};
-use crate::store::vm_database::{Status, VmRecord};
+use crate::store::vm_database::{Fields, Status, VmRecord};
 use crate::store::vm_lock::VmLock;
 use crate::value::vm_name::VmName;
 use anyhow::Context as _;
@@ -124,10 +124,13 @@ pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
 /// What is due, by the database alone.
 fn candidates(ctx: &Context<'_>, options: Options, grace: TimeDelta) -> anyhow::Result<Candidates> {
     let now = clock::now();
-    let mut found = Candidates::default();
-    ctx.database.for_each(|view| {
+    let mut found = ctx.database.gather(Fields::Due, Candidates::default, |found, view| {
         // Ten thousand records: only what could matter is read closely.
         if view.status_text() == Status::Destroyed.as_str() {
+            return;
+        }
+        if view.is_paid_for(now) {
+            found.live += 1;
             return;
         }
         match view.to_record() {

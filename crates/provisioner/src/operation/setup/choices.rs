@@ -162,14 +162,26 @@ fn pool(given: &Document) -> anyhow::Result<Option<Ipv4Pool>> {
     Ok(Some(pool))
 }
 
+/// Folders of the system: what becomes terraform's belongs to user blockhost.
+const SYSTEM_FOLDERS: [&str; 14] = [
+    "bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "root", "run", "sbin", "sys",
+    "usr",
+];
+
 fn checked_folder(text: &str) -> anyhow::Result<PathBuf> {
     let path = PathBuf::from(text);
     let plain = path
         .components()
         .all(|part| matches!(part, std::path::Component::RootDir | std::path::Component::Normal(_)));
     anyhow::ensure!(
-        path.is_absolute() && plain && path.components().count() > 1 && !text.chars().any(char::is_control),
+        path.is_absolute() && plain && !text.chars().any(char::is_control),
         "terraform_dir {text:?} is not allowed: expected an absolute path without '..'"
+    );
+    let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty()).collect();
+    let deep_enough = if parts.first() == Some(&"var") { 3 } else { 2 };
+    anyhow::ensure!(
+        parts.len() >= deep_enough && !SYSTEM_FOLDERS.contains(&parts[0]),
+        "terraform_dir {text:?} is not allowed: it will belong to user blockhost, so it must not be a folder of the system"
     );
     Ok(path)
 }

@@ -1,7 +1,7 @@
 //! The whole database in memory, for a change: every value we do not touch keeps its exact text.
 
 use super::record::{Status, VmRecord};
-use super::scan::{NUMBER, RecordView, Text, place_of};
+use super::scan::{Fields, NUMBER, RecordView, Text, place_of};
 use crate::plan::allocation::Held;
 use crate::value::field_names::FieldNames;
 use crate::value::vmid::Vmid;
@@ -85,7 +85,9 @@ impl<'a> Contents<'a> {
         let mut view = RecordView { key: Cow::Borrowed(record.key.as_ref()), ..RecordView::default() };
         if let Ok(fields) = &record.body {
             for (name, json) in fields {
-                view.put(name, json, &self.names);
+                if let Some(slot) = view.slot(name, &self.names, Fields::All) {
+                    *slot = Some(json);
+                }
             }
         }
         view
@@ -151,7 +153,9 @@ impl<'a> Contents<'a> {
         for record in &self.records {
             let mut view = RecordView { key: Cow::Borrowed(record.key.as_ref()), ..RecordView::default() };
             for (name, json) in record.body.as_deref().unwrap_or_default() {
-                view.put_holding(name, json, &self.names);
+                if let Some(slot) = view.slot(name, &self.names, Fields::Holding) {
+                    *slot = Some(json);
+                }
             }
             match (view.status_text().as_ref(), view.vmid()) {
                 ("destroyed", _) => continue,

@@ -3,7 +3,10 @@
 
 use super::record::VmRecord;
 use crate::value::field_names::FieldNames;
+use crate::value::timestamp;
+use crate::value::vm_name::VmName;
 use crate::value::vmid::Vmid;
+use chrono::{DateTime, Utc};
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -51,38 +54,45 @@ pub struct RecordView<'a> {
     pub(super) protected: Option<&'a str>,
 }
 
-impl<'a> RecordView<'a> {
-    /// Puts a field where it belongs; others' fields are passed over.
-    pub(super) fn put(&mut self, field: &str, value: &'a str, names: &FieldNames) {
-        let slot = match field {
-            "ipv6_address" => &mut self.ipv6_address,
-            "suspended_at" => &mut self.suspended_at,
-            "wallet_address" => &mut self.wallet_address,
-            "owner_wallet" => &mut self.owner_wallet,
-            "username" => &mut self.username,
-            "smbios_uuid" => &mut self.smbios_uuid,
-            "nft_token_id" => &mut self.nft_token_id,
-            "protected" => &mut self.protected,
-            f if f == names.vmid => &mut self.vmid,
-            f if f == names.ip_address => &mut self.ip_address,
-            f if f == names.status => &mut self.status,
-            f if f == names.created_at => &mut self.created_at,
-            f if f == names.expires_at => &mut self.expires_at,
-            _ => return,
-        };
-        *slot = Some(value);
-    }
+/// Which fields a look needs: the others are passed over, which is what makes a look at ten thousand records quick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fields {
+    /// All that we know.
+    All,
+    /// What a list shows: status, IPv4 address, time of creation.
+    Listed,
+    /// What says whether a VM's time is over: VMID, status, `expires_at`, `suspended_at`, `protected`.
+    Due,
+    /// What a record holds: VMID, status, addresses.
+    Holding,
+}
 
-    /// As [`RecordView::put`] for the four fields that say what a record holds.
-    pub(super) fn put_holding(&mut self, field: &str, value: &'a str, names: &FieldNames) {
-        let slot = match field {
-            "ipv6_address" => &mut self.ipv6_address,
-            f if f == names.vmid => &mut self.vmid,
-            f if f == names.ip_address => &mut self.ip_address,
-            f if f == names.status => &mut self.status,
-            _ => return,
+impl<'a> RecordView<'a> {
+    /// Where a field belongs; `None` for others' fields, and for those that are not wanted.
+    pub(super) fn slot(
+        &mut self,
+        field: &str,
+        names: &FieldNames,
+        wanted: Fields,
+    ) -> Option<&mut Option<&'a str>> {
+        use Fields::{All, Due, Holding, Listed};
+        let (slot, looks): (_, &[Fields]) = match field {
+            "ipv6_address" => (&mut self.ipv6_address, &[Holding]),
+            "suspended_at" => (&mut self.suspended_at, &[Due]),
+            "protected" => (&mut self.protected, &[Due]),
+            "wallet_address" => (&mut self.wallet_address, &[]),
+            "owner_wallet" => (&mut self.owner_wallet, &[]),
+            "username" => (&mut self.username, &[]),
+            "smbios_uuid" => (&mut self.smbios_uuid, &[]),
+            "nft_token_id" => (&mut self.nft_token_id, &[]),
+            f if f == names.vmid => (&mut self.vmid, &[Due, Holding]),
+            f if f == names.ip_address => (&mut self.ip_address, &[Listed, Holding]),
+            f if f == names.status => (&mut self.status, &[Listed, Due, Holding]),
+            f if f == names.created_at => (&mut self.created_at, &[Listed]),
+            f if f == names.expires_at => (&mut self.expires_at, &[Due]),
+            _ => return None,
         };
-        *slot = Some(value);
+        (wanted == All || looks.contains(&wanted)).then_some(slot)
     }
 
     /// The status as it stands (empty where it is missing or no text).
@@ -113,6 +123,14 @@ impl<'a> RecordView<'a> {
         }
     }
 
+    /// Active, and its time is not over: nothing else of such a record matters to gc. One that cannot be read is not.
+    pub fn is_paid_for(&self, now: DateTime<Utc>) -> bool {
+        self.status_text() == "active"
+            && self.vmid().is_some()
+            && VmName::parse(&self.key).is_ok()
+            && text_of(self.expires_at).and_then(|text| timestamp::from_text(&text)).is_some_and(|end| end >= now)
+    }
+
     /// The record, checked; the error names the field.
     pub fn to_record(&self) -> Result<VmRecord, String> {
         VmRecord::from_view(self)
@@ -129,9 +147,10 @@ pub(super) fn text_of(raw: Option<&str>) -> Option<Cow<'_, str>> {
 pub(super) fn records<'a>(
     text: &'a str,
     names: &FieldNames,
+    fields: Fields,
     visit: &mut dyn FnMut(RecordView<'a>),
 ) -> Result<(), String> {
-    records_named(text, names, None, visit)
+    scan(text, Look { names, fields, wanted: None }, visit)
 }
 
 /// The same for the record called `wanted` alone.
@@ -141,8 +160,16 @@ pub(super) fn records_named<'a>(
     wanted: Option<&str>,
     visit: &mut dyn FnMut(RecordView<'a>),
 ) -> Result<(), String> {
+    scan(text, Look { names, fields: Fields::All, wanted }, visit)
+}
+
+fn scan<'a>(
+    text: &'a str,
+    look: Look<'_>,
+    visit: &mut dyn FnMut(RecordView<'a>),
+) -> Result<(), String> {
     let mut reader = serde_json::Deserializer::from_str(text);
-    let seed = Root { names, wanted, visit };
+    let seed = Root { look, visit };
     seed.deserialize(&mut reader).and_then(|()| reader.end()).map_err(|error| place_of(text, &error))
 }
 
@@ -170,9 +197,17 @@ pub(super) fn place_of(text: &str, error: &serde_json::Error) -> String {
 /// How serde_json shows a number to a visitor that takes anything (its feature `arbitrary_precision`).
 pub(super) const NUMBER: &str = "$serde_json::private::Number";
 
-struct Root<'n, 'v, 'a> {
+/// What is looked for.
+#[derive(Clone, Copy)]
+struct Look<'n> {
     names: &'n FieldNames,
+    fields: Fields,
+    /// The only record of interest.
     wanted: Option<&'n str>,
+}
+
+struct Root<'n, 'v, 'a> {
+    look: Look<'n>,
     visit: &'v mut dyn FnMut(RecordView<'a>),
 }
 
@@ -196,7 +231,7 @@ impl<'de> Visitor<'de> for Root<'_, '_, 'de> {
                     return Err(A::Error::custom("the key \"vms\" appears twice"));
                 }
                 seen = true;
-                map.next_value_seed(Vms { names: self.names, wanted: self.wanted, visit: &mut *self.visit })?;
+                map.next_value_seed(Vms { look: self.look, visit: &mut *self.visit })?;
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
@@ -206,8 +241,7 @@ impl<'de> Visitor<'de> for Root<'_, '_, 'de> {
 }
 
 struct Vms<'n, 'v, 'a> {
-    names: &'n FieldNames,
-    wanted: Option<&'n str>,
+    look: Look<'n>,
     visit: &'v mut dyn FnMut(RecordView<'a>),
 }
 
@@ -225,23 +259,23 @@ impl<'de> Visitor<'de> for Vms<'_, '_, 'de> {
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<Text<'de>>()? {
-            if self.wanted.is_some_and(|wanted| wanted != key.0) {
+            if self.look.wanted.is_some_and(|wanted| wanted != key.0) {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             }
-            let raw = map.next_value_seed(Fields { names: self.names, key: key.0 })?;
+            let raw = map.next_value_seed(Record { look: self.look, key: key.0 })?;
             (self.visit)(raw);
         }
         Ok(())
     }
 }
 
-struct Fields<'n, 'a> {
-    names: &'n FieldNames,
+struct Record<'n, 'a> {
+    look: Look<'n>,
     key: Cow<'a, str>,
 }
 
-impl<'de> DeserializeSeed<'de> for Fields<'_, 'de> {
+impl<'de> DeserializeSeed<'de> for Record<'_, 'de> {
     type Value = RecordView<'de>;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<RecordView<'de>, D::Error> {
         deserializer.deserialize_any(self)
@@ -249,7 +283,7 @@ impl<'de> DeserializeSeed<'de> for Fields<'_, 'de> {
 }
 
 /// A record that is no object (a number, a list) is one bad record, not a corrupt file: it gets a view without fields.
-impl<'de> Visitor<'de> for Fields<'_, 'de> {
+impl<'de> Visitor<'de> for Record<'_, 'de> {
     type Value = RecordView<'de>;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a VM record")
@@ -261,7 +295,12 @@ impl<'de> Visitor<'de> for Fields<'_, 'de> {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             }
-            view.put(&field.0, map.next_value::<&RawValue>()?.get(), self.names);
+            match view.slot(&field.0, self.look.names, self.look.fields) {
+                Some(slot) => *slot = Some(map.next_value::<&RawValue>()?.get()),
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
         }
         Ok(view)
     }

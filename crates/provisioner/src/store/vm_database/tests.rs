@@ -136,7 +136,7 @@ fn one_bad_record_does_not_stop_the_others() {
     let (_dir, db, _path) = database(text);
     let mut good = Vec::new();
     let mut bad = Vec::new();
-    db.for_each(|view| match view.to_record() {
+    db.for_each(Fields::All, |view| match view.to_record() {
         Ok(record) => good.push(record),
         Err(why) => bad.push(why),
     })

@@ -1,0 +1,1 @@
+"""The Proxmox provisioner's page of the BlockHost installer; see `wizard`."""

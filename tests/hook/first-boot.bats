@@ -1,0 +1,337 @@
+#!/usr/bin/env bats
+# The whole hook: first run, second run, both Debian releases, what it refuses and what it finds.
+load lib.bash
+
+setup_file() { prepare; }
+setup() { world "$BATS_TEST_TMPDIR/world"; }
+
+# The first call that fits, as a number.
+call_number() { grep -nE -m 1 -- "$1" "$W/calls" | cut -d : -f 1; }
+
+@test "h40: Debian 12 gets Proxmox VE 8's repository and key, and all three steps are marked" {
+    boot
+    assert_done
+    grep -qx 'URIs: http://download.proxmox.com/debian/pve' "$W/etc/apt/sources.list.d/pve-no-subscription.sources"
+    grep -qx 'Suites: bookworm' "$W/etc/apt/sources.list.d/pve-no-subscription.sources"
+    grep -qx 'Components: pve-no-subscription' "$W/etc/apt/sources.list.d/pve-no-subscription.sources"
+    grep -qx 'Signed-By: /usr/share/keyrings/proxmox-release-bookworm.gpg' "$W/etc/apt/sources.list.d/pve-no-subscription.sources"
+    cmp "$KIT/proxmox.gpg" "$W/keyrings/proxmox-release-bookworm.gpg"
+    grep -q 'download-file https://enterprise.proxmox.com/debian/proxmox-release-bookworm.gpg' "$W/calls"
+    grep -qx 'Suites: bookworm' "$W/etc/apt/sources.list.d/hashicorp.sources"
+}
+
+@test "h40: Debian 13 gets Proxmox VE 9's repository and key, and all three steps are marked" {
+    world "$BATS_TEST_TMPDIR/trixie" trixie
+    boot
+    assert_done
+    grep -qx 'Suites: trixie' "$W/etc/apt/sources.list.d/pve-no-subscription.sources"
+    grep -qx 'Signed-By: /usr/share/keyrings/proxmox-archive-keyring.gpg' "$W/etc/apt/sources.list.d/pve-no-subscription.sources"
+    cmp "$KIT/proxmox.gpg" "$W/keyrings/proxmox-archive-keyring.gpg"
+    grep -q 'download-file https://enterprise.proxmox.com/debian/proxmox-archive-keyring-trixie.gpg' "$W/calls"
+    grep -qx 'Suites: trixie' "$W/etc/apt/sources.list.d/hashicorp.sources"
+}
+
+@test "the packages of the contract, non-interactively, downloads first, the host name before them" {
+    boot
+    assert_done
+    [ "$(call_number 'download-only install proxmox-ve postfix open-iscsi chrony$')" -lt "$(call_number 'confold install proxmox-ve postfix open-iscsi chrony$')" ]
+    [ "$(call_number 'confold dist-upgrade')" -lt "$(call_number 'confold install proxmox-ve')" ]
+    [ "$(call_number 'etc/hosts$')" -lt "$(call_number '^apt-get')" ]
+    [ "$(grep '^apt-get' "$W/calls" | grep -cv -- '-q -y -o DPkg::Lock::Timeout=900 .*--force-confdef .*--force-confold')" -eq 0 ]
+    grep -q 'confold install terraform libguestfs-tools jq$' "$W/calls"
+    grep -qx 'postfix postfix/main_mailer_type select Local only' "$W/debconf"
+    grep -qx 'postfix postfix/mailname string pve1.example.net' "$W/debconf"
+}
+
+@test "services are restarted in order, after the packages and before the marker" {
+    boot
+    [ "$(cat "$W/restarted")" = "$(printf '%s.service\n' pve-cluster pvedaemon pvestatd pveproxy spiceproxy)" ]
+    [ "$(call_number '^systemctl restart spiceproxy')" -lt "$(call_number 'step-proxmox$')" ]
+}
+
+@test "a second run asks nothing of apt, the network or systemd, and changes nothing" {
+    boot
+    assert_done
+    tree >"$W/tree-before"
+    touch "$W/down"
+    boot
+    assert_done
+    [ "$(grep -Ec '^(apt-get|apt-helper|dpkg|systemctl|mv|debconf)' "$W/calls")" -eq 0 ]
+    diff "$W/tree-before" <(tree)
+}
+
+@test "each step is done when its marker is missing, and left alone when it is there" {
+    boot
+    rm "$W/var/lib/blockhost/.step-terraform"
+    boot
+    assert_done
+    grep -q 'install terraform' "$W/calls"
+    [ "$(grep -c proxmox-ve "$W/calls")" -eq 0 ]
+}
+
+@test "STATE_DIR and LOG_FILE of the environment are used, folders and all" {
+    boot STATE_DIR=/var/lib/else/where LOG_FILE=/var/log/some/log
+    [ "$status" -eq 0 ]
+    [ -f "$W/var/lib/else/where/.step-terraform" ]
+    grep -q 'terraform: done' "$W/var/log/some/log"
+    [ "$(ls "$W/var/lib")" = else ]
+    [ "$(ls "$W/var/log")" = some ]
+}
+
+@test "h15: the log is 0640 and keeps what was in it; the markers are files of root's, empty" {
+    echo earlier >"$W/var/log/blockhost-firstboot.log"
+    chmod 666 "$W/var/log/blockhost-firstboot.log"
+    boot
+    [ "$(stat -c '%a %U' "$W/var/log/blockhost-firstboot.log")" = "640 root" ]
+    [ "$(LOG | head -n 1)" = earlier ]
+    [ "$(stat -c '%F %a %U' "$W/var/lib/blockhost/.step-proxmox")" = "regular empty file 644 root" ]
+}
+
+@test "h15: a link in STATE_DIR leads no write elsewhere" {
+    mkdir "$W/var/lib/blockhost"
+    echo precious >"$W/etc/precious"
+    for name in .step-hostname .step-proxmox .step-terraform; do ln -s /etc/precious "$W/var/lib/blockhost/$name.tmp"; done
+    ln -s /etc/precious-too "$W/var/lib/blockhost/.step-hostname"
+    boot
+    [ "$status" -eq 0 ]
+    [ "$(cat "$W/etc/precious")" = precious ]
+    if [ -e "$W/etc/precious-too" ]; then false; fi
+    [ "$(stat -c %F "$W/var/lib/blockhost/.step-hostname")" = "regular empty file" ]
+}
+
+@test "every line of the log has date and step; the end is said on the terminal, too" {
+    boot
+    [ "$(LOG | grep -c ' first-boot: ')" -gt 8 ]
+    [ "$(LOG | grep ' first-boot: ' | grep -Ecv '^20[0-9-]{8}T[0-9:]{8}[+-][0-9]{4} first-boot: (start|hostname|proxmox|terraform|end): ')" -eq 0 ]
+    grep -q 'all steps are done' <<<"$output"
+}
+
+@test "another Debian is refused before anything of apt's is touched" {
+    for name in bullseye forky; do
+        sed -i "s/^VERSION_CODENAME=.*/VERSION_CODENAME=$name/" "$W/etc/os-release"
+        boot
+        [ "$status" -eq 1 ]
+        log_has 'Debian 12 (bookworm) and Debian 13 (trixie) only'
+        [ "$(grep -Ec '^(apt|dpkg --conf)' "$W/calls")" -eq 0 ]
+        [ "$(markers)" = .step-hostname ]
+    done
+}
+
+@test "Ubuntu, and a release file without a name, are refused" {
+    sed -i 's/^ID=.*/ID=ubuntu/' "$W/etc/os-release"
+    boot
+    [ "$status" -eq 1 ]
+    [ "$(called apt-get)" -eq 0 ]
+    echo 'ID=debian' >"$W/etc/os-release"
+    boot
+    [ "$status" -eq 1 ]
+    log_has 'FAILED: this is an unknown system'
+}
+
+@test "arm64 is refused" {
+    echo arm64 >"$W/architecture"
+    boot
+    [ "$status" -eq 1 ]
+    log_has 'amd64 only'
+    [ "$(called apt-get)" -eq 0 ]
+}
+
+@test "without root: refused, nothing written" {
+    run setpriv --reuid 65534 --regid 65534 --clear-groups bash -c "STATE_DIR='$W/state' LOG_FILE='$W/log' bash" <"$HOOK"
+    [ "$status" -eq 1 ]
+    [ "$output" = "first-boot: must run as root" ]
+    if [ -e "$W/state" ] || [ -e "$W/log" ]; then false; fi
+}
+
+@test "a wrong key of Proxmox is not installed, and its repository not named" {
+    head -c 3000 /dev/urandom >"$W/site/proxmox-key"
+    boot
+    [ "$status" -eq 1 ]
+    log_has 'does not have the published sha512 sum: not installed'
+    [ -z "$(ls "$W/keyrings")" ]
+    [ -z "$(ls "$W/etc/apt/sources.list.d")" ]
+    [ "$(markers)" = .step-hostname ]
+    cp "$KIT/proxmox.gpg" "$W/site/proxmox-key"
+    boot
+    assert_done
+}
+
+@test "a wrong key of Proxmox that lies there already is replaced" {
+    echo junk >"$W/keyrings/proxmox-release-bookworm.gpg"
+    boot
+    assert_done
+    cmp "$KIT/proxmox.gpg" "$W/keyrings/proxmox-release-bookworm.gpg"
+}
+
+@test "a stranger's key in HashiCorp's place is not installed" {
+    cp "$KIT/stranger.asc" "$W/site/hashicorp-key"
+    boot
+    [ "$status" -eq 1 ]
+    log_has "what came as the key of HashiCorp's repository is not the key"
+    [ "$(ls "$W/keyrings")" = proxmox-release-bookworm.gpg ]
+    [ "$(markers)" = ".step-hostname .step-proxmox" ]
+}
+
+@test "a stranger's key beside HashiCorp's own is not installed either" {
+    cat "$KIT/hashicorp.asc" "$KIT/stranger.asc" >"$W/site/hashicorp-key"
+    boot
+    [ "$status" -eq 1 ]
+    [ "$(ls "$W/keyrings")" = proxmox-release-bookworm.gpg ]
+}
+
+@test "an error page in the place of a key is not installed" {
+    echo '<html>It works!</html>' >"$W/site/hashicorp-key"
+    boot
+    [ "$status" -eq 1 ]
+    [ "$(ls "$W/keyrings")" = proxmox-release-bookworm.gpg ]
+}
+
+@test "HashiCorp without packages for Debian 13 yet: those for Debian 12, and a line about it" {
+    world "$BATS_TEST_TMPDIR/trixie" trixie
+    rm -r "$W/site/dists/trixie"
+    boot
+    assert_done
+    grep -qx 'Suites: bookworm' "$W/etc/apt/sources.list.d/hashicorp.sources"
+    log_has 'HashiCorp has no packages for trixie yet'
+}
+
+@test "no answer is no reason to take HashiCorp's packages of the other release" {
+    world "$BATS_TEST_TMPDIR/trixie" trixie
+    echo dists/trixie >"$W/silent"
+    boot
+    [ "$status" -eq 1 ]
+    log_has 'dists/trixie/InRelease could not be fetched'
+    if [ -e "$W/etc/apt/sources.list.d/hashicorp.sources" ]; then false; fi
+}
+
+@test "a proxy of apt's for http that refuses https: the direct way is tried, said, and taken for HashiCorp's packages" {
+    echo 'Acquire::http::Proxy "http://192.0.2.3:3142";' >"$W/etc/apt/apt.conf.d/00proxy"
+    touch "$W/proxy-refuses-https"
+    boot
+    assert_done
+    log_has 'apt.releases.hashicorp.com was not reached through apt'
+    log_has 'Acquire::https::Proxy::apt.releases.hashicorp.com "DIRECT";'
+    grep -qE '^apt-get .*Acquire::https::Proxy::apt.releases.hashicorp.com=DIRECT .*update' "$W/calls"
+    [ "$(cat "$W/etc/apt/apt.conf.d/00proxy")" = 'Acquire::http::Proxy "http://192.0.2.3:3142";' ]
+}
+
+@test "a proxy of apt's that lets https through is used, and no other way" {
+    echo 'Acquire::http::Proxy "http://192.0.2.3:3142";' >"$W/etc/apt/apt.conf.d/00proxy"
+    boot
+    assert_done
+    [ "$(grep -c DIRECT "$W/calls")" -eq 0 ]
+}
+
+@test "a proxy that is named for https is never gone past" {
+    printf 'Acquire::http::Proxy "http://192.0.2.3:3142";\nAcquire::https::Proxy "http://192.0.2.3:3142";\n' >"$W/etc/apt/apt.conf.d/00proxy"
+    touch "$W/proxy-refuses-https"
+    boot
+    [ "$status" -eq 1 ]
+    [ "$(grep -c DIRECT "$W/calls")" -eq 0 ]
+    log_has 'could not be fetched'
+    log_has '/etc/apt/apt.conf.d/00proxy'
+}
+
+@test "enterprise repositories are gone wherever they are named, and everything beside them stays" {
+    printf 'deb http://deb.debian.org/debian bookworm main\ndeb https://enterprise.proxmox.com/debian/pve bookworm pve-enterprise\n' >"$W/etc/apt/sources.list"
+    printf '# ceph\ndeb https://enterprise.proxmox.com/debian/ceph-reef bookworm enterprise\n' >"$W/etc/apt/sources.list.d/ceph.list"
+    printf 'Types: deb\nURIs: http://mirror.example.net/a\nSuites: bookworm\nComponents: main\n# not enterprise.proxmox.com\n\nTypes: deb\nURIs: https://enterprise.proxmox.com/debian/pve\nSuites: bookworm\nComponents: pve-enterprise\n\nTypes: deb\nURIs: http://mirror.example.net/b\nSuites: bookworm\nComponents: main\n' >"$W/etc/apt/sources.list.d/mixed.sources"
+    printf 'Types: deb\nURIs: https://enterprise.proxmox.com/debian/pve\nSuites: bookworm\nComponents: pve-enterprise\n' >"$W/etc/apt/sources.list.d/pve-enterprise.sources"
+    boot
+    assert_done
+    [ "$(cat "$W/etc/apt/sources.list")" = "deb http://deb.debian.org/debian bookworm main" ]
+    [ "$(ls "$W/etc/apt/sources.list.d")" = "$(printf 'hashicorp.sources\nmixed.sources\npve-no-subscription.sources')" ]
+    diff "$W/etc/apt/sources.list.d/mixed.sources" - <<'END'
+Types: deb
+URIs: http://mirror.example.net/a
+Suites: bookworm
+Components: main
+# not enterprise.proxmox.com
+
+Types: deb
+URIs: http://mirror.example.net/b
+Suites: bookworm
+Components: main
+END
+}
+
+@test "repositories that an administrator named already are used as they are" {
+    cp "$KIT/proxmox.gpg" "$W/keyrings/own.gpg"
+    cp "$KIT/hashicorp.gpg" "$W/keyrings/own-hashicorp.gpg"
+    echo 'deb [arch=amd64 signed-by=/usr/share/keyrings/own.gpg] http://download.proxmox.com/debian/pve bookworm pve-no-subscription' >"$W/etc/apt/sources.list.d/mine.list"
+    echo 'deb [signed-by=/usr/share/keyrings/own-hashicorp.gpg] https://apt.releases.hashicorp.com bookworm main' >"$W/etc/apt/sources.list.d/hashi.list"
+    boot
+    assert_done
+    [ "$(ls "$W/etc/apt/sources.list.d")" = "$(printf 'hashi.list\nmine.list')" ]
+    [ "$(called apt-helper)" -eq 0 ]
+}
+
+@test "a repository that is only commented out, or switched off, is not taken for one" {
+    echo '# deb http://download.proxmox.com/debian/pve bookworm pve-no-subscription' >"$W/etc/apt/sources.list.d/mine.list"
+    printf 'Enabled: no\nTypes: deb\nURIs: https://apt.releases.hashicorp.com\nSuites: bookworm\nComponents: main\n' >"$W/etc/apt/sources.list.d/hashi.sources"
+    boot
+    assert_done
+    [ -f "$W/etc/apt/sources.list.d/pve-no-subscription.sources" ]
+    [ -f "$W/etc/apt/sources.list.d/hashicorp.sources" ]
+}
+
+@test "half-installed packages of an earlier run are completed first, also where dpkg alone cannot" {
+    echo half >"$W/dpkg/chrony"
+    touch "$W/dpkg/.broken"
+    boot
+    assert_done
+    grep -q -- '--fix-broken install' "$W/calls"
+    [ "$(call_number '--fix-broken')" -lt "$(call_number 'install proxmox-ve')" ]
+}
+
+@test "a mail server that is there already keeps its settings" {
+    echo installed >"$W/dpkg/postfix"
+    boot
+    assert_done
+    if [ -e "$W/debconf" ]; then false; fi
+}
+
+@test "apt-get's word is not enough: a package that is not installed afterwards is found out" {
+    sed -i 's/^    echo installed >"\$WORLD\/dpkg\/\$1"/    [ "$1" = chrony ] || echo installed >"$WORLD\/dpkg\/$1"/' "$W/bin/apt-get"
+    boot
+    [ "$status" -eq 1 ]
+    log_has 'apt-get reported success, but not all of these are installed'
+    [ "$(markers)" = .step-hostname ]
+}
+
+@test "a Proxmox service that does not start stops the first boot" {
+    sed -i 's/^systemctl)$/systemctl) [ "$2" != pveproxy.service ] || exit 1/' "$W/bin/systemctl"
+    boot
+    [ "$status" -eq 1 ]
+    log_has 'pveproxy does not start. See journalctl -u pveproxy'
+    [ "$(markers)" = .step-hostname ]
+}
+
+@test "without systemd running, as in an image build, the services are left to the next boot" {
+    rm -r "$W/run/systemd"
+    boot
+    assert_done || [ "$status" -eq 0 ]
+    [ "$(called systemctl)" -eq 0 ]
+    log_has 'start with the next boot'
+    marked proxmox
+}
+
+@test "two at once: the second waits, says so, and finds nothing left to do" {
+    echo slow >"$W/mode"
+    echo 20 >"$W/at"
+    : >"$W/calls"
+    unshare -m "$HERE/world/enter.sh" "$W" "$KIT/first-boot.sh" 2>"$W/first.out" 3>&- &
+    local first=$!
+    for _ in $(seq 200); do
+        if [ -s "$W/troubled" ]; then break; fi
+        /bin/sleep 0.05
+    done
+    [ -s "$W/troubled" ]
+    run unshare -m "$HERE/world/enter.sh" "$W" "$KIT/first-boot.sh"
+    [ "$status" -eq 0 ]
+    grep -q 'another run is at work; waiting for it' <<<"$output"
+    wait "$first"
+    rm "$W/at"
+    [ "$(grep -c 'confold install proxmox-ve' "$W/calls")" -eq 1 ]
+    assert_done
+}

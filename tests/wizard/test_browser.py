@@ -1,0 +1,338 @@
+"""The page in a real browser (Debian's package `chromium`), with and without JavaScript.
+
+Pictures are kept in target/wizard-screenshots. BLOCKHOST_NO_BROWSER=1 leaves these tests
+out; a machine without the browser fails them, so that nobody takes them for passed.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+from app import create_app
+from werkzeug.serving import make_server
+
+from conftest import PAGE_FORM, ROOT, SetupCommand, found
+
+CHROMIUM = "/usr/bin/chromium"
+PICTURES = ROOT / "target" / "wizard-screenshots"
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("BLOCKHOST_NO_BROWSER") == "1", reason="BLOCKHOST_NO_BROWSER=1"
+)
+
+# What a browser knows better than a parser: names of fields as they are read out, what is
+# visible, and whether something is wider than the window.
+CHECKS = """() => {
+  const bad = [];
+  for (const field of document.querySelectorAll("main input:not([type=hidden]), main select")) {
+    if (!field.labels.length || !field.labels[0].textContent.trim())
+      bad.push("no label: " + field.outerHTML);
+    for (const id of (field.getAttribute("aria-describedby") || "").split(" ").filter(Boolean))
+      if (!document.getElementById(id)) bad.push("describedby nothing: " + id);
+    if (field.getAttribute("aria-invalid") === "true" && !field.getAttribute("aria-describedby"))
+      bad.push("invalid without a reason: " + field.id);
+  }
+  const ids = [...document.querySelectorAll("[id]")].map((e) => e.id);
+  if (new Set(ids).size !== ids.length) bad.push("ids twice: " + ids);
+  for (const link of document.querySelectorAll("a[href^='#']"))
+    if (!document.getElementById(link.getAttribute("href").slice(1)))
+      bad.push("link to nothing: " + link.outerHTML);
+  for (const e of document.querySelectorAll("a, button, summary"))
+    if (!e.textContent.trim()) bad.push("no name: " + e.outerHTML);
+  let level = 0;
+  for (const h of document.querySelectorAll("h1, h2, h3, h4")) {
+    const n = Number(h.tagName[1]);
+    if (n > level + 1 && level) bad.push("heading left out before: " + h.textContent);
+    level = n;
+  }
+  if (document.querySelectorAll("h1").length !== 1) bad.push("not one h1");
+  if (!document.documentElement.lang || !document.title) bad.push("no language or title");
+  for (const e of document.querySelectorAll("*"))
+    for (const a of e.attributes)
+      if (a.name.startsWith("on")) bad.push("inline handler: " + e.outerHTML);
+  if (document.documentElement.scrollWidth > window.innerWidth) bad.push("wider than the window");
+  return bad;
+}"""
+
+# Contrast of text and background by the formula of WCAG 2; 4.5 is its level AA.
+CONTRAST = """() => {
+  const rgb = (c) => c.match(/[\\d.]+/g).map(Number);
+  const linear = (v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  const light = (c) => {
+    const [r, g, b] = c.slice(0, 3).map((v) => linear(v / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const clear = (c) => c.length === 4 && c[3] === 0;
+  const bad = [];
+  for (const e of document.querySelectorAll("main *")) {
+    if (["OPTION", "STYLE", "SCRIPT"].includes(e.tagName) || !e.checkVisibility()) continue;
+    if (![...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim())) continue;
+    let back = [0, 0, 0, 0];
+    for (let up = e; up && clear(back); up = up.parentElement)
+      back = rgb(getComputedStyle(up).backgroundColor);
+    const a = light(rgb(getComputedStyle(e).color)), b = light(back);
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) bad.push(`${e.tagName} ${ratio.toFixed(2)} ${e.textContent.trim()}`);
+  }
+  return bad;
+}"""
+
+
+class Host:
+    """The host application on a port of its own, and its setup command."""
+
+    def __init__(self, folder: Path) -> None:
+        self.setup = SetupCommand(folder)
+        self.server = make_server("127.0.0.1", 0, create_app(csrf=True), threaded=True)
+        self.url = f"http://127.0.0.1:{self.server.port}"
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+
+
+@pytest.fixture(scope="module")
+def host():
+    patch = pytest.MonkeyPatch()
+    with tempfile.TemporaryDirectory() as folder:
+        patch.setattr("werkzeug.serving.WSGIRequestHandler.log_request", lambda *_, **__: None)
+        host = Host(Path(folder))
+        host.thread.start()
+        yield host
+        host.server.shutdown()
+        host.thread.join(10)
+        host.server.server_close()
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not os.access(CHROMIUM, os.X_OK):
+        pytest.fail(
+            f"{CHROMIUM} is missing: apt-get install chromium (or BLOCKHOST_NO_BROWSER=1 to do"
+            " without)"
+        )
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        pytest.fail("playwright is missing: pip install -r tests/wizard/requirements.txt")
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def host_path(host, monkeypatch):
+    """The server runs in this process: its search path is ours."""
+    monkeypatch.setenv("PATH", str(host.setup.folder))
+    host.setup.answers(found())
+    return host
+
+
+@pytest.fixture
+def open_page(browser, host_path):
+    """Opens a page at a width; fails the test afterwards where it complained."""
+    contexts, complaints = [], []
+
+    def new(width=1000, javascript=True, **options):
+        context = browser.new_context(
+            viewport={"width": width, "height": 900},
+            java_script_enabled=javascript,
+            base_url=host_path.url,
+            **options,
+        )
+        context.set_default_timeout(15_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on(
+            "console",
+            lambda message: complaints.append(message.text) if message.type == "error" else None,
+        )
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        return page
+
+    yield new
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def picture(page, name):
+    page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+
+
+def values(page):
+    return {name: page.locator(f"#{name}").input_value() for name in PAGE_FORM}
+
+
+def sound(page):
+    assert page.evaluate(CHECKS) == []
+    assert page.evaluate(CONTRAST) == []
+
+
+def test_from_the_page_to_the_summary(open_page):
+    page = open_page()
+    page.goto("/wizard/proxmox")
+    assert values(page) == PAGE_FORM
+    sound(page)
+    picture(page, "1-page")
+    # The folded part opens, although the host's style sheet hides it until a script comes.
+    assert not page.locator("#pve_user").is_visible()
+    page.get_by_text("Advanced").click()
+    assert page.locator("#pve_user").is_visible()
+    page.select_option("#pve_storage", label="tank (zfspool, 1800 of 2000 GiB free)")
+    page.select_option("#pve_bridge", "vmbr2")
+    page.get_by_label("Gateway").fill("192.168.1.1")
+    page.get_by_label("Proxmox API user").fill("root@pam")
+    page.get_by_label("Grace period").fill("")
+    page.get_by_role("button", name="Continue").click()
+
+    assert page.url.endswith("/wizard/proxmox") and page.title() == "Please check: Proxmox VE"
+    sound(page)
+    picture(page, "2-mistakes")
+    assert page.locator("#proxmox-mistakes li").count() == 3
+    assert page.evaluate("document.activeElement.id") == "proxmox-mistakes"
+    assert page.locator("#pve_user").is_visible()  # open, because there is a mistake in it
+    wanted = {
+        "pve_storage": "tank",
+        "pve_bridge": "vmbr2",
+        "gateway": "192.168.1.1",
+        "pve_user": "root@pam",
+    }
+    assert values(page) == {**PAGE_FORM, **wanted, "gc_grace_days": ""}
+    assert page.get_by_label("Gateway").get_attribute("aria-invalid") == "true"
+    page.get_by_role("link", name="Gateway").click()
+    assert page.evaluate("document.activeElement.id") == "gateway"
+    page.keyboard.press("Control+A")
+    page.keyboard.type("192.168.122.1")
+    page.get_by_label("Proxmox API user").fill("svc@pve")
+    page.get_by_label("Grace period").fill("14")
+    page.keyboard.press("Enter")
+
+    page.wait_for_url("**/wizard/connectivity*")
+    assert page.locator("#management_url").inner_text() == "https://203.0.113.5:8006"
+    # Back: what was chosen is there. One more change.
+    page.get_by_role("link", name="Back").click()
+    assert values(page) == {
+        **PAGE_FORM,
+        **wanted,
+        "gateway": "192.168.122.1",
+        "pve_user": "svc@pve",
+        "gc_grace_days": "14",
+    }
+    page.get_by_label("First address").fill("210")
+    page.get_by_role("button", name="Continue").click()
+    page.get_by_role("link", name="Continue").click()
+    sound(page)
+    picture(page, "3-summary")
+    text = page.locator("main").inner_text()
+    for shown in (
+        "tank",
+        "vmbr2",
+        "192.168.122.210 to 192.168.122.250",
+        "14 days",
+        "svc@pve",
+        "VM 9001",
+    ):
+        assert shown in text
+    page.get_by_role("link", name="Change the Proxmox settings").click()
+    assert values(page)["ip_start"] == "192.168.122.210"
+    page.get_by_role("link", name="Back").click()
+    assert page.locator("h1").inner_text() == "Welcome"
+
+
+def test_without_javascript(open_page):
+    page = open_page(javascript=False)
+    page.goto("/wizard/proxmox")
+    assert not page.locator("#pve_user").is_visible()
+    page.locator("summary").click()
+    assert page.locator("#pve_user").is_visible()
+    page.locator("#ip_end").fill("\"><script>document.title='no'</script>")
+    page.locator("#pve_node").focus()
+    page.get_by_role("button", name="Continue").click()
+    assert page.locator("#proxmox-mistakes li").count() == 1
+    assert page.locator("#ip_end").input_value() == "\"><script>document.title='no'</script>"
+    picture(page, "4-without-javascript")
+    page.locator("#ip_end").fill("192.168.122.220")
+    page.get_by_role("button", name="Continue").click()
+    page.wait_for_url("**/wizard/connectivity*")
+    page.goto("/wizard/summary")
+    assert "192.168.122.200 to 192.168.122.220" in page.locator("main").inner_text()
+
+
+def test_typed_script_is_not_run(open_page):
+    page = open_page()
+    page.goto("/wizard/proxmox")
+    for name in PAGE_FORM:
+        if page.locator(f"#{name}").evaluate("e => e.tagName") == "INPUT":
+            page.evaluate(
+                "([n, v]) => { document.getElementById(n).value = v }",
+                [name, '"><img src=x onerror=hit=1><script>hit=1</script>'],
+            )
+    page.get_by_role("button", name="Continue").click()
+    assert page.locator("#proxmox-mistakes li").count() == 9
+    assert page.evaluate("typeof hit") == "undefined" and page.locator("main img").count() == 0
+
+
+def test_a_host_that_says_nothing(open_page, host_path):
+    host_path.setup.path.unlink()
+    page = open_page()
+    page.goto("/wizard/proxmox")
+    sound(page)
+    picture(page, "5-nothing-found")
+    assert page.locator("select").count() == 0
+    assert "is not installed" in page.locator("#proxmox-problem").inner_text()
+    page.locator("#pve_node").fill("pve")
+    page.get_by_role("button", name="Continue").click()
+    page.wait_for_url("**/wizard/connectivity*")
+
+
+@pytest.mark.parametrize("width", [400, 320])
+def test_on_a_narrow_window(open_page, host_path, width):
+    long = {
+        "name": "a-storage-with-a-very-long-name-of-somebody",
+        "type": "dir",
+        "total_gib": 9,
+        "free_gib": 1,
+        "images": True,
+    }
+    host_path.setup.answers(found(storages=[long], used_vmids=list(range(100, 200))))
+    page = open_page(width=width)
+    page.goto("/wizard/proxmox")
+    sound(page)
+    picture(page, f"6-narrow-{width}")
+    page.get_by_label("IPv4 network").fill("x" * 255)
+    page.get_by_label("Proxmox node").focus()
+    page.get_by_role("button", name="Continue").click()
+    sound(page)
+    picture(page, f"7-narrow-{width}-mistakes")
+    page.get_by_label("IPv4 network").fill("192.168.122.0/24")
+    page.get_by_role("button", name="Continue").click()
+    page.goto("/wizard/summary")
+    sound(page)
+    picture(page, f"8-narrow-{width}-summary")
+
+
+def test_by_keyboard_alone(open_page):
+    page = open_page()
+    page.goto("/wizard/proxmox")
+    seen = []
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+        if seen[-1] == "BUTTON":
+            break
+    fields = [name for name in PAGE_FORM if name != "pve_user"]
+    assert sorted(seen) == sorted([*fields, "SUMMARY", "A", "BUTTON"])
+    order = (
+        "pve_node pve_storage template_vmid vmid_start vmid_end pve_bridge ip_network ip_start"
+        " ip_end"
+    )
+    assert [name for name in seen if name in fields] == [*order.split(), "gateway", "gc_grace_days"]
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/wizard/connectivity*")
