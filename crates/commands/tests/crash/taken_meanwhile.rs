@@ -1,6 +1,6 @@
 //! A VMID that somebody else takes between our look and the clone (H46).
 
-use crate::site::{Ended, LONG, Site, end_of, run, start};
+use crate::site::{Ended, LONG, Site, end_of, run, start, wait_until};
 use lab::model::{FaultAction, GuestSnapshot, NewGuest};
 use std::process::Command;
 
@@ -84,6 +84,37 @@ fn h46_a_vmid_that_was_asked_for_and_is_taken_meanwhile_is_an_error() {
     is_untouched(&guest_100(&site), "");
     site.lab().control().remove_guest(100).unwrap();
     site.world().must_be(&empty, "after the refused create");
+}
+
+#[test]
+fn h44_h46_what_terraform_says_it_made_is_looked_at_before_it_is_registered() {
+    for stands_in in [true, false] {
+        let site = Site::new();
+        let empty = site.world();
+        let trace = site.path(if stands_in { "trace-1" } else { "trace-2" });
+        let rules = format!("trace@{} sleep@create.applied=3000", trace.display());
+        let child = start(site.create("web-1").args(["--guest-timeout", "5"]).env("BLOCKHOST_FAULT", rules));
+        wait_until("terraform is done", || {
+            std::fs::read_to_string(&trace).is_ok_and(|text| text.contains("create.applied"))
+        });
+        let control = site.lab().control();
+        control.remove_guest(100).unwrap();
+        let found = if stands_in {
+            control.add_guest(stranger("")).unwrap();
+            "stranger"
+        } else {
+            "no machine"
+        };
+        let error = end_of(child).failed();
+        assert!(error.contains("terraform said it was made, but the node has"), "{error}");
+        assert!(error.contains(found), "{error}");
+        assert!(site.database()["vms"].as_object().unwrap().is_empty());
+        if stands_in {
+            is_untouched(&guest_100(&site), "");
+            control.remove_guest(100).unwrap();
+        }
+        site.world().must_be(&empty, "after the refused create");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What other people do to the node and to the database, and what gc and resume make of it.
 
-use crate::support::{Site, due, expired, in_grace, paid, read, run, write};
-use lab::model::{NewGuest, Power};
+use crate::support::{Site, WALLET, due, expired, in_grace, paid, read, run, write};
+use lab::model::{FaultAction, NewGuest, Power};
 use serde_json::json;
 
 #[test]
@@ -130,6 +130,25 @@ fn a_machine_that_an_operator_protected_on_the_node_stays() {
 }
 
 #[test]
+fn machines_that_cannot_be_destroyed_stop_none_of_those_behind_them() {
+    // More of each than are destroyed side by side, those that fail first.
+    let fleet = (0..10)
+        .map(|n| due(&format!("due-{n}"), 100 + n))
+        .chain((0..10).map(|n| paid(&format!("p-{n}"), 120 + n)));
+    let site = Site::with(&fleet.collect::<Vec<_>>());
+    for vmid in 100..105 {
+        site.lab.control().set(vmid, "protection", "1").unwrap();
+    }
+    let said = site.gc(&["--execute"]).fails(&["error: 5 of the VMs failed; the others were handled"]);
+    assert!(said.out.ends_with("Done: 0 suspended, 5 destroyed, 5 failed\n"), "{said:#?}");
+    for n in 0..5 {
+        assert_eq!(site.status(&format!("due-{n}")), "suspended");
+        assert!(site.exists(100 + n));
+        site.is_destroyed(&format!("due-{}", 5 + n), 105 + n);
+    }
+}
+
+#[test]
 fn h51_the_node_reboots_in_the_middle_of_a_run() {
     for point in ["gc.noted", "gc.asked", "gc.off", "gc.recorded", "destroy.begun"] {
         let site = Site::with(&[expired("over", 100), due("due", 101), paid("paid", 102)]);
@@ -245,11 +264,58 @@ fn h09_a_destroy_that_died_after_the_machine_was_gone_is_finished_by_gc() {
     run(destroy).was_killed();
     site.gc(&["--execute"]).ok();
     assert_eq!((site.status("web-2").as_str(), site.runs(vmid)), ("active", true));
+    // Also where it is off already.
+    let mut destroy = site.verb("destroy", &["web-2"]);
+    destroy.env("BLOCKHOST_FAULT", "kill@destroy.stopped");
+    run(destroy).was_killed();
+    assert!(!site.runs(vmid));
+    site.gc(&["--execute"]).ok();
+    assert_eq!((site.status("web-2").as_str(), site.exists(vmid)), ("active", true));
     // And one that is at work is not disturbed.
     let running = site.held_at("destroy.gone", 2_000, site.verb("destroy", &["web-2"]));
     site.gc(&["--execute"]).ok();
     running.wait().ok();
     site.is_destroyed("web-2", vmid);
+}
+
+#[test]
+fn h05_a_create_that_died_is_undone_by_gc() {
+    let site = Site::with(&[paid("paid", 150)]);
+    let before = (site.guests().len(), site.database()["allocated_ips"].clone());
+    let mut create = site.verb("create", &["web-1", "--owner-wallet", WALLET, "--apply"]);
+    create.env("BLOCKHOST_FAULT", "kill@create.applied");
+    run(create).was_killed();
+    assert_eq!(site.guests().len(), before.0 + 1);
+    // A look undoes nothing.
+    site.gc(&[]).ok();
+    assert_eq!(site.guests().len(), before.0 + 1);
+    site.gc(&["--execute"]).ok();
+    assert_eq!((site.guests().len(), site.database()["allocated_ips"].clone()), before);
+    assert!(!site.path("var/terraform/vms/web-1").exists());
+    site.is_tidy();
+}
+
+#[test]
+fn h09_a_dead_destroy_that_cannot_be_finished_stops_none_of_the_others() {
+    let site = Site::with(&[due("due", 150), paid("paid", 151), paid("paid-2", 152)]);
+    let vmids = ["web-1", "web-2"].map(|name| {
+        let vmid = site.made(name);
+        let mut destroy = site.verb("destroy", &[name]);
+        destroy.env("BLOCKHOST_FAULT", "kill@destroy.gone");
+        run(destroy).was_killed();
+        vmid
+    });
+    let refusal = FaultAction::Error { message: "the disk is read-only".into(), code: None };
+    site.lab.control().fault("agent.snippet-delete", refusal, 1).unwrap();
+    site.gc(&["--execute"])
+        .fails(&["VM web-1", "the disk is read-only", "run the same command again"])
+        .says(&["VM web-2", "a destroy that had died was finished"]);
+    site.is_destroyed("web-2", vmids[1]);
+    site.is_destroyed("due", 150);
+    // What was left of the first is still known, and goes with the next run.
+    site.gc(&["--execute"]).ok().says(&["VM web-1", "a destroy that had died was finished"]);
+    site.is_destroyed("web-1", vmids[0]);
+    site.is_tidy();
 }
 
 #[test]

@@ -95,6 +95,18 @@ fn h11_h17_a_note_that_cannot_be_read_brakes_and_stays() {
 }
 
 #[test]
+fn h11_a_note_that_cannot_be_written_brakes() {
+    // A run that leaves no note would count as no run: the next one could not tell how long ago it was.
+    let site = site();
+    let note = read(&site.path("var/gc-last-run.json"));
+    let rules = "error@write.gc-last-run.before";
+    braked(&site, site.gc_with(rules, &[]), &["nothing is destroyed", "gc-last-run.json"]);
+    assert_eq!(read(&site.path("var/gc-last-run.json")), note);
+    site.gc(&["--execute"]).ok();
+    site.is_destroyed("due", 101);
+}
+
+#[test]
 fn h11_the_clock_jumps_both_ways() {
     // A year forward: everything is due at once. Then back again.
     let fleet: Vec<Vm> = (0..6).map(|n| paid(&format!("paid-{n}"), 100 + n)).collect();

@@ -2,7 +2,7 @@
 
 use crate::support::{LONG, Running, Site, Vm, due, expired, paid, start, until};
 use lab::Lab;
-use lab::model::{FaultAction, GuestChange};
+use lab::model::{FaultAction, GuestChange, Power};
 use std::time::{Duration, Instant};
 
 fn fleet(count: u32) -> Vec<Vm> {
@@ -153,4 +153,25 @@ fn h22_a_lock_file_that_is_held_is_tried_again() {
     let said = site.gc(&["--execute"]).ok();
     assert!(!said.err.contains("switched off"), "it was forced off for nothing: {said:#?}");
     site.is_suspended("over", 100);
+}
+
+#[test]
+fn h22_a_lock_that_the_root_agent_refuses_at_once_is_waited_for_too() {
+    // The root agent asks nothing of a guest that is being cloned, and a power-off it answers with its result: those
+    // refusals come at once, where a shutdown's comes later.
+    for (lock, paused) in [("clone", false), ("backup", true)] {
+        let site = Site::with(&[expired("a-locked", 100), expired("b", 101), paid("paid", 102)]);
+        let control = site.lab.control();
+        if paused {
+            control.power(100, Power::Paused).unwrap();
+        }
+        control.set_lock(100, Some(lock)).unwrap();
+        let running: Running = start(site.verb("gc", &["--execute"]));
+        until("b is suspended", || site.status("b") == "suspended");
+        assert_eq!(site.status("a-locked"), "active", "{lock}");
+        control.set_lock(100, None).unwrap();
+        running.wait().ok();
+        site.is_suspended("a-locked", 100);
+        site.is_tidy();
+    }
 }

@@ -1,6 +1,6 @@
 //! `--mock`: the database is the node, and nothing real is touched.
 
-use crate::support::{Site, due, everything, expired, in_grace, paid, read, run, write};
+use crate::support::{Site, WALLET, due, everything, expired, in_grace, paid, read, run, write};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -65,6 +65,33 @@ fn h42_mock_touches_nothing_real() {
     assert_eq!(all["vms"]["over"]["status"], "active");
     assert!(all["vms"]["over"].get("suspended_at").is_none());
     assert!(everything(&site) == before);
+}
+
+#[test]
+fn h42_a_mock_run_tidies_up_after_nobody_and_leaves_no_trail() {
+    // What a real run would finish: a create and a destroy that died.
+    let (site, mock) = site();
+    site.made("gone");
+    for (verb, arguments, point) in [
+        ("create", &["half", "--owner-wallet", WALLET, "--apply"][..], "create.applied"),
+        ("destroy", &["gone"][..], "destroy.gone"),
+    ] {
+        let mut command = site.verb(verb, arguments);
+        command.env("BLOCKHOST_FAULT", format!("kill@{point}"));
+        run(command).was_killed();
+    }
+    let trail = site.path("var/audit");
+    let _ = std::fs::remove_dir_all(&trail);
+    let before = everything(&site);
+    let calls = site.lab.control().last_call().unwrap();
+    let mut command = site.verb("gc", &["--mock", "--execute"]);
+    command.env("BLOCKHOST_MOCK_DB", &mock);
+    run(command).ok();
+    assert!(everything(&site) == before, "--mock touched something real");
+    assert_eq!(site.lab.control().last_call().unwrap(), calls);
+    assert!(!trail.exists(), "nothing real was changed, so there is nothing to tell");
+    site.gc(&["--execute"]).ok().says(&["VM gone", "a destroy that had died was finished"]);
+    assert!(!site.path("var/journal/half.json").exists());
 }
 
 #[test]

@@ -76,6 +76,23 @@ fn h51_suspended_destroyed_stopped_and_foreign_machines_are_left_alone() {
 }
 
 #[test]
+fn h51_what_is_suspended_while_it_waits_its_turn_is_left_alone() {
+    let lab = site();
+    place(&lab, 101, "web-2");
+    lab.control().reboot_node().unwrap();
+    std::fs::create_dir_all(lab.path("var/journal")).unwrap();
+    let lock = std::fs::File::create(lab.path("var/journal/web-2.lock")).unwrap();
+    lock.lock().unwrap();
+    let running = begin(&lab, "", REAPPLY, &[]);
+    // All records are read by then, and the second VM's turn is waited for.
+    until("the first VM is connected", || is_isolated(&lab, 100));
+    set_field(&lab, "web-2", "status", "suspended".into());
+    drop(lock);
+    assert_eq!(running.wait().ok().err, "1 running VMs are connected, 1 are off\n");
+    assert!(!is_isolated(&lab, 101) && !has_route(&lab, 101));
+}
+
+#[test]
 fn one_failure_does_not_stop_the_others() {
     let lab = site();
     for (vmid, name) in [(101, "web-2"), (102, "web-3"), (103, "web-4"), (104, "web-5"), (105, "web-6")] {

@@ -1,7 +1,7 @@
 //! An error is not an absence (hazards H39, H49), and two wordings that are one (H33), and exit codes that say
 //! nothing (H32).
 
-use crate::support::{Commands, SOON, guest, record};
+use crate::support::{Commands, SOON, database, edit_record, guest, record, world, write_database};
 use lab::Lab;
 use lab::model::{FaultAction, Power};
 
@@ -15,12 +15,7 @@ fn without_terraform(lab: &Lab) {
 fn still_there(lab: &Lab, name: &str) {
     assert_eq!(record(lab, name)["status"], "active");
     assert!(lab.path(format!("var/terraform/vms/{name}/{name}.tf.json")).exists());
-    assert!(
-        crate::support::database(lab)["allocated_ips"]
-            .as_array()
-            .unwrap()
-            .contains(&"192.168.122.200".into())
-    );
+    assert!(database(lab)["allocated_ips"].as_array().unwrap().contains(&"192.168.122.200".into()));
 }
 
 #[test]
@@ -221,6 +216,36 @@ fn h08_a_missing_terraform_file_is_no_proof() {
         assert_eq!(lab.control().snapshot().unwrap().guests.len(), before - 1, "{loss}");
         assert!(!lab.path("var/terraform/vms/web-1").exists());
         assert_eq!(record(&lab, "web-1")["status"], "destroyed");
+    }
+}
+
+#[test]
+fn h08_what_a_living_machine_needs_stays_though_its_record_was_lost() {
+    // An older copy of the database: without the record, or with the tombstone of an earlier VM of the same name.
+    for tombstone in [false, true] {
+        let lab = Lab::builder().start().unwrap();
+        lab.made("web-1");
+        let good = database(&lab);
+        if tombstone {
+            edit_record(&lab, "web-1", |record| {
+                record["status"] = "destroyed".into();
+                record["vmid"] = 133.into();
+                record["smbios_uuid"] = "00000000-0000-4000-8000-000000000133".into();
+            });
+        } else {
+            let mut all = good.clone();
+            all["vms"].as_object_mut().unwrap().remove("web-1");
+            write_database(&lab, &all);
+        }
+        let before = world(&lab);
+        let words = ["VM web-1 (VMID 100", "lives", "restore the record, then destroy again"];
+        lab.vm("destroy", &["web-1"]).fails(&words);
+        world(&lab).same(&before, "refused");
+        // As it says.
+        write_database(&lab, &good);
+        lab.vm("destroy", &["web-1"]).ok();
+        assert!(!lab.control().snapshot().unwrap().guests.contains_key(&100));
+        assert!(!lab.path("var/terraform/vms/web-1").exists());
     }
 }
 

@@ -1,6 +1,6 @@
 //! `status` in every state: always exit 0, always one of four words.
 
-use crate::support::{Commands, Said, edit_record, record};
+use crate::support::{Commands, Said, edit_record, record, until};
 use lab::Lab;
 use lab::model::{FaultAction, NewGuest, Power};
 use std::time::{Duration, Instant};
@@ -94,9 +94,14 @@ fn h23_a_silent_node_is_waited_for_2_s() {
 fn h23_a_silent_api_does_not_keep_status_waiting() {
     let lab = Lab::builder().start().unwrap();
     lab.made("web-1");
+    // QEMU's monitor tells nobody, so the API is asked whether it is paused.
+    std::fs::remove_file(lab.path("node/run/qemu-server/100.qmp")).unwrap();
     lab.control().fault("api.GET /nodes/{node}/qemu/{vmid}/status/current", FaultAction::Hang, 9).unwrap();
+    let mut running = lab.vm_start("", "status", &["web-1"]);
     let begun = Instant::now();
-    status(&lab, "web-1", "active");
+    until("status answers", || !running.is_alive());
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(running.wait().ok().out, "active\n");
+    assert!(lab.control().faults().unwrap().iter().any(|fault| fault.hits > 0), "the API was not asked");
     lab.control().clear_faults().unwrap();
 }

@@ -247,3 +247,35 @@ fn h23_terraform_that_hangs_does_not_keep_destroy_for_ever() {
     assert_eq!(record(&lab, "web-1")["status"], "destroyed");
     assert!(!lab.control().snapshot().unwrap().guests.contains_key(&100));
 }
+
+#[test]
+fn h23_a_task_of_the_node_that_hangs_is_given_up() {
+    for (verb, task, before) in [
+        ("stop", "task.qmshutdown", Power::Running),
+        ("kill", "task.qmstop", Power::Running),
+        ("start", "task.qmstart", Power::Stopped),
+    ] {
+        let lab = Lab::builder().start().unwrap();
+        lab.made("web-1");
+        lab.control().power(100, before).unwrap();
+        lab.control().fault(task, FaultAction::Hang, 99).unwrap();
+        let mut running = lab.vm_start(&format!("limit@{verb}=5000"), verb, &["web-1"]);
+        until(&format!("{verb} gives up"), || !running.is_alive());
+        running.wait().fails(&["VM web-1 (VMID 100)"]);
+        assert_eq!(guest(&lab, 100).power, before, "{verb}");
+        lab.control().clear_faults().unwrap();
+    }
+}
+
+#[test]
+fn h23_an_api_that_hangs_is_given_up_before_anything_is_taken() {
+    let lab = Lab::builder().start().unwrap();
+    let before = world(&lab);
+    lab.control().fault("api.GET /version", FaultAction::Hang, 9).unwrap();
+    let arguments = ["web-1", "--owner-wallet", WALLET, "--apply"];
+    let mut running = lab.vm_start("limit@preflight=1500", "create", &arguments);
+    until("create gives up", || !running.is_alive());
+    running.wait().fails(&["VM web-1", "cannot reach the Proxmox API"]);
+    lab.control().clear_faults().unwrap();
+    world(&lab).same(&before, "given up");
+}

@@ -25,7 +25,7 @@ const WALLETS: [&str; 2] =
 impl Verb {
     pub fn draw(world: &World) -> (Verb, String) {
         let mut rng = world.rng.borrow_mut();
-        let verb = match rng.weighted(&[26, 12, 8, 5, 5, 11, 20, 4, 2, 2]) {
+        let verb = match rng.weighted(&[26, 6, 6, 3, 3, 12, 32, 3, 2, 2]) {
             0 => Verb::Create { wallet: usize::from(rng.chance(150)) },
             1 => Verb::Destroy { force: rng.chance(300) },
             2 => Verb::Start { force: rng.chance(200) },
@@ -55,9 +55,12 @@ impl Verb {
         }
         // Mostly a name with which there is something to do.
         let creates = matches!(verb, Verb::Create { .. });
+        let destroys = matches!(verb, Verb::Destroy { .. });
         let any = rng.chance(150);
-        let fits =
-            |name: &&str| any || creates != world.book.borrow().known.get(*name).is_some_and(Known::is_live);
+        let fits = |name: &&str| {
+            let live = world.book.borrow().known.get(*name).is_some_and(Known::is_live);
+            any || creates != (live || (creates || destroys) && world.has_folder(name))
+        };
         let names: Vec<&str> = NAMES.into_iter().filter(fits).collect();
         let name = rng.pick(&names).or(NAMES.first()).unwrap().to_string();
         (verb, name)
@@ -97,6 +100,12 @@ pub fn run(world: &World, verb: &Verb, name: &str) -> Ended {
         world.asked_days.borrow_mut().push(i64::from(*days));
     }
     let depth = world.doing.borrow().len();
+    if depth > 0 && matches!(verb, Verb::Stop | Verb::Kill | Verb::Destroy { .. }) {
+        // An operator's word, as if by hand: nobody is to start it again.
+        let node = world.node.borrow();
+        let its = node.guests.iter().filter(|(_, g)| g.is_ours() && g.birth_name() == name);
+        world.touched.borrow_mut().extend(its.map(|(vmid, _)| *vmid));
+    }
     world.doing.borrow_mut().push(Doing { verb: verb.clone(), name: name.to_string(), braked });
     let result = std::panic::catch_unwind(AssertUnwindSafe(|| call(world, verb, name)));
     world.doing.borrow_mut().truncate(depth);
@@ -150,6 +159,7 @@ fn call(world: &World, verb: &Verb, name: &str) -> anyhow::Result<Done> {
 fn request(world: &World, name: &str, wallet: usize) -> Request {
     let mut rng = world.rng.borrow_mut();
     let vmid = rng.chance(100).then(|| Vmid::new(95 + rng.below(30)).ok()).flatten();
+    let vmid = vmid.filter(|_| !world.settling.get());
     Request {
         name: VmName::parse(name).unwrap(),
         owner_wallet: Some(WalletAddress::parse(WALLETS[wallet]).unwrap()),
@@ -206,7 +216,8 @@ pub fn step(world: &World, verb: &Verb, name: &str) -> String {
     let calm = faults.agent == 0 && faults.others == 0 && faults.terraform == 0 && !world.is_busy();
     world.others_acted.set(0);
     let now = world.now();
-    let ran_before: Vec<u32> = running_active(world);
+    // What is still on its way, a shutdown that an operator has asked for, is not gc's doing.
+    let ran_before = if world.is_busy() { Vec::new() } else { running_active(world) };
     let ended = run(world, verb, name);
     let Ended::Done(done) = &ended else {
         return match ended {

@@ -51,27 +51,27 @@ fn change(world: &World, database: &mut Value) -> Option<String> {
     let names: Vec<String> = vms.iter().filter(live).map(|(name, _)| name.clone()).collect();
     let name = rng.pick(&names)?.clone();
     let record = vms.get_mut(&name)?;
-    let what = match rng.below(10) {
-        0..=4 => {
+    let what = match rng.below(12) {
+        0..=3 => {
             let end = now + TimeDelta::hours(rng.below(24 * 60) as i64);
             record["expires_at"] = to_text(end);
             format!("renews until {end}")
         }
-        5 => {
+        4..=7 => {
             let end = now - TimeDelta::hours(rng.below(24 * 30) as i64);
             record["expires_at"] = to_text(end);
             format!("sets the end to {end}")
         }
-        6 => {
+        8 => {
             let on = rng.chance(300);
             record["protected"] = on.into();
             format!("protected: {on}")
         }
-        7 => {
+        9 => {
             record["nft_token_id"] = format!("{:064x}", rng.next()).into();
             "sets a token".to_string()
         }
-        8 => {
+        10 => {
             record["gecos_synced"] = rng.chance(500).into();
             "sets gecos_synced".to_string()
         }

@@ -1,7 +1,7 @@
 //! One play: a seed, a number of steps, and the quiet end.
 
 use super::judge::Verb;
-use super::world::{Faults, World};
+use super::world::{Faults, World, first_wall};
 use super::{checks, operations, others, quiet};
 use chrono::TimeDelta;
 use provisioner::host::simulated;
@@ -76,7 +76,7 @@ fn report(world: &World, when: &str) -> Result<(), String> {
 fn step(world: &World, number: u64) -> Option<String> {
     world.touched.borrow_mut().clear();
     world.asked_days.borrow_mut().clear();
-    let kind = world.rng.borrow_mut().weighted(&[55, 14, 6, 14, 8, 2, 1]);
+    let kind = world.rng.borrow_mut().weighted(&[55, 14, 6, 14, 10, 2, 1, 3]);
     if kind == 0 {
         let faults = draw_faults(world);
         let (verb, name) = Verb::draw(world);
@@ -89,9 +89,16 @@ fn step(world: &World, number: u64) -> Option<String> {
         world.pass(Duration::from_millis(pause));
         return Some(result);
     }
-    let what =
-        ["", "an engine", "an engine without the lock", "by hand", "time", "a copy is kept", "an older copy"]
-            [kind];
+    let what = [
+        "",
+        "an engine",
+        "an engine without the lock",
+        "by hand",
+        "time",
+        "a copy is kept",
+        "an older copy",
+        "all is set right by hand",
+    ][kind];
     world.note(|| format!("{number}. {what}"));
     match kind {
         1 => others::with_lock(world),
@@ -99,6 +106,13 @@ fn step(world: &World, number: u64) -> Option<String> {
         3 => others::by_hand(world),
         4 => time(world),
         5 => others::keep_copy(world),
+        // Else what went wrong early would stay so, and most of the play would be refusals.
+        7 if !world.is_busy() => {
+            world.finish_half_written();
+            quiet::set_right_by_hand(world);
+            world.wall.set(first_wall());
+        }
+        7 => {}
         _ => others::without_lock(world, true),
     }
     None
@@ -107,7 +121,7 @@ fn step(world: &World, number: u64) -> Option<String> {
 fn time(world: &World) {
     let (kind, amount) = {
         let mut rng = world.rng.borrow_mut();
-        (rng.weighted(&[60, 20, 12, 2]), rng.early(6))
+        (rng.weighted(&[40, 20, 12, 2, 40]), rng.early(6))
     };
     let amount = i64::try_from(amount).unwrap();
     let jump = match kind {
@@ -117,6 +131,11 @@ fn time(world: &World) {
         }
         1 => TimeDelta::hours(amount),
         2 => -TimeDelta::hours(amount),
+        // Days go by: what is not paid for comes to its end, and its grace period too.
+        4 => {
+            world.pass(Duration::from_secs(3600 * 4 * amount.unsigned_abs()));
+            TimeDelta::zero()
+        }
         _ => TimeDelta::days(30 * amount) * if amount % 2 == 0 { 1 } else { -1 },
     };
     // Somebody sets the clock.

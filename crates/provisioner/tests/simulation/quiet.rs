@@ -15,6 +15,7 @@ use std::time::Duration;
 pub fn settle(world: &World) {
     world.note(|| "quiet".to_string());
     world.faults.replace(Faults::default());
+    world.settling.set(true);
     world.pass(Duration::from_secs(300));
     set_right_by_hand(world);
     let all = Options { execute: true, accept_gap: true, accept_share: true, ..Options::default() };
@@ -57,7 +58,7 @@ fn must(world: &World, verb: &Verb, name: &str) {
 }
 
 /// What the commands refuse to guess at, and say so.
-fn set_right_by_hand(world: &World) {
+pub fn set_right_by_hand(world: &World) {
     {
         let mut node = world.node.borrow_mut();
         node.unmounted = false;

@@ -89,6 +89,8 @@ pub struct World {
     pub doing: RefCell<Vec<Doing>>,
     /// How often others acted in the middle of the operation.
     pub others_acted: Cell<u32>,
+    /// The end: everything must succeed, so nobody asks for what may be refused.
+    pub settling: Cell<bool>,
     /// Guests that somebody has started, stopped or changed by hand in this step.
     pub touched: RefCell<BTreeSet<u32>>,
     /// For how many days a resume of this step asked, in the middle of others too.
@@ -125,7 +127,7 @@ impl World {
             dir,
             base: Instant::now(),
             elapsed: Cell::default(),
-            wall: Cell::new(DateTime::from_timestamp(1_795_000_000, 0).unwrap()),
+            wall: Cell::new(first_wall()),
             rng: RefCell::new(Rng::new(seed)),
             node: RefCell::default(),
             runs: RefCell::default(),
@@ -134,6 +136,7 @@ impl World {
             faults: RefCell::default(),
             doing: RefCell::default(),
             others_acted: Cell::default(),
+            settling: Cell::default(),
             touched: RefCell::default(),
             asked_days: RefCell::default(),
             book: RefCell::default(),
@@ -281,6 +284,11 @@ impl World {
             others::in_the_middle(self, place);
         }
     }
+}
+
+/// What the wall clock shows at the beginning.
+pub fn first_wall() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_795_000_000, 0).unwrap()
 }
 
 fn count_down(count: &mut Option<u64>) -> bool {
