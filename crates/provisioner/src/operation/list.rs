@@ -38,7 +38,8 @@ pub fn list<T>(
     let begin = || (new(), Vec::new());
     let (gathered, warnings) = ctx.database.gather(fields, begin, |(gathered, warnings), view| {
         let (status, ip, created) = (view.status_text(), view.ip_text(), view.created_date());
-        let mut skip = |why: String| warnings.push(format!("{}: {why}; skipped", ctx.database.path().display()));
+        let mut skip =
+            |why: String| warnings.push(format!("{}: {why}; skipped", ctx.database.path().display()));
         if Status::parse(&status).is_none() {
             return skip(view.to_record().err().unwrap_or_default());
         }

@@ -76,7 +76,11 @@ impl VmDatabase {
     }
 
     /// Calls `visit` with these fields of every record, in file order.
-    pub fn for_each(&self, fields: Fields, mut visit: impl FnMut(&RecordView<'_>)) -> Result<(), DatabaseError> {
+    pub fn for_each(
+        &self,
+        fields: Fields,
+        mut visit: impl FnMut(&RecordView<'_>),
+    ) -> Result<(), DatabaseError> {
         // A torn file must not show half of its records: it is checked whole before the first is shown.
         self.read(|text| {
             let mut views = Vec::new();

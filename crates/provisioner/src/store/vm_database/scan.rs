@@ -128,7 +128,9 @@ impl<'a> RecordView<'a> {
         self.status_text() == "active"
             && self.vmid().is_some()
             && VmName::parse(&self.key).is_ok()
-            && text_of(self.expires_at).and_then(|text| timestamp::from_text(&text)).is_some_and(|end| end >= now)
+            && text_of(self.expires_at)
+                .and_then(|text| timestamp::from_text(&text))
+                .is_some_and(|end| end >= now)
     }
 
     /// The record, checked; the error names the field.
@@ -163,11 +165,7 @@ pub(super) fn records_named<'a>(
     scan(text, Look { names, fields: Fields::All, wanted }, visit)
 }
 
-fn scan<'a>(
-    text: &'a str,
-    look: Look<'_>,
-    visit: &mut dyn FnMut(RecordView<'a>),
-) -> Result<(), String> {
+fn scan<'a>(text: &'a str, look: Look<'_>, visit: &mut dyn FnMut(RecordView<'a>)) -> Result<(), String> {
     let mut reader = serde_json::Deserializer::from_str(text);
     let seed = Root { look, visit };
     seed.deserialize(&mut reader).and_then(|()| reader.end()).map_err(|error| place_of(text, &error))
