@@ -34,6 +34,8 @@ enum Step {
     DbConfig,
     /// The guests' bridge, without the host losing its address
     Bridge,
+    /// The template VM, where it is not there
+    Template,
     /// Part of bridge: puts the former network back
     #[command(hide = true)]
     NetworkGuard,
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Step::Terraform => setup::Step::Of(setup::InstallerStep::Terraform),
         Step::DbConfig => setup::Step::Of(setup::InstallerStep::DbConfig),
         Step::Bridge => setup::Step::Of(setup::InstallerStep::Bridge),
+        Step::Template => setup::Step::Of(setup::InstallerStep::Template),
         Step::NetworkGuard => setup::Step::NetworkGuard,
         Step::TerraformFolder => setup::Step::TerraformFolder,
     };

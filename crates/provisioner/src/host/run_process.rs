@@ -242,16 +242,32 @@ pub fn run(
     run_as(program, None, input, limit, interrupt, heard)
 }
 
+/// How long a child may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    /// For its work.
+    pub work: Duration,
+    /// Between SIGTERM and SIGKILL: one of our own programs takes back what it half did.
+    pub grace: Duration,
+}
+
+impl From<Duration> for Limit {
+    fn from(work: Duration) -> Limit {
+        Limit { work, grace: GRACE }
+    }
+}
+
 /// [`run`] with the rights of `account` alone, where we are another user: for work in folders that belong to it, in
 /// which root must neither run a program nor follow a link.
 pub fn run_as(
     program: &Program<'_>,
     account: Option<Account>,
     input: Input,
-    limit: Duration,
+    limit: impl Into<Limit>,
     interrupt: &Interrupt,
     mut heard: impl FnMut(Stream, &str),
 ) -> Result<Ended, RunError> {
+    let Limit { work: limit, grace } = limit.into();
     let not_started = |source| RunError::NotStarted { program: program.name.to_owned(), source };
     let mut command = start_dying_with_us(program, account).map_err(not_started)?;
     let (stdin, text) = match input {
@@ -305,12 +321,12 @@ pub fn run_as(
             Some(status) => Ok(Ended { status, stdout: kept.stdout, stderr: kept.stderr }),
             None => {
                 let last_words = kept.last_words();
-                stop(&mut child);
+                stop(&mut child, grace);
                 Err(RunError::TimedOut { call: program.call(), limit, last_words })
             }
         };
     };
-    stop(&mut child);
+    stop(&mut child, grace);
     Err(error)
 }
 
@@ -420,11 +436,11 @@ fn wait(child: &mut std::process::Child, deadline: &Deadline) -> std::io::Result
 }
 
 /// Ends a child and what it has started in its group.
-fn stop(child: &mut std::process::Child) {
+fn stop(child: &mut std::process::Child, grace: Duration) {
     let group = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
     let signal = |signal| group.map(|group| rustix::process::kill_process_group(group, signal));
     signal(rustix::process::Signal::TERM);
-    if !matches!(wait(child, &Deadline::after(GRACE)), Ok(Some(_))) {
+    if !matches!(wait(child, &Deadline::after(grace)), Ok(Some(_))) {
         signal(rustix::process::Signal::KILL);
         let _ = child.wait();
     }

@@ -11,6 +11,7 @@ mod db_config;
 pub mod detect;
 pub mod network_guard;
 mod ssh_key;
+mod template;
 mod terraform;
 pub mod terraform_folder;
 mod token;
@@ -36,6 +37,8 @@ pub enum Step {
     DbConfig,
     /// The guests' bridge.
     Bridge,
+    /// The template VM.
+    Template,
 }
 
 /// What every step works with.
@@ -65,6 +68,7 @@ pub fn run(step: Step, host: &Host, input: &str) -> anyhow::Result<()> {
         Step::Terraform => terraform::run(&setup),
         Step::DbConfig => db_config::run(&setup),
         Step::Bridge => bridge::run(&setup),
+        Step::Template => template::run(&setup),
     }
 }
 

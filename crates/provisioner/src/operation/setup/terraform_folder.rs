@@ -6,7 +6,7 @@ use super::choices::Choices;
 use crate::host::Host;
 use crate::host::clock::Deadline;
 use crate::host::replace_file::{self, PRIVATE};
-use crate::host::run_process::{self, Input, Program, Stream};
+use crate::host::run_process::{self, Input, Limit, Program, Stream};
 use crate::store::document::Document;
 use crate::store::tfvars::{self, Setting};
 use crate::value::token::{ApiToken, Secret};
@@ -83,7 +83,7 @@ fn hand_over(setup: &Setup<'_>, work: &Value) -> anyhow::Result<()> {
         without: &[],
     };
     let input = Input::Text(work.to_string());
-    let limit = LIMIT + Duration::from_secs(10);
+    let limit = Limit { work: LIMIT + Duration::from_secs(10), grace: Duration::from_secs(20) };
     let account = Some(setup.account);
     let ended =
         run_process::run_as(&program, account, input, limit, &setup.host.interrupt, |stream, line| {

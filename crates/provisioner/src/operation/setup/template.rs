@@ -1,0 +1,58 @@
+//! Step template: a template that is there is taken as it is, else one is built.
+
+use super::Setup;
+use crate::host::clock::Deadline;
+use crate::host::run_process::{self, Input, Limit, Program, Stream};
+use crate::tool::proxmox_cli::{ProxmoxCli, number};
+use anyhow::Context as _;
+use std::path::Path;
+use std::time::Duration;
+
+/// The installer gives the build 30 minutes.
+const LIMIT: Duration = Duration::from_secs(1_790);
+/// What a build that is stopped gets to take back what it half did.
+const GRACE: Duration = Duration::from_secs(120);
+
+pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
+    let choices = &setup.choices;
+    let cli = ProxmoxCli::new(setup.host, Deadline::after(Duration::from_secs(30)));
+    let rows = cli.rows("pvesh", &["get", "/cluster/resources", "--type", "vm"])?;
+    let wanted = u64::from(choices.template.get());
+    let found = rows.iter().find(|row| number(&row["vmid"]) == Some(wanted));
+    // A build that was killed may have left a VM that is no template yet: the builder knows it.
+    if found.is_some_and(|row| number(&row["template"]) == Some(1)) {
+        return Ok(());
+    }
+    build(setup)
+}
+
+/// Runs `blockhost-build-template`, which lies beside us; what it says is passed on.
+fn build(setup: &Setup<'_>) -> anyhow::Result<()> {
+    let own = std::env::current_exe().context("cannot tell which program this is")?;
+    let path = own.with_file_name("blockhost-build-template");
+    let choices = &setup.choices;
+    let words = [
+        ("--template-vmid", choices.template.to_string()),
+        ("--storage", choices.storage.to_string()),
+        ("--bridge", choices.bridge.to_string()),
+        ("--host", "localhost".to_owned()),
+    ];
+    let program = Program {
+        name: path.to_str().context("the path of this program is no text")?,
+        arguments: words.iter().flat_map(|(flag, value)| [(*flag).into(), value.into()]).collect(),
+        folder: Path::new("/"),
+        environment: vec![],
+        without: &[],
+    };
+    let limit = Limit { work: LIMIT, grace: GRACE };
+    let mut last = String::new();
+    let heard = |stream, line: &str| {
+        if stream == Stream::Error && !line.trim().is_empty() {
+            last = line.trim_start_matches("error: ").to_owned();
+            tracing::info!("{line}");
+        }
+    };
+    let ended = run_process::run_as(&program, None, Input::Nothing, limit, &setup.host.interrupt, heard)?;
+    anyhow::ensure!(ended.status.success(), "the template could not be built: {last}");
+    Ok(())
+}
