@@ -1,6 +1,6 @@
 //! Whose machine is it (hazards H01, H02, H41, H47): a stranger behind our VMID is never touched.
 
-use crate::support::{Commands, acts, edit_record, guest, record, terraform_vm, vmid, world};
+use crate::support::{Commands, acts, edit_record, guest, record, terraform_vm, until, vmid, world};
 use lab::Lab;
 use lab::model::{NewGuest, Power};
 
@@ -115,6 +115,45 @@ fn h02_the_check_and_the_act_are_one_request() {
         lab.control().clear_faults().unwrap();
     }
     lab.vm("destroy", &["web-1"]).ok();
+}
+
+#[test]
+fn h02_a_stranger_that_comes_between_power_off_and_terraform_is_not_deleted() {
+    // Terraform asks for no proof: what stands at the VMID in its state goes.
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    let trace = lab.path("trace");
+    let rules = format!("trace@{} sleep@destroy.stopped=2000", trace.display());
+    let running = lab.vm_start(&rules, "destroy", &["web-1"]);
+    until("it is off", || std::fs::read_to_string(&trace).is_ok_and(|text| text.contains("destroy.stopped")));
+    lab.control().remove_guest(100).unwrap();
+    // In our pool, where our token may delete it.
+    let customer = NewGuest { pool: Some("blockhost".into()), ..stranger(100, "customer") };
+    lab.control().add_guest(customer).unwrap();
+    let before = guest(&lab, 100);
+    running.wait().fails(&["VM web-1 (VMID 100)", "not ours", "found customer"]);
+    assert_eq!(guest(&lab, 100), before);
+    assert_eq!(record(&lab, "web-1")["status"], "active");
+}
+
+#[test]
+fn h02_the_terraform_folder_of_a_later_vm_of_the_name_is_not_used() {
+    // An older copy of the database has brought back the record of an earlier VM, whose machine lives as well.
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    let uuid = "00000000-0000-4000-8000-000000000101";
+    let mut earlier = stranger(101, "web-1");
+    earlier.config.insert("smbios1".into(), format!("uuid={uuid}"));
+    lab.control().add_guest(earlier).unwrap();
+    edit_record(&lab, "web-1", |record| {
+        record["vmid"] = 101.into();
+        record["smbios_uuid"] = uuid.into();
+    });
+    let before = guest(&lab, 100);
+    lab.vm("destroy", &["web-1"]).fails(&["VM web-1 (VMID 100", "lives", "does not know it"]);
+    assert_eq!(guest(&lab, 100), before, "the later one was touched");
+    assert!(lab.path("var/terraform/vms/web-1/web-1.tf.json").exists());
+    assert!(!lab.control().snapshot().unwrap().guests.contains_key(&101));
 }
 
 #[test]

@@ -249,7 +249,9 @@ fn stranger(node: &mut super::node::Node, rng: &mut Rng) -> String {
     let strangers = node.guests.values().filter(|g| g.origin == Origin::Stranger).count();
     let Some(vmid) = rng.pick(&free).copied().filter(|_| strangers < 5) else { return "nothing".to_string() };
     // Some have the name of one of ours.
-    let name = if rng.chance(300) { rng.pick(&operations::NAMES).unwrap() } else { "stranger" };
+    // Not of one that is known by its name alone: nobody could tell them apart.
+    let ours: Vec<&str> = operations::NAMES.into_iter().filter(|name| !name.starts_with("old-")).collect();
+    let name = if rng.chance(300) { rng.pick(&ours).unwrap() } else { "stranger" };
     let running = rng.chance(700);
     let guest = node.add(vmid, Origin::Stranger, name);
     guest.uuid = Some("00000000-0000-4000-8000-00000000dead".to_string());

@@ -91,6 +91,8 @@ pub struct World {
     pub others_acted: Cell<u32>,
     /// The end: everything must succeed, so nobody asks for what may be refused.
     pub settling: Cell<bool>,
+    /// A request is carried out whose caller has given up: what it was right for may have changed since (H48).
+    pub answering_late: Cell<bool>,
     /// Guests that somebody has started, stopped or changed by hand in this step.
     pub touched: RefCell<BTreeSet<u32>>,
     /// For how many days a resume of this step asked, in the middle of others too.
@@ -137,6 +139,7 @@ impl World {
             doing: RefCell::default(),
             others_acted: Cell::default(),
             settling: Cell::default(),
+            answering_late: Cell::default(),
             touched: RefCell::default(),
             asked_days: RefCell::default(),
             book: RefCell::default(),
@@ -239,7 +242,9 @@ impl World {
         for Late { request, doing, .. } in due {
             // Judged as what its caller was about, who may be gone.
             self.doing.borrow_mut().extend(doing.clone());
+            self.answering_late.set(true);
             let answer = agent::carry_out(self, &request);
+            self.answering_late.set(false);
             self.note(|| {
                 format!("    late: {} {} -> {answer}", request["action"], request["params"]["vmid"])
             });
