@@ -1,6 +1,7 @@
 //! Shared parts of the thin command mains: flags, exit codes, what goes to stdout and what to stderr
 //! (contract, commands).
 
+pub mod build_template;
 pub mod create;
 pub mod gc;
 pub mod list;

@@ -104,6 +104,10 @@ pub(crate) enum Request {
     Stick {
         volumes: Vec<String>,
     },
+    /// There is a ZFS pool for disks from now on.
+    Zfs {
+        storage: String,
+    },
     /// A storage is full, disabled, or as before.
     Storage {
         storage: String,
@@ -246,6 +250,12 @@ fn change_state(node: &Shared, request: Request) -> Outcome<()> {
             state.backup_jobs.insert(vmid);
         }
         Request::Stick { volumes } => state.storages.stuck = volumes,
+        Request::Zfs { storage } => {
+            state.storages.add_zfs(&storage);
+            let user =
+                state.access.users.keys().find(|user| *user != "root@pam").cloned().unwrap_or_default();
+            state.access.grant(&format!("/storage/{storage}"), &user, "BlockHostStorage", true);
+        }
         Request::Storage { storage, total, enabled } => {
             let storage = state
                 .storages

@@ -126,6 +126,31 @@ fn h16_a_record_that_an_unlocked_writer_dropped_is_put_back_from_the_journal() {
 }
 
 #[test]
+fn h16_a_tombstone_of_the_vm_itself_is_not_revived_from_the_journal() {
+    let lab = Lab::builder().start().unwrap();
+    killed_after_registration(&lab, "vm-1");
+    let mut whole = database(&lab);
+    whole["vms"]["vm-1"]["status"] = "destroyed".into();
+    std::fs::write(lab.path("var/vms.json"), whole.to_string()).unwrap();
+    create(&lab, "vm-2", &[]).result();
+    assert_eq!(database(&lab)["vms"]["vm-1"]["status"], "destroyed");
+}
+
+#[test]
+fn h49_a_create_that_finishes_another_looks_whether_its_machine_is_there() {
+    let lab = Lab::builder().start().unwrap();
+    killed_after_registration(&lab, "vm-1");
+    lab.control().remove_guest(100).unwrap();
+    let refused = create(&lab, "vm-1", &[]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{refused:?}");
+    assert!(
+        refused.stderr.contains("no such machine") && refused.stderr.contains("blockhost-vm-destroy vm-1")
+    );
+    vm(&lab, "destroy", &["vm-1"]).ok();
+    create(&lab, "vm-1", &[]).result();
+}
+
+#[test]
 fn h16_a_record_dropped_while_its_create_still_works_is_put_back_before_the_end() {
     let lab = Lab::builder().start().unwrap();
     let path = lab.path("var/vms.json");

@@ -304,6 +304,14 @@ impl Control {
         self.tell(&Request::Stick { volumes: volumes.iter().map(|volume| (*volume).to_owned()).collect() })
     }
 
+    /// Adds a storage of type ZFS, on which linked clones can be told by their volumes.
+    ///
+    /// # Errors
+    /// As [`Control::snapshot`].
+    pub fn add_zfs(&self, storage: &str) -> Done {
+        self.tell(&Request::Zfs { storage: storage.into() })
+    }
+
     /// The size of a storage in bytes, and whether it is enabled; `None` leaves it.
     ///
     /// # Errors

@@ -52,7 +52,29 @@ impl Default for Setup {
 }
 
 /// The node's tools on the lab's PATH.
-const TOOLS: &[&str] = &["qm", "pvesm", "pvesh", "pveum", "ip", "bridge", "tc"];
+const TOOLS: &[&str] = &["qm", "pvesm", "pvesh", "pveum", "ip", "bridge", "tc", "virt-customize"];
+
+/// What takes the place of ssh: the words after the host go to a shell, as one line, in an environment of its own. The
+/// file `ssh-log` has a line for each call; while `ssh-refuses` is there, nobody comes in.
+const SSH: &str = r#"#!/bin/sh
+own=@DIR@
+while [ $# -gt 0 ]; do
+    case $1 in
+    -o | -p | -l | -i | -F) shift 2 ;;
+    --) shift; break ;;
+    -*) shift ;;
+    *) break ;;
+    esac
+done
+host=$1
+shift
+printf '%s: %s\n' "$host" "$*" >>"$own/ssh-log"
+if [ -e "$own/ssh-refuses" ]; then
+    echo "ssh: connect to host $host port 22: Connection refused" >&2
+    exit 255
+fi
+exec env -i PATH="$own/bin:/usr/sbin:/usr/bin:/sbin:/bin" HOME="$own/home" LAB_DIR="$own" /bin/sh -c "$*"
+"#;
 
 const TEMPLATES: &[(&str, &str)] = &[
     ("nft-auth", include_str!("templates/nft-auth.yaml")),
@@ -95,6 +117,7 @@ impl Setup {
             let text = format!("#!/bin/sh\nexec {program} tool --dir {own} {tool} \"$@\"\n");
             write(&dir.join("bin").join(tool), &text, 0o755)?;
         }
+        write(&dir.join("bin/ssh"), &SSH.replace("@DIR@", &own), 0o755)?;
         write(&dir.join("bin/.in-guest"), &format!("#!/bin/sh\nexec {program} in-guest \"$@\"\n"), 0o755)?;
         for name in STAND_INS {
             let text = format!("#!/bin/sh\nexec {program} guest-tool {name} \"$@\"\n");

@@ -306,6 +306,8 @@ fn set_drive(state: &mut State, on: &str, vmid: u32, key: &str, value: &str) -> 
     let before = state.guest(on, vmid)?.get(key).and_then(|text| Drive::parse(text).ok());
     fill(state, vmid, &mut drive)?;
     let guest = state.guest_mut(on, vmid)?;
+    // A volume that a drive uses is not unused any more.
+    guest.config.retain(|key, value| !numbered(key, "unused", 256) || *value != drive.volume);
     match before {
         Some(before) if before.volume == drive.volume => {
             let cold = COLD_DRIVE_KEYS.iter().any(|key| before.options.get(*key) != drive.options.get(*key));

@@ -232,6 +232,9 @@ fn copy_drive(state: &mut State, drive: &Drive, request: &CloneRequest) -> Outco
     let mut copy = drive.clone();
     if drive.is_cloudinit() {
         copy.volume = state.storages.allocate_cloudinit(&storage, request.newid)?;
+    } else if !request.full && drive.volume.contains(":base-") {
+        copy.volume = state.storages.allocate_linked(&drive.volume, request.newid, size)?;
+        copy.options.insert("size".into(), print_size(size));
     } else {
         copy.volume = state.storages.allocate(&storage, request.newid, size, data, "vm")?;
         copy.options.insert("size".into(), print_size(size));

@@ -142,6 +142,7 @@ pub(crate) async fn import(
     let mut state = node.state();
     let size = virtual_size(source).unwrap_or(file.len());
     let volume = state.storages.allocate(storage, vmid, size, file.len(), "vm")?;
+    keep(node, source, &volume)?;
     let guest = state.guest_mut(on, vmid)?;
     let (key, value) = match target {
         Some(target) => {
@@ -153,6 +154,21 @@ pub(crate) async fn import(
     };
     state.changed(vmid);
     Ok(Imported { key, volume, value, size })
+}
+
+/// Keeps what was imported in the lab's folder `imported`, for tests that look into it.
+fn keep(node: &Node, source: &Path, volume: &str) -> Outcome<()> {
+    let folder = node.dir.join("imported");
+    let name = folder.join(volume.replace([':', '/'], "-"));
+    let keep = || -> std::io::Result<()> {
+        std::fs::create_dir_all(&folder)?;
+        if name.exists() {
+            std::fs::remove_file(&name)?;
+        }
+        // Without a copy where the file system is the same.
+        std::fs::hard_link(source, &name).or_else(|_| std::fs::copy(source, &name).map(drop))
+    };
+    keep().map_err(|error| Refusal::die(format!("{}: {error}", source.display())))
 }
 
 /// The size a qcow2 image says it has; `None` for anything else.

@@ -44,6 +44,7 @@ pub(crate) async fn destroy(
                 check_lock(state.guest(&on, vmid)?)?;
             }
         }
+        check_unlinked(&shared.state(), &on, vmid)?;
         pause(shared.timing().destroy).await;
         let warnings = remove(&mut shared.state(), vmid, how.unreferenced);
         if how.purge {
@@ -67,6 +68,15 @@ fn check_destroyable(state: &State, on: &str, vmid: u32) -> Outcome<()> {
         return Err(Refusal::die(format!("VM {vmid} is running - destroy failed")));
     }
     Ok(())
+}
+
+/// A template whose disk others hang on stays, where the storage can tell.
+fn check_unlinked(state: &State, on: &str, vmid: u32) -> Outcome<()> {
+    let volumes = state.guest(on, vmid)?.volumes();
+    match volumes.iter().find(|volume| !state.storages.linked_to(volume).is_empty()) {
+        Some(base) => Err(Refusal::die(format!("base volume '{base}' is still in use by linked cloned"))),
+        None => Ok(()),
+    }
 }
 
 /// Frees the volumes and takes the guest out; a volume that cannot be freed is a warning and stays.

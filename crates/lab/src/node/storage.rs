@@ -107,6 +107,40 @@ impl Storages {
             .collect()
     }
 
+    /// A pool of ZFS for disks, beside the others: there a linked clone's volume names its base.
+    pub fn add_zfs(&mut self, name: &str) {
+        let (content, total) = (vec!["images", "rootdir"], 4096 * GIB);
+        let storage = Storage { kind: "zfspool", content, path: None, total, enabled: true };
+        self.storages.insert(name.into(), storage);
+    }
+
+    /// Whether linked clones of a volume can be told by their names.
+    pub fn names_links(&self, volid: &str) -> bool {
+        self.storages.get(storage_of(volid)).is_some_and(|storage| storage.kind == "zfspool")
+    }
+
+    /// Linked clones of a base volume.
+    pub fn linked_to(&self, base: &str) -> Vec<String> {
+        let prefix = format!("{base}/");
+        self.volumes.keys().filter(|volid| volid.starts_with(&prefix)).cloned().collect()
+    }
+
+    /// Makes a linked clone of a base volume: it takes no room of its own. Where the storage has names for that, it is
+    /// called after its base, too.
+    ///
+    /// # Errors
+    /// As [`Storages::allocate`].
+    pub fn allocate_linked(&mut self, base: &str, vmid: u32, size: u64) -> Outcome<String> {
+        let made = self.allocate(storage_of(base), vmid, size, 0, "vm")?;
+        if !self.names_links(base) {
+            return Ok(made);
+        }
+        let own = made.split_once(':').map_or(made.as_str(), |(_, own)| own).to_owned();
+        let linked = format!("{base}/{own}");
+        self.rename(&made, &linked);
+        Ok(linked)
+    }
+
     /// Makes a disk of `size` bytes, `data` of them written, with the lowest free number.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! The node's tools: `qm`, `pvesm`, `pvesh`, `pveum`, `ip`, `bridge`, `tc`.
+//! The node's tools: `qm`, `pvesm`, `pvesh`, `pveum`, `ip`, `bridge`, `tc`; and what stands in for `virt-customize`.
 //!
 //! The executables on the lab's PATH only carry their arguments to the daemon ([`client`]); what they say and how they
 //! exit is decided here, beside the state they work on.
@@ -21,6 +21,7 @@ mod qm;
 mod qm_config;
 mod qm_guest;
 mod tc;
+mod virt_customize;
 
 /// A call of a tool.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -105,6 +106,7 @@ fn subcommand(call: &ToolCall) -> String {
     let words: Vec<&str> =
         call.argv.iter().map(String::as_str).filter(|word| !word.starts_with('-')).collect();
     match (call.tool.as_str(), words.as_slice()) {
+        ("virt-customize", _) => "run".into(),
         ("qm", ["disk", "import", ..]) => "importdisk".into(),
         ("qm", ["disk", "resize", ..]) => "resize".into(),
         ("qm", [first @ ("disk" | "guest"), second, ..]) => format!("{first}-{second}"),
@@ -123,6 +125,7 @@ async fn act(node: &Shared, call: &ToolCall) -> ToolOutput {
         "ip" => Ok(host::ip(node, &call.argv)),
         "bridge" => Ok(host::bridge(node, &call.argv)),
         "tc" => Ok(tc::run(node, &call.argv)),
+        "virt-customize" => Ok(virt_customize::run(&call.argv, &call.cwd)),
         other => Ok(ToolOutput::failure(127, format!("{other}: command not found\n"))),
     };
     done.unwrap_or_else(|refusal| ToolOutput::refused(&refusal))

@@ -77,6 +77,13 @@ pub(crate) fn pvesm(node: &Shared, argv: &[String]) -> Outcome<ToolOutput> {
     match command.as_str() {
         "status" => pvesm_status(node, rest),
         "list" => pvesm_list(node, rest),
+        "free" => {
+            let parsed = parse(rest, &[("storage", Takes::Value), ("delay", Takes::Value)])?;
+            parsed.expect(1)?;
+            let volid = &parsed.words[0];
+            node.state().storages.free(volid)?;
+            Ok(ToolOutput::text(format!("Removed volume '{volid}'\n")))
+        }
         "path" => {
             let parsed = parse(rest, &[])?;
             parsed.expect(1)?;

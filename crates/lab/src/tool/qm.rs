@@ -46,7 +46,7 @@ pub(crate) async fn run(node: &Shared, call: &ToolCall) -> Outcome<ToolOutput> {
         ["disk", "import", ..] => qm_config::import(node, after(2), &call.cwd).await,
         ["create", ..] => qm_config::create(node, after(1), &call.cwd).await,
         ["set", ..] => qm_config::set(node, after(1), &call.cwd).await,
-        ["unlock", ..] => qm_config::unlock(node, after(1)),
+        ["unlock", ..] => qm_config::unlock(node, after(1)).await,
         ["status", ..] => status(node, after(1)),
         ["config", ..] => config(node, after(1)),
         ["pending", ..] => pending(node, after(1)),

@@ -100,8 +100,10 @@ pub(super) async fn create(node: &Shared, argv: &[String], cwd: &str) -> Outcome
 }
 
 /// `qm unlock`.
-pub(super) fn unlock(node: &Shared, argv: &[String]) -> Outcome<ToolOutput> {
+pub(super) async fn unlock(node: &Shared, argv: &[String]) -> Outcome<ToolOutput> {
     let vmid = only_vmid(&parse(argv, &[])?)?;
+    node.state().guest(&node.options.node, vmid)?;
+    let _lock = node.locks.exclusive(vmid, node.timing().lock_wait).await?;
     let mut state = node.state();
     state.guest_mut(&node.options.node, vmid)?.config.remove("lock");
     state.changed(vmid);

@@ -143,7 +143,9 @@ pub fn fetch(
                 got += piece.len() as u64;
                 bytes(&piece)?;
             }
-            Some(News::Failed(DownloadError::Broken { .. })) if announced.is_some_and(|length| got < length) => {
+            Some(News::Failed(DownloadError::Broken { .. }))
+                if announced.is_some_and(|length| got < length) =>
+            {
                 let length = announced.unwrap_or_default();
                 return Err(DownloadError::CutOff { address: name(), got, length });
             }
@@ -213,7 +215,8 @@ fn request(
     patience: Patience,
 ) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
     let tls = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&certificates(None))).build();
-    let silence = Some(patience.silence);
+    // A little longer than we wait ourselves: the thread ends after its reader has given up.
+    let silence = Some(patience.silence + Duration::from_secs(5));
     let config = ureq::Agent::config_builder()
         .tls_config(tls)
         .http_status_as_error(false)

@@ -198,7 +198,9 @@ mod tests {
         assert!(text.starts_with("ddaf35a193617abacc417349ae204131"), "{text}");
         assert_eq!(Sum::parse(&text.to_uppercase()), Some(sum));
         assert_eq!(sum.short(), "ddaf35a193617aba");
-        for bad in ["", "dd", &text[1..], &format!("{text}0"), &text.replace('d', "ä"), &text.replace('d', "g")] {
+        for bad in
+            ["", "dd", &text[1..], &format!("{text}0"), &text.replace('d', "ä"), &text.replace('d', "g")]
+        {
             assert_eq!(Sum::parse(bad), None, "{bad}");
         }
     }

@@ -36,6 +36,8 @@ pub struct Host {
     pub home: Option<PathBuf>,
     /// The mock database (`BLOCKHOST_MOCK_DB`, default `accounting/mock-db.json` below the working folder).
     pub mock_database: PathBuf,
+    /// Root's own downloads and work: `/var/cache/blockhost-provisioner`.
+    pub cache_dir: PathBuf,
     /// SIGTERM and SIGINT.
     pub interrupt: Interrupt,
 }
@@ -60,6 +62,7 @@ impl Host {
             share_dir: dir("BLOCKHOST_SHARE_DIR", "/usr/share/blockhost"),
             dev,
             home: std::env::var_os("HOME").filter(|v| !v.is_empty()).map(PathBuf::from),
+            cache_dir: dir("BLOCKHOST_CACHE_DIR", "/var/cache/blockhost-provisioner"),
             mock_database: dir("BLOCKHOST_MOCK_DB", "accounting/mock-db.json"),
             interrupt,
         }

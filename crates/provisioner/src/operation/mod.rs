@@ -4,6 +4,7 @@
 //! behind a record and proves that it is ours.
 
 pub mod audited;
+pub mod build_template;
 pub mod create;
 pub mod destroy;
 pub mod gc;

@@ -5,7 +5,7 @@ use super::Context;
 use crate::host::clock::{self, Deadline};
 use crate::host::interrupt::Interrupt;
 use crate::store::journal::{Entry, Step};
-use crate::store::vm_database::Status;
+use crate::store::vm_database::{Status, VmRecord};
 use crate::store::vm_lock::VmLock;
 use crate::tool::node::{Identity, VmState, Waited};
 use crate::tool::terraform::VmFolder;
@@ -74,7 +74,9 @@ pub fn put_record_back(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<()> {
         return Ok(());
     };
     let there = ctx.database.look(|db| {
-        Ok(db.record(&entry.name).is_some_and(|r| !matches!(r, Ok(r) if r.status == Status::Destroyed)))
+        // The tombstone of an earlier VM of this name is no record of this one; its own tombstone is.
+        let earlier = |r: &VmRecord| r.status == Status::Destroyed && r.smbios_uuid != entry.smbios_uuid;
+        Ok(db.record(&entry.name).is_some_and(|r| !matches!(r, Ok(r) if earlier(&r))))
     })?;
     if there {
         return Ok(());

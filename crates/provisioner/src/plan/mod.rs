@@ -5,6 +5,7 @@ pub mod cloud_init;
 pub mod garbage_collection;
 pub mod privileges;
 pub mod substitution;
+pub mod template_image;
 pub mod terraform_json;
 pub mod vm_record;
 pub mod yaml_keys;

@@ -1,8 +1,11 @@
 //! One wrapper per outside tool, built on the doors of [`crate::host`].
 
 pub mod guest_agent;
+pub mod guest_config;
 pub mod ip;
 pub mod node;
 pub mod proxmox_cli;
+pub mod proxmox_tools;
 pub mod terraform;
 pub mod terraform_events;
+pub mod virt_customize;

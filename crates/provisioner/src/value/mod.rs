@@ -1,8 +1,10 @@
 //! What things are. A value of these types cannot be wrong: it was checked when it was made.
 
 pub mod address;
+pub mod apt_repository;
 pub mod field_names;
 pub mod node_name;
+pub mod proxmox_host;
 pub mod pve_user;
 pub mod text;
 pub mod timestamp;

@@ -121,6 +121,7 @@ impl World {
             share_dir: at("share"),
             dev: false,
             home: None,
+            cache_dir: at("cache"),
             mock_database: at("mock.json"),
             interrupt: Interrupt::never(),
         };
@@ -239,7 +240,12 @@ impl World {
             *late = rest;
             due
         };
-        for Late { request, doing, .. } in due {
+        self.carry_out(due);
+    }
+
+    /// Requests whose callers have given up.
+    fn carry_out(&self, late: Vec<Late>) {
+        for Late { request, doing, .. } in late {
             // Judged as what its caller was about, who may be gone.
             self.doing.borrow_mut().extend(doing.clone());
             self.answering_late.set(true);
@@ -373,6 +379,9 @@ impl Machine for World {
         let request: Value = serde_json::from_slice(&body).unwrap();
         let action = request["action"].as_str().unwrap_or_default().to_string();
         self.others_may_act(&action);
+        // One lane: what came before is carried out before.
+        let before = self.late.take();
+        self.carry_out(before);
         let fault = if self.misfortune(|f| f.agent) { self.rng.borrow_mut().below(8) } else { 99 };
         let respond = |peer: &mut UnixStream, bytes: &[u8]| {
             let length = u32::try_from(bytes.len()).unwrap();

@@ -11,7 +11,7 @@ mod take;
 
 pub(super) use take::traces_of_vms;
 
-use super::{Context, destroy, network, recovery};
+use super::{Context, destroy, machine, network, recovery};
 use crate::host::clock::{self, Deadline};
 use crate::plan::allocation::{Allocation, Wish};
 use crate::plan::{cloud_init, terraform_json, vm_record};
@@ -424,6 +424,17 @@ fn finish_unreported(
         entry.wallet_address == wallet,
         "VM {name} exists already and belongs to another wallet (status {})",
         record.status
+    );
+    // What is reported must be there: the caller counts on it, and on what it was paid for.
+    let deadline = Deadline::after(Duration::from_secs(30));
+    let place = machine::locate(ctx, &record, deadline)?;
+    let state = ctx.node().state(place.vmid, deadline);
+    let state = state.with_context(|| format!("VM {name} (VMID {}): cannot ask the node", place.vmid))?;
+    anyhow::ensure!(
+        state.exists && state.is(&place.identity, name),
+        "VM {name} (VMID {}): it was made before and not reported, but the node has {} there: remove its record with blockhost-vm-destroy {name}, then create it again",
+        place.vmid,
+        if state.exists { state.found() } else { "no such machine".to_owned() }
     );
     tracing::info!("VM {name}: it was made before and not reported; finishing that");
     // Nothing is waited for; the ticket of the one that died goes with ours.

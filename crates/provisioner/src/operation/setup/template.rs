@@ -1,5 +1,6 @@
 //! Step template: a template that is there is taken as it is, else one is built.
 
+use super::super::build_template::work_folder::note_of_a_build;
 use super::Setup;
 use crate::host::clock::Deadline;
 use crate::host::run_process::{self, Input, Limit, Program, Stream};
@@ -19,8 +20,10 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     let rows = cli.rows("pvesh", &["get", "/cluster/resources", "--type", "vm"])?;
     let wanted = u64::from(choices.template.get());
     let found = rows.iter().find(|row| number(&row["vmid"]) == Some(wanted));
-    // A build that was killed may have left a VM that is no template yet: the builder knows it.
-    if found.is_some_and(|row| number(&row["template"]) == Some(1)) {
+    // `qm template` says so before it converts the disks (H32), and a build that was killed may have left a VM that is
+    // half made: what is under way the builder knows, and finishes.
+    let under_way = note_of_a_build(&setup.host.cache_dir).exists();
+    if !under_way && found.is_some_and(|row| number(&row["template"]) == Some(1)) {
         return Ok(());
     }
     build(setup)

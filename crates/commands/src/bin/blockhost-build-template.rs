@@ -1,0 +1,7 @@
+//! `blockhost-build-template`
+use commands::build_template::BuildTemplateCommand;
+
+fn main() -> std::process::ExitCode {
+    let command: BuildTemplateCommand = commands::parse();
+    commands::run(&command.common.clone(), |host| command.run(host))
+}

@@ -1,0 +1,335 @@
+//! The publisher's image: its sum first, then the copy in the cache, or a download that goes on where one was cut off.
+//!
+//! ```text
+//!   SHA512SUMS ──▶ images/NAME has that sum? ──▶ done
+//!                        │ no
+//!                        ▼
+//!                  images/NAME.SUM.part, from its end on ──▶ has it that sum? ──▶ images/NAME
+//!                        ▲                                        │ no
+//!                        └── from the start, once: the sums have ─┘
+//!                            changed, or an old piece was wrong
+//! ```
+//!
+//! The sum decides alone. The part carries it in its name: what was begun for another image is never gone on with.
+
+use super::progress::{Progress, Unit};
+use super::work_folder::WorkFolder;
+use crate::host::Host;
+use crate::host::clock::Deadline;
+use crate::host::failpoint;
+use crate::host::http_download::{DownloadError, Patience, fetch};
+use crate::host::large_file::{self, GrowingFile, Sum};
+use crate::host::replace_file;
+use crate::value::web_address::WebAddress;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// No byte for so long: the server is asked again.
+const SILENCE: Duration = Duration::from_secs(60);
+/// For a whole image over a slow line; whoever calls us may end it earlier, and the next run goes on.
+const ALL: Duration = Duration::from_secs(6 * 3600);
+/// Tries in a row that brought no byte.
+const TRIES: u32 = 4;
+/// What the image grows by when packages are installed.
+const GROWTH: u64 = 1 << 30;
+/// Sums of a folder and signing keys are small.
+const SMALL: usize = 4 << 20;
+
+/// An image in the cache, checked.
+pub struct Image {
+    /// Its file.
+    pub path: PathBuf,
+    /// Its sum.
+    pub sum: Sum,
+    /// Its size in bytes.
+    pub length: u64,
+    /// `qcow2` or `raw`.
+    pub format: &'static str,
+}
+
+fn patience(all: Duration) -> Patience {
+    Patience { silence: failpoint::limit("template-silence", SILENCE), deadline: Deadline::after(all) }
+}
+
+/// Waits before another try.
+fn pause(host: &Host, tries: u32) {
+    host.interrupt.sleep(failpoint::limit("template-retry", Duration::from_secs(2 << tries.min(4))));
+}
+
+/// Whether another try may help.
+fn passing(error: &DownloadError) -> bool {
+    match error {
+        DownloadError::Broken { .. } | DownloadError::CutOff { .. } | DownloadError::Silent { .. } => true,
+        DownloadError::Status { status, .. } => *status >= 500 || *status == 429 || *status == 408,
+        _ => false,
+    }
+}
+
+/// A small file, whole.
+pub fn fetch_small(host: &Host, address: &WebAddress) -> anyhow::Result<Vec<u8>> {
+    let mut tries = 0;
+    loop {
+        let mut text = Vec::new();
+        let all = patience(Duration::from_secs(300));
+        let done = fetch(
+            address,
+            0,
+            all,
+            &host.interrupt,
+            |_| Ok(()),
+            |bytes| {
+                text.extend_from_slice(bytes);
+                if text.len() > SMALL {
+                    Err(io::Error::other(format!("{address} is too large")))
+                } else {
+                    Ok(())
+                }
+            },
+        );
+        match done {
+            Ok(()) => return Ok(text),
+            Err(error) if passing(&error) && tries + 1 < TRIES => {
+                tracing::info!("{error}; trying again");
+                pause(host, tries);
+                tries += 1;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The image's sum as its publisher has it.
+fn published_sum(host: &Host, address: &WebAddress, name: &str) -> anyhow::Result<Sum> {
+    let sums = address.sibling("SHA512SUMS");
+    let text = fetch_small(host, &sums)?;
+    let text = String::from_utf8_lossy(&text);
+    sum_of(&text, name).ok_or_else(|| {
+        anyhow::anyhow!(
+            "{sums} has no SHA-512 of {name}: an image whose sum is not published cannot be checked"
+        )
+    })
+}
+
+/// The sum of a file in the format of `sha512sum`.
+fn sum_of(text: &str, name: &str) -> Option<Sum> {
+    text.lines().find_map(|line| {
+        let (sum, file) = line.trim_end().split_once([' ', '\t'])?;
+        let file = file.trim_start().trim_start_matches('*').trim_start_matches("./");
+        (file == name).then(|| Sum::parse(sum)).flatten()
+    })
+}
+
+/// The image of `address`, from the cache or fetched, with the publisher's sum.
+pub fn obtain(
+    host: &Host,
+    folder: &WorkFolder,
+    address: &WebAddress,
+    progress: &mut dyn Progress,
+) -> anyhow::Result<Image> {
+    let name = address
+        .file_name()
+        .ok_or_else(|| anyhow::anyhow!("the image address {address} does not end with a file name"))?;
+    let mut sum = published_sum(host, address, name)?;
+    let path = folder.images().join(name);
+    if cached(host, &path, sum, progress)? {
+        tracing::info!("image {name}: taken from the cache, its sum is the publisher's");
+        return look(path, sum);
+    }
+    let deadline = Deadline::after(ALL);
+    let mut anew = false;
+    loop {
+        let part = folder.images().join(format!("{name}.{}.part", sum.short()));
+        remove_other_parts(folder, name, &part)?;
+        if anew {
+            replace_file::remove(&part)?;
+        }
+        let (mut file, pieces) = download(host, folder, address, &part, deadline, progress)?;
+        failpoint::reached("template.fetched")?;
+        if file.sha512(&host.interrupt, |_| {})? == sum {
+            file.complete(&path)?;
+            return look(path, sum);
+        }
+        drop(file);
+        replace_file::remove(&part)?;
+        let now = published_sum(host, address, name)?;
+        anyhow::ensure!(
+            !anew && (now != sum || pieces > 1),
+            "{address} is not what its publisher says: its SHA-512 is not that of {}; it was thrown away",
+            address.sibling("SHA512SUMS")
+        );
+        tracing::warn!(
+            "image {name}: {}; it is fetched from the start",
+            if now != sum {
+                "the publisher has a newer one by now"
+            } else {
+                "the pieces do not fit together"
+            }
+        );
+        sum = now;
+        anew = true;
+    }
+}
+
+fn cached(host: &Host, path: &Path, sum: Sum, progress: &mut dyn Progress) -> anyhow::Result<bool> {
+    if !crate::host::is_there(path) {
+        return Ok(false);
+    }
+    let mut file = large_file::open_plain(path)
+        .map_err(|error| anyhow::anyhow!("cannot read {}: {error}", path.display()))?;
+    progress.begin("checking the image in the cache", Some(file.metadata()?.len()), Unit::Bytes);
+    let found = large_file::sha512(&mut file, &host.interrupt, |done| progress.reach(done));
+    progress.end();
+    Ok(found? == sum)
+}
+
+/// What is left of images that the publisher has replaced.
+fn remove_other_parts(folder: &WorkFolder, name: &str, own: &Path) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(folder.images())?.flatten() {
+        let path = entry.path();
+        let file = entry.file_name().to_string_lossy().into_owned();
+        if path != own && file.starts_with(&format!("{name}.")) && file.ends_with(".part") {
+            replace_file::remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Fetches into the part until the server has no more; says in how many pieces it came, over all runs.
+fn download(
+    host: &Host,
+    folder: &WorkFolder,
+    address: &WebAddress,
+    part: &Path,
+    deadline: Deadline,
+    progress: &mut dyn Progress,
+) -> anyhow::Result<(GrowingFile, u32)> {
+    let mut file = GrowingFile::open(part)?;
+    let mut pieces = u32::from(file.length() > 0);
+    let mut tries = 0;
+    loop {
+        let from = file.length();
+        let patience = Patience { deadline, ..patience(ALL) };
+        // Told apart, because both closures write it.
+        let shared = std::cell::RefCell::new((&mut file, &mut *progress));
+        let done = fetch(
+            address,
+            from,
+            patience,
+            &host.interrupt,
+            |begun| {
+                let (file, progress) = &mut *shared.borrow_mut();
+                if begun.from != 0 && begun.from != from {
+                    return Err(io::Error::other(format!("{address} sends another part than was asked for")));
+                }
+                if begun.from == 0 {
+                    file.cut(0)?;
+                    pieces = 0;
+                }
+                pieces += 1;
+                if let Some(total) = begun.total {
+                    let left = total.saturating_sub(begun.from);
+                    folder.need(left + total + GROWTH, "the image").map_err(io::Error::other)?;
+                }
+                if begun.from > 0 {
+                    tracing::info!("image: going on at {} MiB", begun.from >> 20);
+                }
+                progress.begin("fetching the image", begun.total, Unit::Bytes);
+                progress.reach(begun.from);
+                Ok(())
+            },
+            |bytes| {
+                let (file, progress) = &mut *shared.borrow_mut();
+                file.append(bytes)?;
+                progress.reach(file.length());
+                Ok(())
+            },
+        );
+        progress.end();
+        failpoint::reached("template.piece")?;
+        match done {
+            Ok(()) => return Ok((file, pieces)),
+            // There is nothing behind what we have: its sum tells whether it is whole.
+            Err(DownloadError::Status { status: 416, .. }) if from > 0 => return Ok((file, pieces.max(2))),
+            Err(error) if passing(&error) => {
+                tries = if file.length() > from { 0 } else { tries + 1 };
+                if tries >= TRIES {
+                    return Err(anyhow::Error::from(error).context(
+                        "the image could not be fetched; another run goes on where this one ended",
+                    ));
+                }
+                tracing::info!("{error}; trying again");
+                pause(host, tries);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What kind of image it is. One that would have other files opened with it is refused.
+fn look(path: PathBuf, sum: Sum) -> anyhow::Result<Image> {
+    let file = large_file::open_plain(&path)?;
+    let length = file.metadata()?.len();
+    let mut head = [0u8; 512];
+    let read = std::os::unix::fs::FileExt::read_at(&file, &mut head, 0)?;
+    let format = format_of(&head[..read])
+        .map_err(|why| anyhow::anyhow!("{} cannot be used: {why}", path.display()))?;
+    Ok(Image { path, sum, length, format })
+}
+
+/// `qcow2` or `raw`, by the first sector (QEMU's docs/interop/qcow2.txt; the signature of a boot sector).
+fn format_of(head: &[u8]) -> Result<&'static str, &'static str> {
+    let number = |at: usize| -> Option<u64> {
+        head.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes)
+    };
+    if head.starts_with(b"QFI\xfb") {
+        let version = head.get(4..8).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
+        return match (version, number(8), number(72)) {
+            (Some(2..=3), Some(backing), _) if backing != 0 => Err("it is a difference to another image"),
+            (Some(3), _, Some(features)) if features & 4 != 0 => Err("its data is in another file"),
+            (Some(2..=3), Some(_), _) => Ok("qcow2"),
+            _ => Err("its qcow2 header is not to be understood"),
+        };
+    }
+    if head.get(510..512) == Some(&[0x55, 0xaa]) {
+        return Ok("raw");
+    }
+    Err("it is neither a qcow2 nor a raw disk image")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_are_found_by_name() {
+        let (a, b) = (Sum::of(b"a"), Sum::of(b"b"));
+        let text = format!(
+            "{a}  debian-12-generic-amd64.qcow2\n{b} *debian-12-generic-amd64.raw\nnonsense  x.qcow2\n"
+        );
+        assert_eq!(sum_of(&text, "debian-12-generic-amd64.qcow2"), Some(a));
+        assert_eq!(sum_of(&text, "debian-12-generic-amd64.raw"), Some(b));
+        for missing in ["debian-12-generic", "x.qcow2", ""] {
+            assert_eq!(sum_of(&text, missing), None, "{missing}");
+        }
+    }
+
+    #[test]
+    fn h29_an_image_that_would_open_other_files_is_refused() {
+        let qcow2 = |backing: u64, features: u64| {
+            let mut head = vec![0; 512];
+            head[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+            head[8..16].copy_from_slice(&backing.to_be_bytes());
+            head[72..80].copy_from_slice(&features.to_be_bytes());
+            head
+        };
+        assert_eq!(format_of(&qcow2(0, 0)), Ok("qcow2"));
+        assert!(format_of(&qcow2(512, 0)).unwrap_err().contains("another image"));
+        assert!(format_of(&qcow2(0, 4)).unwrap_err().contains("another file"));
+        let mut raw = vec![0; 512];
+        assert!(format_of(&raw).is_err());
+        raw[510..].copy_from_slice(&[0x55, 0xaa]);
+        assert_eq!(format_of(&raw), Ok("raw"));
+        assert!(format_of(b"<html>").is_err() && format_of(b"QFI\xfb").is_err());
+    }
+}

@@ -1,0 +1,490 @@
+//! Makes the template that customers' VMs are cloned from: Debian's cloud image with our packages inside, as a VM of
+//! the node. Run by root, from the installer or by hand (`blockhost-build-template`).
+//!
+//! ```text
+//!   one builder ──▶ what a killed one left ──▶ node and packages checked ──▶ image (image.rs) ──▶ customised
+//!     ──▶ noted (journal.rs) ──▶ VM made (machine.rs) ──▶ template            nothing was at its VMID
+//!                                                     └─▶ replace.rs          a template of ours was
+//! ```
+//!
+//! What would be a disaster: a stranger's VM destroyed, a template destroyed that VMs are linked to, or before the new
+//! one is complete; a file of user blockhost followed by root.
+
+pub mod image;
+pub mod journal;
+mod linked;
+mod machine;
+pub mod packages;
+pub mod progress;
+mod replace;
+pub mod work_folder;
+
+use crate::host::Host;
+use crate::host::clock;
+use crate::host::failpoint;
+use crate::host::large_file::{self, GrowingFile, Sum};
+use crate::host::replace_file;
+use crate::plan::template_image::{self, DebianRelease, INSIDE, SCRIPTS};
+use crate::tool::guest_config::GuestConfig;
+use crate::tool::proxmox_tools::{Grant, ProxmoxTools};
+use crate::tool::virt_customize::{self, Act};
+use crate::value::apt_repository::AptRepository;
+use crate::value::proxmox_host::ProxmoxHost;
+use crate::value::text::{BridgeName, StorageId};
+use crate::value::vmid::Vmid;
+use crate::value::web_address::WebAddress;
+use anyhow::Context as _;
+use image::Image;
+use journal::{Entry, Made, Replacement};
+use machine::{Removed, Wanted};
+use packages::Package;
+use progress::Progress;
+use replace::Finished;
+use std::path::{Path, PathBuf};
+use uuid::Uuid;
+use work_folder::WorkFolder;
+
+/// Free space that a storage must have for an image with its packages; a thin one takes about this much.
+const STORAGE_ROOM_KIB: u64 = 2 << 20;
+/// What a customised image grows by.
+const GROWTH: u64 = 1 << 30;
+/// For so long a customised image of the same recipe is used again: its packages are no older then.
+const FRESH_HOURS: i64 = 24;
+
+/// What is to be built, and where.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The Debian release.
+    pub release: DebianRelease,
+    /// Its image.
+    pub image: WebAddress,
+    /// The node.
+    pub host: ProxmoxHost,
+    /// The template's VMID.
+    pub vmid: Vmid,
+    /// Where its disks are to be.
+    pub storage: StorageId,
+    /// The bridge of its network card; `None`: what tfvars or db.yaml say.
+    pub bridge: Option<BridgeName>,
+    /// The packages that go into it; `None`: the folder in the state folder.
+    pub packages: Option<PathBuf>,
+    /// Root's own folder.
+    pub cache: PathBuf,
+    /// Node.js' apt repository.
+    pub node_repository: AptRepository,
+    /// Its suite.
+    pub node_suite: String,
+    /// The key it is signed with.
+    pub node_key: WebAddress,
+}
+
+/// A template that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Built {
+    /// Its VMID.
+    pub vmid: Vmid,
+    /// Its name.
+    pub name: String,
+}
+
+/// What is at the template's VMID.
+enum Found {
+    Nothing,
+    Template(GuestConfig),
+}
+
+/// Builds the template.
+pub fn build_template(host: &Host, request: &Request, progress: &mut dyn Progress) -> anyhow::Result<Built> {
+    let tools = ProxmoxTools::new(request.host.clone(), host.interrupt.clone());
+    anyhow::ensure!(
+        request.host != ProxmoxHost::Local || replace_file::are_root(),
+        "only root may make VMs on the node: run it as root"
+    );
+    virt_customize::check()?;
+    tools.check()?;
+    let folder = WorkFolder::open(&request.cache)?;
+    host.step("template.locked")?;
+    let terraform_dir = linked::terraform_dir(host)?;
+    let finished = recover(&tools, &folder, &terraform_dir, progress)?;
+    host.step("template.recovered")?;
+
+    let wanted = Wanted {
+        name: request.release.template_name(),
+        storage: request.storage.to_string(),
+        bridge: bridge(host, request, &terraform_dir)?.to_string(),
+    };
+    let found = check_node(&tools, request, &wanted, &terraform_dir)?;
+    let packages_dir = request.packages.clone().unwrap_or_else(|| host.state_dir.join("template-packages"));
+    let mut packages = packages::find(&packages_dir)?;
+    host.step("template.checked")?;
+
+    folder.make_work()?;
+    let sums = copy_packages(host, &folder, &mut packages)?;
+    let key = image::fetch_small(host, &request.node_key)?;
+    let key_file = template_image::key_file(&key)
+        .ok_or_else(|| anyhow::anyhow!("{} is no OpenPGP key", request.node_key))?;
+    let image = image::obtain(host, &folder, &request.image, progress)?;
+    host.step("template.image")?;
+    let source = template_image::node_source(&request.node_repository, &request.node_suite, key_file);
+    let recipe = recipe(request, &wanted, &image, &sums, &source, &key);
+    if finished.as_ref() == Some(&recipe) {
+        tracing::info!(
+            "the template that an earlier run left unfinished was of the same parts: nothing more to do"
+        );
+        folder.tidy()?;
+        return Ok(Built { vmid: request.vmid, name: wanted.name });
+    }
+
+    let inside = Inside { key, key_file, source, packages: sums.len() };
+    let disk = customised(host, &folder, &image, &recipe, &inside)?;
+    host.step("template.customised")?;
+    place(host, &tools, &folder, request, found, wanted.clone(), recipe, &disk, &terraform_dir, progress)?;
+    failpoint::reached("template.done")?;
+    folder.tidy()?;
+    Ok(Built { vmid: request.vmid, name: wanted.name })
+}
+
+/// The guests' bridge: the flag, what tfvars says, else db.yaml; both may be written later than this runs.
+fn bridge(host: &Host, request: &Request, terraform_dir: &Path) -> anyhow::Result<BridgeName> {
+    if let Some(bridge) = &request.bridge {
+        return Ok(bridge.clone());
+    }
+    let tfvars = terraform_dir.join("terraform.tfvars");
+    if tfvars.exists() {
+        let tfvars_says = crate::store::tfvars::Tfvars::read(&tfvars)?;
+        if let Some(text) = tfvars_says.get("proxmox_bridge") {
+            return BridgeName::parse(text).with_context(|| format!("{}: proxmox_bridge", tfvars.display()));
+        }
+    }
+    if host.config_file("db.yaml").exists() {
+        return Ok(crate::store::settings::Settings::read(host)?.bridge);
+    }
+    Ok(BridgeName::parse("vmbr0")?)
+}
+
+/// Everything about the node that can be known beforehand.
+fn check_node(
+    tools: &ProxmoxTools,
+    request: &Request,
+    wanted: &Wanted,
+    terraform_dir: &Path,
+) -> anyhow::Result<Found> {
+    let (vmid, storage) = (request.vmid, &request.storage);
+    let row = tools.storage(storage)?.ok_or_else(|| {
+        anyhow::anyhow!("storage {storage} does not exist or takes no disks (content type images); name another with --storage")
+    })?;
+    anyhow::ensure!(row.active, "storage {storage} is not active (pvesm status)");
+    anyhow::ensure!(
+        row.available_kib >= STORAGE_ROOM_KIB,
+        "storage {storage} has {} MiB of free space, {} MiB are needed",
+        row.available_kib >> 10,
+        STORAGE_ROOM_KIB >> 10
+    );
+    if let Err(why) = tools.bridge(&BridgeName::parse(&wanted.bridge)?)? {
+        anyhow::bail!("the node has no bridge {} ({why}); name another with --bridge", wanted.bridge);
+    }
+    let Some(config) = tools.config(vmid)? else {
+        anyhow::ensure!(
+            tools.is_free(vmid)?,
+            "VMID {vmid} is taken by another guest of the cluster; choose another with --template-vmid"
+        );
+        no_volumes(tools, vmid, storage)?;
+        return Ok(Found::Nothing);
+    };
+    anyhow::ensure!(
+        config.is_template() && template_image::is_template_name(config.name()),
+        "VMID {vmid} has {} {:?}, which is no template of ours; nothing was done; choose another with --template-vmid",
+        if config.is_template() { "the template" } else { "VM" },
+        config.name()
+    );
+    let linked = linked::linked_clones(tools, vmid, &config, terraform_dir)?;
+    anyhow::ensure!(linked.is_empty(), "{}", replace::keeps(vmid, &linked));
+    Ok(Found::Template(config))
+}
+
+/// A volume that carries a VMID nobody has would be in the way, and not be told from ours later.
+fn no_volumes(tools: &ProxmoxTools, vmid: Vmid, storage: &StorageId) -> anyhow::Result<()> {
+    let left = tools.volumes(storage.as_str(), Some(vmid))?;
+    let names: Vec<&str> = left.iter().map(|volume| volume.volid.as_str()).collect();
+    anyhow::ensure!(
+        names.is_empty(),
+        "there is no VM {vmid}, but storage {storage} has volumes of that number: {}; if nobody needs them, remove them with pvesm free",
+        names.join(", ")
+    );
+    Ok(())
+}
+
+/// Finishes or removes what a killed build left on the node; the recipe of a template that was finished.
+fn recover(
+    tools: &ProxmoxTools,
+    folder: &WorkFolder,
+    terraform_dir: &Path,
+    progress: &mut dyn Progress,
+) -> anyhow::Result<Option<String>> {
+    let Some(entry) = journal::read(folder)? else { return Ok(None) };
+    let host = ProxmoxHost::parse(&entry.host)?;
+    // It may have been at work on another node than is meant now.
+    let tools = ProxmoxTools::new(host, tools.uninterrupted().interrupt());
+    match &entry.replacing {
+        None => {
+            tracing::info!("removing what an earlier build left: VM {}", entry.made.vmid);
+            undo(&tools, folder, &entry)?;
+            Ok(None)
+        }
+        Some(replacing) => {
+            tracing::info!("finishing what an earlier build began: template {}", entry.vmid);
+            match replace::finish(&tools, folder, &entry, replacing, terraform_dir, progress)? {
+                Finished::Done => Ok(Some(entry.recipe)),
+                Finished::Abandoned(why) => {
+                    tracing::warn!("an earlier build was given up: {why}");
+                    Ok(None)
+                }
+            }
+        }
+    }
+}
+
+/// Removes a VM that was being made, and the note of it.
+fn undo(tools: &ProxmoxTools, folder: &WorkFolder, entry: &Entry) -> anyhow::Result<()> {
+    let tools = &tools.uninterrupted();
+    let made = entry.made_vmid()?;
+    let ours = |config: &GuestConfig| machine::is(config, entry.made.uuid);
+    let purge = entry.made.vmid != entry.vmid;
+    match machine::remove(tools, made, &entry.wanted.storage, ours, purge)? {
+        Removed::Gone => {}
+        Removed::Stranger(why) => tracing::warn!("{why}; nothing was removed there"),
+    }
+    failpoint::reached("template.undone")?;
+    if !purge {
+        replace::give_back(tools, made, entry)?;
+    }
+    tools.take_away(&entry.remote_folder)?;
+    journal::remove(folder)
+}
+
+fn copy_packages(host: &Host, folder: &WorkFolder, packages: &mut [Package]) -> anyhow::Result<Vec<Sum>> {
+    let mut sums = Vec::new();
+    for (index, package) in packages.iter_mut().enumerate() {
+        sums.push(package.copy(&folder.work().join(package_file(index)), &host.interrupt)?);
+        tracing::info!("package {}", package.shown);
+    }
+    Ok(sums)
+}
+
+/// The name a package has in the working folder and in the image.
+fn package_file(index: usize) -> String {
+    format!("{:02}.deb", index + 1)
+}
+
+/// What the image and the template are made of, in 16 digits.
+fn recipe(
+    request: &Request,
+    wanted: &Wanted,
+    image: &Image,
+    packages: &[Sum],
+    source: &str,
+    key: &[u8],
+) -> String {
+    let mut parts: Vec<String> =
+        SCRIPTS.iter().map(|(_, text)| Sum::of(text.as_bytes()).to_string()).collect();
+    parts.extend([image.sum.to_string(), Sum::of(key).to_string(), Sum::of(source.as_bytes()).to_string()]);
+    parts.extend(packages.iter().map(Sum::to_string));
+    parts.extend([request.host.to_string(), request.vmid.to_string(), wanted.name.clone()]);
+    parts.extend([wanted.storage.clone(), wanted.bridge.clone()]);
+    Sum::of(parts.join("\n").as_bytes()).short()
+}
+
+/// What goes into the image besides the scripts.
+struct Inside {
+    key: Vec<u8>,
+    key_file: &'static str,
+    source: String,
+    packages: usize,
+}
+
+/// The image with everything inside: from an earlier run that got no further, or made now.
+fn customised(
+    host: &Host,
+    folder: &WorkFolder,
+    image: &Image,
+    recipe: &str,
+    inside: &Inside,
+) -> anyhow::Result<PathBuf> {
+    let done = folder.customised(recipe, image.format);
+    let fresh = is_fresh(&done);
+    folder.remove_customised(fresh.then_some(done.as_path()))?;
+    if fresh {
+        tracing::info!("taking the image that an earlier run customised");
+        return Ok(done);
+    }
+    folder.need(image.length + GROWTH, "a copy of the image")?;
+    let work = folder.work();
+    let disk = format!("disk.{}", image.format);
+    let mut copy = GrowingFile::begin(&work.join(&disk))?;
+    copy.append_file(&mut large_file::open_plain(&image.path)?, &host.interrupt, |_| {})?;
+    drop(copy);
+    for (name, text) in SCRIPTS {
+        replace_file::replace(&work.join(name), text.as_bytes(), 0o600, "template-script")?;
+    }
+    replace_file::replace(&work.join(inside.key_file), &inside.key, 0o600, "template-key")?;
+    replace_file::replace(
+        &work.join("nodesource.sources"),
+        inside.source.as_bytes(),
+        0o600,
+        "template-source",
+    )?;
+    let upload = |file: &str, to: &str| Act::Upload(file.to_owned(), format!("{to}/{file}"));
+    let mut acts = vec![Act::MakeFolder(INSIDE.into()), Act::MakeFolder("/etc/apt/keyrings".into())];
+    acts.push(upload(inside.key_file, "/etc/apt/keyrings"));
+    acts.push(upload("nodesource.sources", "/etc/apt/sources.list.d"));
+    acts.extend((0..inside.packages).map(|index| upload(&package_file(index), INSIDE)));
+    acts.extend(SCRIPTS.iter().map(|(name, _)| Act::Run((*name).to_owned())));
+    host.step("template.customising")?;
+    tracing::info!("customising the image; this takes some minutes, more where the host has no KVM");
+    virt_customize::customise(&work, &disk, image.format, &acts, &host.interrupt, |step| {
+        tracing::info!("image: {step}");
+    })
+    .context("the image could not be customised, and nothing was done on the node")?;
+    failpoint::reached("template.customised.before")?;
+    large_file::complete(&work.join(&disk), &done)?;
+    Ok(done)
+}
+
+fn is_fresh(path: &Path) -> bool {
+    let Ok(made) = path.symlink_metadata().and_then(|data| data.modified()) else { return false };
+    let age = clock::now() - chrono::DateTime::<chrono::Utc>::from(made);
+    (0..FRESH_HOURS * 3600).contains(&age.num_seconds())
+}
+
+/// Makes the VM and puts it at the template's VMID.
+#[allow(clippy::too_many_arguments, reason = "called once, with all that the build has found out")]
+fn place(
+    host: &Host,
+    tools: &ProxmoxTools,
+    folder: &WorkFolder,
+    request: &Request,
+    found: Found,
+    wanted: Wanted,
+    recipe: String,
+    disk: &Path,
+    terraform_dir: &Path,
+    progress: &mut dyn Progress,
+) -> anyhow::Result<()> {
+    let (grants, pool) = rights(tools, request.vmid, &found)?;
+    let at = match &found {
+        Found::Nothing => request.vmid,
+        Found::Template(_) => staging_vmid(tools, request.vmid, &request.storage)?,
+    };
+    let uuid = Uuid::new_v4();
+    let mut entry = Entry {
+        host: request.host.to_string(),
+        vmid: request.vmid.get(),
+        wanted,
+        recipe,
+        made: Made { vmid: at.get(), uuid },
+        replacing: None,
+        grants,
+        pool,
+        remote_folder: format!("/var/tmp/blockhost-template-{uuid}"),
+    };
+    journal::write(folder, &entry)?;
+    let made =
+        make(host, tools, &entry, disk, matches!(found, Found::Nothing), progress).and_then(
+            |()| match &found {
+                Found::Nothing => Ok(()),
+                Found::Template(_) => last_look(tools, request.vmid, &found, terraform_dir),
+            },
+        );
+    if let Err(error) = made {
+        return Err(match undo(tools, folder, &entry) {
+            Ok(()) => error,
+            Err(undoing) => error.context(format!(
+                "VM {at} was left half made, the next run removes it (it could not be removed now: {undoing:#}); what failed first"
+            )),
+        });
+    }
+    let Found::Template(old) = found else {
+        tools.uninterrupted().take_away(&entry.remote_folder)?;
+        return journal::remove(folder);
+    };
+    let replacing = Replacement {
+        old_uuid: old.uuid().to_owned(),
+        old_name: old.name().to_owned(),
+        build: Uuid::new_v4(),
+    };
+    entry.replacing = Some(replacing.clone());
+    journal::write(folder, &entry)?;
+    failpoint::reached("template.replacing")?;
+    match replace::finish(tools, folder, &entry, &replacing, terraform_dir, progress)? {
+        Finished::Done => Ok(()),
+        Finished::Abandoned(why) => anyhow::bail!("{why}"),
+    }
+}
+
+/// Makes the VM; a template at once where nothing else is in its place.
+fn make(
+    host: &Host,
+    tools: &ProxmoxTools,
+    entry: &Entry,
+    disk: &Path,
+    convert: bool,
+    progress: &mut dyn Progress,
+) -> anyhow::Result<()> {
+    host.step("template.journalled")?;
+    let file = tools.bring(disk, &entry.remote_folder)?;
+    host.step("template.brought")?;
+    let at = entry.made_vmid()?;
+    let mut description = machine::description(&entry.wanted.name, entry.made.uuid);
+    if convert {
+        tracing::info!("making VM {at}");
+    } else {
+        description.push_str(&format!(", in the making for VMID {}", entry.vmid));
+        tracing::info!("making VM {at}, which is to take the place of template {}", entry.vmid);
+    }
+    machine::make(tools, at, entry.made.uuid, &entry.wanted, &description, &file, progress)?;
+    host.step("template.made")?;
+    if convert {
+        machine::convert(tools, at, &entry.wanted)?;
+        host.step("template.verified")?;
+    }
+    Ok(())
+}
+
+/// Right before the old template goes: it is still the one that was found, and nobody hangs on it (H02).
+fn last_look(tools: &ProxmoxTools, vmid: Vmid, found: &Found, terraform_dir: &Path) -> anyhow::Result<()> {
+    let Found::Template(old) = found else { return Ok(()) };
+    let now = tools.config(vmid)?.unwrap_or_default();
+    anyhow::ensure!(
+        now.uuid() == old.uuid() && now.name() == old.name() && now.is_template(),
+        "VMID {vmid} has another VM than before, {:?}; nothing was done there",
+        now.name()
+    );
+    let linked = linked::linked_clones(tools, vmid, &now, terraform_dir)?;
+    anyhow::ensure!(linked.is_empty(), "{}", replace::keeps(vmid, &linked));
+    Ok(())
+}
+
+/// What Proxmox forgets when a VM is destroyed: grants, also those made before there was a VM, and its pool.
+fn rights(tools: &ProxmoxTools, vmid: Vmid, found: &Found) -> anyhow::Result<(Vec<Grant>, Option<String>)> {
+    let pool = match found {
+        Found::Nothing => None,
+        Found::Template(_) => tools.pool(vmid)?,
+    };
+    Ok((tools.grants(vmid)?, pool))
+}
+
+/// A free VMID without volumes, behind the template's: the lowest free one of the cluster would be a customer's next.
+fn staging_vmid(tools: &ProxmoxTools, template: Vmid, storage: &StorageId) -> anyhow::Result<Vmid> {
+    for number in 1..=100 {
+        let Ok(vmid) = Vmid::new(u64::from(template.get()) + number) else { break };
+        if tools.config(vmid)?.is_none()
+            && tools.is_free(vmid)?
+            && tools.volumes(storage.as_str(), Some(vmid))?.is_empty()
+        {
+            return Ok(vmid);
+        }
+    }
+    anyhow::bail!(
+        "none of the 100 VMIDs behind {template} is free for the new template while the old one is there"
+    )
+}

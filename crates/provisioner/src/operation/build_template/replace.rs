@@ -1,0 +1,212 @@
+//! A template of ours is there already: the complete new VM takes its place.
+//!
+//! ```text
+//!   staging VM complete ──▶ noted ──▶ old one destroyed ──▶ staging VM copied ──▶ copy made a template ──▶ grants back
+//!                                                                                     ──▶ staging VM gone ──▶ note gone
+//! ```
+//!
+//! From the note on nothing stops it but a failure: a signal would leave the node without a template. Each step looks at
+//! what is there first, so that a run after a kill goes on from anywhere.
+
+use super::journal::{self, Entry, Replacement};
+use super::linked::linked_clones;
+use super::machine::{self, Removed};
+use super::progress::{Progress, Unit};
+use super::work_folder::WorkFolder;
+use crate::host::clock::{self, Deadline};
+use crate::host::failpoint;
+use crate::tool::guest_config::GuestConfig;
+use crate::tool::proxmox_tools::ProxmoxTools;
+use crate::value::vmid::Vmid;
+use anyhow::Context as _;
+use std::path::Path;
+use std::time::Duration;
+
+/// How it ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Finished {
+    /// The new template is there.
+    Done,
+    /// The staging VM was removed again, for this reason; an old template that was there is there still.
+    Abandoned(String),
+}
+
+/// How long another client's clone of the old template is waited for.
+const WORKER: Duration = Duration::from_secs(600);
+
+/// Goes on from wherever a build that was replacing a template is.
+pub fn finish(
+    tools: &ProxmoxTools,
+    folder: &WorkFolder,
+    entry: &Entry,
+    replacing: &Replacement,
+    terraform_dir: &Path,
+    progress: &mut dyn Progress,
+) -> anyhow::Result<Finished> {
+    let tools = &tools.uninterrupted();
+    let (vmid, staging) = (entry.vmid()?, entry.made_vmid()?);
+    let is_new = |config: &GuestConfig| config.description().ends_with(&replacing.build.to_string());
+    let done = |config: &GuestConfig| -> anyhow::Result<bool> {
+        Ok(is_new(config) && entry.wanted.template_problems(tools, vmid)?.is_empty())
+    };
+    let found = settled(tools, vmid)?;
+    if !found.as_ref().map(done).transpose()?.unwrap_or(false) {
+        let abandon = |why: String| abandon(tools, folder, entry, why);
+        let complete = tools.config(staging)?.filter(|config| machine::is(config, entry.made.uuid));
+        let wrong = complete.map(|config| entry.wanted.problems(&config));
+        if wrong != Some(vec![]) {
+            return abandon(format!("VM {staging}, which was to become the template, is not complete"));
+        }
+        match found {
+            Some(config) if is_new(&config) => {
+                let removed = machine::remove(tools, vmid, &entry.wanted.storage, is_new, false)?;
+                if let Removed::Stranger(why) = removed {
+                    return abandon(why);
+                }
+            }
+            Some(config) if is_old(&config, replacing) => {
+                let linked = linked_clones(tools, vmid, &config, terraform_dir)?;
+                if !linked.is_empty() {
+                    return abandon(keeps(vmid, &linked));
+                }
+                if let Some(why) = destroy_old(tools, vmid, &config, replacing)? {
+                    return abandon(why);
+                }
+            }
+            Some(config) => {
+                return abandon(format!("VMID {vmid} has VM {:?}, which is not ours", config.name()));
+            }
+            None if !tools.is_free(vmid)? => {
+                return abandon(format!("VMID {vmid} is taken elsewhere in the cluster"));
+            }
+            None => {}
+        }
+        failpoint::reached("template.destroyed")?;
+        copy(tools, entry, replacing, progress).with_context(|| {
+            format!(
+                "the old template {vmid} is gone and the new one waits as VM {staging}; run the command again once this is mended"
+            )
+        })?;
+    }
+    give_back(tools, vmid, entry)?;
+    failpoint::reached("template.granted")?;
+    clear(tools, folder, entry)?;
+    Ok(Finished::Done)
+}
+
+/// Whether it is the template that was to go.
+fn is_old(config: &GuestConfig, replacing: &Replacement) -> bool {
+    config.uuid() == replacing.old_uuid && config.name() == replacing.old_name && config.is_template()
+}
+
+/// Why a template stays.
+pub fn keeps(vmid: Vmid, linked: &[String]) -> String {
+    format!(
+        "template {vmid} is kept, because linked clones hang on its disk: {}; destroy them first, or build under another VMID (--template-vmid)",
+        linked.join(", ")
+    )
+}
+
+/// The configuration, once no clone of a dead client is being written there.
+fn settled(tools: &ProxmoxTools, vmid: Vmid) -> anyhow::Result<Option<GuestConfig>> {
+    let deadline = Deadline::after(failpoint::limit("template-worker", WORKER));
+    loop {
+        let config = tools.config(vmid)?;
+        if deadline.passed() || config.as_ref().and_then(GuestConfig::lock) != Some("clone") {
+            return Ok(config);
+        }
+        clock::sleep(Duration::from_millis(300));
+    }
+}
+
+/// Destroys the old template; the reason where it is whole and stays.
+fn destroy_old(
+    tools: &ProxmoxTools,
+    vmid: Vmid,
+    old: &GuestConfig,
+    replacing: &Replacement,
+) -> anyhow::Result<Option<String>> {
+    tracing::info!("removing the old template {vmid} ({})", old.name());
+    let destroyed = tools.destroy(vmid, false);
+    if let Some(left) = tools.config(vmid)? {
+        let whole = is_old(&left, replacing) && volumes_left(tools, vmid, old)?.len() == old.volumes().len();
+        let error = destroyed.err().map_or_else(
+            || format!("qm destroy {vmid} ended without an error, but the old template is still there"),
+            |error| format!("{error:#}"),
+        );
+        anyhow::ensure!(whole, "{error}");
+        return Ok(Some(error));
+    }
+    for volume in volumes_left(tools, vmid, old)? {
+        if let Err(error) = tools.free(&volume) {
+            tracing::warn!("the old template is gone, but its volume {volume} stays: {error:#}");
+        }
+    }
+    Ok(None)
+}
+
+fn volumes_left(tools: &ProxmoxTools, vmid: Vmid, old: &GuestConfig) -> anyhow::Result<Vec<String>> {
+    let mut left = Vec::new();
+    for volume in old.volumes() {
+        let storage = volume.split(':').next().unwrap_or_default();
+        if tools.volumes(storage, Some(vmid))?.iter().any(|listed| listed.volid == volume) {
+            left.push(volume.to_owned());
+        }
+    }
+    Ok(left)
+}
+
+/// A whole copy of the staging VM becomes the template.
+fn copy(
+    tools: &ProxmoxTools,
+    entry: &Entry,
+    replacing: &Replacement,
+    progress: &mut dyn Progress,
+) -> anyhow::Result<()> {
+    let (vmid, staging) = (entry.vmid()?, entry.made_vmid()?);
+    let description = machine::description(&entry.wanted.name, replacing.build);
+    let mut options = vec![("name", entry.wanted.name.as_str()), ("description", &description)];
+    options.extend(entry.pool.as_deref().map(|pool| ("pool", pool)));
+    progress.begin(&format!("copying VM {staging} to {vmid}"), Some(100), Unit::Percent);
+    let cloned = tools.clone_whole(staging, vmid, &options, |percent| progress.reach(percent));
+    progress.end();
+    cloned?;
+    failpoint::reached("template.cloned")?;
+    let config = tools.config(vmid)?.unwrap_or_default();
+    let wrong = entry.wanted.problems(&config);
+    anyhow::ensure!(wrong.is_empty(), "the copy {vmid} is not complete: {}", wrong.join("; "));
+    machine::convert(tools, vmid, &entry.wanted)
+}
+
+/// Proxmox forgets who may use a VM when it is destroyed.
+pub fn give_back(tools: &ProxmoxTools, vmid: Vmid, entry: &Entry) -> anyhow::Result<()> {
+    let there = tools.grants(vmid)?;
+    for grant in entry.grants.iter().filter(|grant| !there.contains(grant)) {
+        tools.grant(vmid, grant).with_context(|| {
+            format!("{} {} cannot be granted {} on /vms/{vmid} again", grant.kind, grant.ugid, grant.roleid)
+        })?;
+    }
+    Ok(())
+}
+
+/// The staging VM goes, and with it the note.
+fn clear(tools: &ProxmoxTools, folder: &WorkFolder, entry: &Entry) -> anyhow::Result<()> {
+    let staging = entry.made_vmid()?;
+    let ours = |config: &GuestConfig| machine::is(config, entry.made.uuid);
+    if let Removed::Stranger(why) = machine::remove(tools, staging, &entry.wanted.storage, ours, true)? {
+        tracing::warn!("{why}; nothing was removed there");
+    }
+    failpoint::reached("template.cleared")?;
+    tools.take_away(&entry.remote_folder)?;
+    journal::remove(folder)
+}
+
+fn abandon(
+    tools: &ProxmoxTools,
+    folder: &WorkFolder,
+    entry: &Entry,
+    why: String,
+) -> anyhow::Result<Finished> {
+    clear(tools, folder, entry).with_context(|| why.clone())?;
+    Ok(Finished::Abandoned(why))
+}

@@ -1,0 +1,117 @@
+//! The folder that root alone works in: downloads are kept here, images change here, and what is under way is noted
+//! here.
+//!
+//! ```text
+//!   /var/cache/blockhost-provisioner      root, 0700; the state folder would not do: user blockhost may write it (H29)
+//!     build.lock                          one builder at a time
+//!     template.json                       what is under way on the node (journal.rs)
+//!     images/NAME                         the publisher's image, checked against its sum before each use
+//!     images/NAME.SUM.part                one that is still on its way
+//!     work/                               this run's; emptied by the next
+//!     customised-RECIPE.qcow2             complete, for a next run within a day if no template came of it
+//! ```
+
+use crate::host::large_file;
+use crate::host::lock_file::LockFile;
+use crate::host::replace_file;
+use anyhow::Context as _;
+use std::path::{Path, PathBuf};
+
+/// The note of a build that is under way, or was killed; for readers.
+pub fn note_of_a_build(folder: &Path) -> PathBuf {
+    folder.join("template.json")
+}
+
+/// The folder, locked.
+pub struct WorkFolder {
+    path: PathBuf,
+    _lock: LockFile,
+}
+
+impl WorkFolder {
+    /// Opens it for this run alone; another build that is under way is an error that names it.
+    pub fn open(path: &Path) -> anyhow::Result<WorkFolder> {
+        anyhow::ensure!(path.is_absolute(), "the cache folder {} must be an absolute path", path.display());
+        replace_file::make_folder(path, 0o700)?;
+        check(path)?;
+        let lock = path.join("build.lock");
+        let Some(mut held) = LockFile::try_lock(&lock)? else {
+            let holder = crate::host::lock_file::read_note(&lock);
+            anyhow::bail!("another build of a template is under way ({holder}); wait for its end");
+        };
+        held.note(&format!("blockhost-build-template, PID {}", std::process::id()));
+        let folder = WorkFolder { path: path.to_owned(), _lock: held };
+        replace_file::make_folder(&folder.images(), 0o700)?;
+        replace_file::remove_tree(&folder.work())?;
+        Ok(folder)
+    }
+
+    /// Downloaded images.
+    pub fn images(&self) -> PathBuf {
+        self.path.join("images")
+    }
+
+    /// This run's files.
+    pub fn work(&self) -> PathBuf {
+        self.path.join("work")
+    }
+
+    /// Makes the folder of this run's files.
+    pub fn make_work(&self) -> anyhow::Result<()> {
+        Ok(replace_file::make_folder(&self.work(), 0o700)?)
+    }
+
+    /// What is under way.
+    pub fn journal(&self) -> PathBuf {
+        note_of_a_build(&self.path)
+    }
+
+    /// The customised image of a recipe.
+    pub fn customised(&self, recipe: &str, format: &str) -> PathBuf {
+        self.path.join(format!("customised-{recipe}.{format}"))
+    }
+
+    /// Removes this run's files and every customised image: they have become a template.
+    pub fn tidy(&self) -> anyhow::Result<()> {
+        replace_file::remove_tree(&self.work())?;
+        self.remove_customised(None)
+    }
+
+    /// Removes customised images, but one: they are large, and of an older recipe nobody asks again.
+    pub fn remove_customised(&self, keep: Option<&Path>) -> anyhow::Result<()> {
+        for entry in std::fs::read_dir(&self.path)?.flatten() {
+            let path = entry.path();
+            let customised = entry.file_name().as_encoded_bytes().starts_with(b"customised-");
+            if customised && keep != Some(path.as_path()) {
+                replace_file::remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An error where the disk has less room than `bytes`.
+    pub fn need(&self, bytes: u64, what: &str) -> anyhow::Result<()> {
+        let free = crate::host::free_kib(&self.path).unwrap_or(u64::MAX);
+        anyhow::ensure!(
+            free >= bytes / 1024,
+            "{} has {} MiB of free space, {} MiB are needed for {what}",
+            self.path.display(),
+            free >> 10,
+            bytes >> 20
+        );
+        Ok(())
+    }
+}
+
+/// Root follows no link that somebody else can set.
+fn check(path: &Path) -> anyhow::Result<()> {
+    let found = path.symlink_metadata().with_context(|| format!("cannot look at {}", path.display()))?;
+    anyhow::ensure!(found.is_dir(), "{} is not a folder", path.display());
+    let open = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    anyhow::ensure!(
+        large_file::ours_alone(&open)?,
+        "{} may be changed by others: it must belong to the running user, mode 0700",
+        path.display()
+    );
+    Ok(())
+}

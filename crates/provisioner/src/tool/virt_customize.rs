@@ -1,0 +1,111 @@
+//! `virt-customize`: runs our scripts inside an image, in a small machine of its own (libguestfs).
+//!
+//! It prints a line for each step on stdout. What the scripts say is kept in the image and comes on stderr only when one
+//! fails; then the lines that are marked for the operator make the error.
+
+use crate::host::interrupt::Interrupt;
+use crate::host::run_process::{self, Input, Program, RunError, Stream};
+use crate::plan::template_image::MARK;
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+/// Without KVM a small host needs ten minutes and more.
+const LIMIT: Duration = Duration::from_secs(1500);
+/// Bytes of a failure's words that the error repeats.
+const WORDS: usize = 2_000;
+
+/// One thing done to the image.
+pub enum Act {
+    /// A folder is made, with its parents.
+    MakeFolder(String),
+    /// A file of the working folder gets this path.
+    Upload(String, String),
+    /// A script of the working folder is run.
+    Run(String),
+}
+
+/// Whether it can be called at all.
+pub fn check() -> anyhow::Result<()> {
+    anyhow::ensure!(
+        run_process::find("virt-customize").is_some(),
+        "virt-customize is not installed (apt-get install libguestfs-tools)"
+    );
+    Ok(())
+}
+
+/// Changes `image`, a file of `folder`, where the files of the acts lie too; a failure leaves it half changed. All names
+/// are plain ones of ours: the tool splits them at colons. `heard` is told each step.
+pub fn customise(
+    folder: &Path,
+    image: &str,
+    format: &str,
+    acts: &[Act],
+    interrupt: &Interrupt,
+    mut heard: impl FnMut(&str),
+) -> anyhow::Result<()> {
+    let mut arguments: Vec<OsString> =
+        ["--format", format, "-a", image, "--no-logfile"].map(Into::into).into();
+    for act in acts {
+        let (option, value) = match act {
+            Act::MakeFolder(path) => ("--mkdir", path.clone()),
+            Act::Upload(file, path) => ("--upload", format!("{file}:{path}")),
+            Act::Run(script) => ("--run", script.clone()),
+        };
+        arguments.push(option.into());
+        arguments.push(value.into());
+    }
+    let mut environment = Vec::new();
+    // Its temporary files are large, and /tmp may be memory (Debian 13); in our folder they go with the next run.
+    if std::env::var_os("LIBGUESTFS_TMPDIR").is_none() {
+        environment.push(("LIBGUESTFS_TMPDIR", folder.as_os_str().to_owned()));
+    }
+    let program = Program { name: "virt-customize", arguments, folder, environment, without: &[] };
+    let mut marked = String::new();
+    let mut own = String::new();
+    let limit = crate::host::failpoint::limit("template-customise", LIMIT);
+    let ended = run_process::run(&program, Input::Nothing, limit, interrupt, |stream, line| match stream {
+        Stream::Out => heard(line.split_once("] ").map_or(line, |(_, step)| step)),
+        Stream::Error => {
+            if let Some(words) = line.strip_prefix(MARK) {
+                add(&mut marked, words);
+            } else if line.starts_with("virt-customize: error") || line.starts_with("libguestfs: error") {
+                add(&mut own, line);
+            }
+        }
+    });
+    let failed = match ended {
+        Ok(ended) if ended.status.success() => return Ok(()),
+        Ok(ended) => {
+            // Neither marked nor its own: killed by a signal, perhaps for want of memory.
+            if own.is_empty() {
+                ended.successful(&short(&program)).err().map_or(own, |e| e.to_string())
+            } else {
+                own
+            }
+        }
+        Err(RunError::TimedOut { limit, .. }) => {
+            format!("virt-customize did not end within {} s and was stopped", limit.as_secs())
+        }
+        Err(other) => return Err(other.into()),
+    };
+    if !marked.is_empty() {
+        anyhow::bail!("{marked}");
+    }
+    anyhow::bail!("{failed}; libguestfs-test-tool shows whether libguestfs works on this host");
+}
+
+fn add(words: &mut String, line: &str) {
+    if words.len() + line.len() < WORDS {
+        if !words.is_empty() {
+            words.push_str("; ");
+        }
+        words.push_str(line.trim());
+    }
+}
+
+/// The program without its many arguments, for a message.
+fn short<'a>(program: &Program<'a>) -> Program<'a> {
+    let environment = Vec::new();
+    Program { name: program.name, arguments: vec![], folder: program.folder, environment, without: &[] }
+}
