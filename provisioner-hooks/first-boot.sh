@@ -7,12 +7,16 @@
 # A marker is made after its step succeeded and was checked, never before; a step without one is done again from its
 # start, and every part of it can be: whatever this script writes arrives whole, by rename. It can be killed at any moment.
 # Exit code 0: all three steps are done. Anything else stops the first boot; the last line of the log says why.
-#
 # bash, not sh: the lists of apt's options need arrays. Debian's bash is Essential, so it is there.
 set -euo pipefail
 shopt -s nullglob
 umask 022
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+# The caller's PATH comes first: whoever sets the environment of a program that root starts is root already, and could as
+# well put in other programs by BASH_ENV. The standard folders are added, since cron's and su's PATH lack the sbin ones.
+for dir in /usr/local/sbin /usr/local/bin /usr/sbin /usr/bin /sbin /bin; do
+    case ":${PATH-}:" in *":$dir:"*) ;; *) PATH=${PATH:+$PATH:}$dir ;; esac
+done
+export PATH
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true
 # needrestart would restart services below us (the one that runs this script, too), apt-listchanges would wait for a key.
 export NEEDRESTART_SUSPEND=1 APT_LISTCHANGES_FRONTEND=none
@@ -78,23 +82,25 @@ run() { run_into "$LOG_FILE" "$@"; }
 
 # ------------------------------------------------------------------------------------------------------------- files
 
-# replace FILE <TEXT: whole or not at all; owner, mode and ACL of a file that is there already are kept. A file
+# replace FILE <CONTENTS: whole or not at all; owner, mode and ACL of a file that is there already are kept. A file
 # that says just this already is left alone.
 replace() {
-    local file temp text
+    local file temp
     file=$(readlink -f -- "$1")
-    text=$(cat && echo .)
-    text=${text%.}
-    if [ -f "$file" ] && [ "$(cat -- "$file" && echo .)" = "$text." ]; then return 0; fi
     temp=$(mktemp "${file%/*}/$TEMP.XXXXXX")
-    if [ -f "$file" ]; then
-        cp -a -- "$file" "$temp"
-    else
-        chmod 644 "$temp"
+    if [ -f "$file" ]; then cp -a -- "$file" "$temp"; else chmod 644 "$temp"; fi
+    cat >"$temp"
+    if [ -f "$file" ] && cmp -s -- "$temp" "$file"; then
+        rm -f -- "$temp"
+        return 0
     fi
-    printf %s "$text" >"$temp"
     sync "$temp"
-    mv -fT -- "$temp" "$file"
+    if ! mv -fT -- "$temp" "$file"; then
+        # Nothing can be renamed over a file that is mounted, as /etc/hosts is in some containers.
+        grep -qF " $file " /proc/self/mountinfo || return 1
+        cat "$temp" >"$file"
+        rm -f -- "$temp"
+    fi
     sync "${file%/*}"
 }
 
@@ -113,6 +119,7 @@ mark() {
 # --------------------------------------------------------------------------------------------------------------- apt
 
 apt_options=(-q -y -o DPkg::Lock::Timeout=900 -o Acquire::Retries=3 -o Dpkg::Use-Pty=0
+    -o APT::Get::Download-Only=false -o APT::Get::Simulate=false
     -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold)
 
 # again TIMES COMMAND…: for what fails while a network comes up or another apt runs (the lists have no waiting lock).
@@ -137,19 +144,22 @@ apt_update() {
         die "apt-get update failed. Check the network, the name servers, the proxy in /etc/apt/apt.conf.d/00proxy and the sources in /etc/apt, then run the first boot again"
 }
 
-# First all downloads, which can be repeated, then the installing, which finds no network in its way.
-apt_install() {
-    log "installing: $*"
-    again 3 apt_get --download-only install "$@" || die "downloading packages failed ($*). Check the network and run the first boot again"
-    apt_get install "$@" || die "apt-get install $* failed. Its output is in $LOG_FILE; after mending the cause run the first boot again"
-    installed "$@" || die "apt-get reported success, but not all of these are installed: $*"
+# apt_do VERB…: first all downloads, which can be repeated, then the work, which finds no network in its way.
+apt_do() {
+    again 3 apt_get --download-only "$@" || die "downloading packages failed ($*). Check the network and run the first boot again"
+    apt_get "$@" || die "apt-get $* failed. Its output is in $LOG_FILE; after mending the cause run the first boot again"
 }
 
-# One line for each package that dpkg knows; those that it does not know make it fail.
-installed() {
-    local status
-    status=$(dpkg-query -W -f '${db:Status-Status}\n' "$@" 2>/dev/null) && ! grep -qvx installed <<<"$status"
+apt_install() {
+    log "installing: $*"
+    apt_do install "$@"
+    # apt-get's word is good for what dpkg does not list; but what dpkg lists has to be whole.
+    if dpkg-query -W -f '${db:Status-Status}\n' "$@" 2>/dev/null | grep -qvx installed; then
+        die "apt-get reported success, but not all of these are installed: $*"
+    fi
 }
+
+installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
 # An earlier run, or somebody else, may have been cut off in the midst of dpkg.
 settle_dpkg() {
@@ -159,36 +169,62 @@ settle_dpkg() {
     apt_get --fix-broken install || die "packages are half installed and apt-get --fix-broken install failed. See $LOG_FILE"
 }
 
-apt_has() { [ -n "$(apt-config shell value "$1")" ]; }
-
-# fetch URL FILE: through apt's own downloader, so that apt's proxy settings, retries and certificates hold. A proxy that is
-# named for http only, apt uses for https too; a plain package cache refuses that, and then the direct way is tried.
-# Returns 4 where the server says that there is no such file.
-fetch() {
-    local out="$RUN_DIR/fetch" host=${1#https://} try options=()
-    host=${host%%/*}
-    for try in apt direct; do
-        if [ "$try" = direct ]; then
-            if ! apt_has Acquire::http::Proxy || apt_has Acquire::https::Proxy; then break; fi
-            log "$host was not reached through apt's http proxy; trying without a proxy"
-            options=(-o "Acquire::https::Proxy::$host=DIRECT")
-        fi
-        rm -f -- "$2" "$out"
-        if run_into "$out" 300 /usr/lib/apt/apt-helper -o Acquire::Retries=3 "${direct[@]}" "${options[@]}" download-file "$1" "$2"; then
-            cat "$out" >>"$LOG_FILE"
-            if [ "$try" = direct ]; then
-                log "$host is reached without the proxy"
-                direct+=("${options[@]}")
-            fi
-            return 0
-        fi
-        cat "$out" >>"$LOG_FILE"
-        if grep -q ' 404 ' "$out"; then return 4; fi
-    done
-    return 1
+# What fetching and checking keys takes; a minimal Debian has none of it.
+need_tools() {
+    local missing=() tool
+    installed ca-certificates || missing+=(ca-certificates)
+    for tool in gpg wget; do command -v "$tool" >/dev/null || missing+=("$tool"); done
+    if [ "${#missing[@]}" -eq 0 ]; then return 0; fi
+    apt_update
+    apt_install "${missing[@]}"
 }
 
-in_use() { grep -v '^[[:space:]]*#' "$1" || :; }
+# apt_proxy HOST: the proxy that apt takes for https to HOST, looked for in apt's order, after "0"; after "1" when it is named
+# for http only, which apt takes for https, too. Nothing when apt has none.
+apt_proxy() {
+    apt-config dump | awk -v host="$1" '
+        { key = tolower($1); sub(/^[^"]*"/, ""); sub(/";$/, ""); value[key] = $0 }
+        END {
+            n = split("https::proxy::" host " http::proxy::" host " https::proxy http::proxy", order, " ")
+            for (i = 1; i <= n; i++) if (value["acquire::" order[i]] != "") { print (i + 1) % 2, value["acquire::" order[i]]; exit }
+        }'
+}
+
+# fetch URL FILE: by wget, with apt's proxy in its environment, as a proxy's password has no place in argv. A proxy that is
+# named for http only may be a plain package cache, which refuses https; then the direct way is tried.
+# Returns 4 where the server says that there is no such file.
+fetch() {
+    local out="$RUN_DIR/fetch" host=${1#https://} http_only proxy options=() try rc
+    local -x https_proxy=${https_proxy-${http_proxy-}}
+    local -x http_proxy=${http_proxy-}
+    host=${host%%/*}
+    proxy=$(apt_proxy "$host") || return 1
+    read -r http_only proxy <<<"${proxy:-0}"
+    if [[ "${proxy,,}" =~ ^(direct|false)$ || " ${direct[*]}" == *"::$host="* ]]; then
+        http_only=0 proxy='' options=(--no-proxy)
+    fi
+    if [ -n "$proxy" ]; then http_proxy=$proxy https_proxy=$proxy; fi
+    for try in apt direct; do
+        rm -f -- "$2" "$out"
+        rc=0
+        run_into "$out" 300 wget -nv --tries=3 --timeout=30 --retry-connrefused --retry-on-host-error \
+            --retry-on-http-error=429,500,502,503,504 "${options[@]}" -O "$2" "$1" || rc=$?
+        sed -E 's|//[^/ ]*@|//|g' "$out" >>"$LOG_FILE" # a proxy's password
+        if [ "$rc" -eq 0 ]; then break; fi
+        if grep -q 'ERROR 404' "$out"; then return 4; fi
+        if [ "$http_only" -eq 0 ] || [ "$try" = direct ]; then return 1; fi
+        log "$host was not reached through apt's http proxy; trying without a proxy"
+        options=(--no-proxy)
+    done
+    if [ "$try" = direct ]; then
+        log "$host is reached without the proxy"
+        direct+=(-o "Acquire::https::Proxy::$host=DIRECT")
+    fi
+}
+
+fetch_key() {
+    fetch "$@" || die "the key $1 could not be fetched. Check the network; a proxy that does not let https through needs Acquire::https::Proxy \"DIRECT\"; in /etc/apt/apt.conf.d/00proxy. Then run the first boot again"
+}
 
 # other_source OWN WORD…: the first other file of sources in use that has all these words. apt takes one repository that
 # is named twice, with two different keys, for an error that stops everything, so an administrator's entry is used as it is.
@@ -197,10 +233,10 @@ other_source() {
     shift
     for file in /etc/apt/sources.list "$SOURCES"/*.list "$SOURCES"/*.sources; do
         if ! [ -f "$file" ] || [ "$file" = "$own" ]; then continue; fi
-        text=$(in_use "$file")
-        if grep -Eiq '^Enabled:[[:space:]]*(no|false|0)' <<<"$text"; then continue; fi
+        text=$(grep -v '^[[:space:]]*#' "$file") || continue
+        if [[ "${text,,}" =~ (^|[[:cntrl:]])enabled:[[:space:]]*(no|false|0) ]]; then continue; fi
         for word; do
-            grep -qF -- "$word" <<<"$text" || continue 2
+            [[ "$text" == *"$word"* ]] || continue 2
         done
         printf '%s\n' "$file"
         return 0
@@ -226,6 +262,9 @@ address() {
 }
 
 any_address() { own=$(address 4) || own=$(address 6); }
+
+# Without a default route (a package cache on the same wire is enough), or without iproute2.
+only_address() { own=$(hostname -I | tr ' ' '\n' | grep -Ex '[0-9]+([.][0-9]+){3}') && [[ "$own" != *$'\n'* ]]; }
 
 # The new /etc/hosts on stdout. The host's names leave every line with a loopback address or with another address of the
 # same family; they stand, the full one first, on a line of the real address. All else is kept as it is.
@@ -284,13 +323,8 @@ hosts_with() {
         }' "$4"
 }
 
-# resolves NAME ADDRESS: to this one of its family and to no loopback, the way every program on the host looks it up.
-resolves() {
-    local found
-    found=$(getent ahosts "$1" | awk '{ print $1 }' | sort -u) || return 1
-    if grep -Eq '^(127\.|::1$)' <<<"$found"; then return 1; fi
-    grep -qxF -- "$2" <<<"$found"
-}
+# look_up NAME: its addresses into $found, the way every program on the host finds them. Fails where one is a loopback.
+look_up() { found=$(getent ahosts "$1" | awk '{ print $1 }' | sort -u) && ! grep -Eq '^(127\.|::1$)' <<<"$found"; }
 
 host_name() {
     kernel=$(hostname)
@@ -303,10 +337,8 @@ host_name() {
 # Once marked, an entry of the administrator's own is respected; but a name that leads to a loopback or to no address that
 # this machine has now (DHCP gave another) breaks Proxmox, and costs nothing to look at.
 hostname_still_right() {
-    local found
-    found=$(getent ahosts "$short" | awk '{ print $1 }' | sort -u) || return 1
-    if grep -Eq '^(127\.|::1$)' <<<"$found"; then return 1; fi
-    grep -qxFf <(ip -o addr show | awk '{ sub("/.*", "", $4); print $4 }') <<<"$found"
+    look_up "$short" &&
+        grep -qxFf <({ ip -o addr show || :; } | awk '{ sub("/.*", "", $4); print $4 }' && hostname -I | tr ' ' '\n' || :) <<<"$found"
 }
 
 # cloud-init with manage_etc_hosts writes 127.0.1.1 back at every boot. What user data says outranks every file of
@@ -333,13 +365,17 @@ step_hostname() {
         rm -f -- "$STATE_DIR/.step-hostname"
         sync "$STATE_DIR"
     fi
-    again 6 any_address || die "this machine has no default route with a global address. Bring the network up (ip route, ip addr) and run the first boot again"
+    if ! { command -v ip >/dev/null && again 6 any_address; } && ! only_address; then
+        die "this machine has no default route with a global address, and not just one address either. Bring the network up (ip route, ip addr) and run the first boot again"
+    fi
     log "host name $short, address $own"
     tame_cloud_init
     if ! [ -e /etc/hosts ]; then printf '127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n' | replace /etc/hosts; fi
     hosts_with "$own" "$short" "$kernel" /etc/hosts >"$RUN_DIR/hosts"
     replace /etc/hosts <"$RUN_DIR/hosts"
-    resolves "$short" "$own" || die "/etc/hosts says $own for $short, but the system finds: $(getent ahosts "$short" | awk '{ print $1 }' | sort -u | tr '\n' ' '). The line 'hosts:' in /etc/nsswitch.conf must name 'files' first"
+    if ! look_up "$short" || ! grep -qxF -- "$own" <<<"$found"; then
+        die "/etc/hosts says $own for $short, but the system finds: ${found//$'\n'/ }. The line 'hosts:' in /etc/nsswitch.conf must name 'files' first"
+    fi
     # A host that runs Proxmox already, and got another address.
     if marked proxmox; then restart_proxmox; fi
     mark hostname
@@ -348,114 +384,91 @@ step_hostname() {
 # ----------------------------------------------------------------------------------------------------- step: proxmox
 
 debian_release() {
-    local id codename version
-    id=$(sed -n 's/^ID=//p' /etc/os-release | tr -d \"\')
-    codename=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release | tr -d \"\')
-    version=$(sed -n 's/^PRETTY_NAME=//p' /etc/os-release | tr -d \"\')
-    case $id/$codename in
+    local ID='' VERSION_CODENAME='' PRETTY_NAME=''
+    # shellcheck source=/dev/null # a file of assignments, by its definition
+    . /etc/os-release
+    release=$VERSION_CODENAME
+    case $ID/$release in
     debian/bookworm)
         proxmox_key=proxmox-release-bookworm.gpg
         proxmox_keyring=$KEYRINGS/proxmox-release-bookworm.gpg
-        proxmox_sum='sha512 7da6fe34168adc6e479327ba517796d4702fa2f8b4f0a9833f5ea6e6b48f6507a6da403a274fe201595edc86a84463d50383d07f64bdde2e3658108db7d6dc87'
+        proxmox_sum=(sha512 7da6fe34168adc6e479327ba517796d4702fa2f8b4f0a9833f5ea6e6b48f6507a6da403a274fe201595edc86a84463d50383d07f64bdde2e3658108db7d6dc87)
         ;;
     debian/trixie)
         proxmox_key=proxmox-archive-keyring-trixie.gpg
         # The package proxmox-archive-keyring, which proxmox-ve brings, takes this file over.
         proxmox_keyring=$KEYRINGS/proxmox-archive-keyring.gpg
-        proxmox_sum='sha256 136673be77aba35dcce385b28737689ad64fd785a797e57897589aed08db6e45'
+        proxmox_sum=(sha256 136673be77aba35dcce385b28737689ad64fd785a797e57897589aed08db6e45)
         ;;
-    *) die "this is ${version:-an unknown system}; Proxmox VE is installed on Debian 12 (bookworm) and Debian 13 (trixie) only" ;;
+    *) die "this is ${PRETTY_NAME:-an unknown system}; Proxmox VE is installed on Debian 12 (bookworm) and Debian 13 (trixie) only" ;;
     esac
-    release=$codename
     [ "$(dpkg --print-architecture)" = amd64 ] || die "this is $(dpkg --print-architecture); Proxmox VE exists for amd64 only"
 }
 
 sum_is() { [ "$("${1}sum" <"$3" | cut -d ' ' -f 1)" = "$2" ]; }
 
-# adopt FILE KEYRING: a checked key goes to its place.
+# adopt FILE KEYRING: a checked key goes to its place, with a mode of its own: apt reads it as another user.
 adopt() {
-    local temp
-    temp=$(mktemp "$KEYRINGS/$TEMP.XXXXXX")
-    cat "$1" >"$temp"
-    chmod 644 "$temp"
-    sync "$temp"
-    mv -fT -- "$temp" "$2"
-    sync "$KEYRINGS"
+    rm -f -- "$2"
+    replace "$2" <"$1"
 }
 
 proxmox_key() {
-    local sum
-    read -ra sum <<<"$proxmox_sum"
     if [ -f "$proxmox_keyring" ]; then
-        if sum_is "${sum[@]}" "$proxmox_keyring"; then return 0; fi
+        if sum_is "${proxmox_sum[@]}" "$proxmox_keyring"; then return 0; fi
         if dpkg-query -S "$proxmox_keyring" >/dev/null 2>&1; then return 0; fi
         log "$proxmox_keyring is not the published key; fetching it anew"
     fi
     log "fetching the key of the Proxmox repository"
-    fetch "https://enterprise.proxmox.com/debian/$proxmox_key" "$RUN_DIR/proxmox.gpg" ||
-        die "the key https://enterprise.proxmox.com/debian/$proxmox_key could not be fetched. Check the network; a proxy that does not let https through needs Acquire::https::Proxy \"DIRECT\"; in /etc/apt/apt.conf.d/00proxy. Then run the first boot again"
-    sum_is "${sum[@]}" "$RUN_DIR/proxmox.gpg" ||
-        die "what came as the key of the Proxmox repository does not have the published ${sum[0]} sum: not installed. Somebody may be answering in Proxmox' place; check the way to enterprise.proxmox.com"
+    fetch_key "https://enterprise.proxmox.com/debian/$proxmox_key" "$RUN_DIR/proxmox.gpg"
+    sum_is "${proxmox_sum[@]}" "$RUN_DIR/proxmox.gpg" ||
+        die "what came as the key of the Proxmox repository does not have the published ${proxmox_sum[0]} sum: not installed. Somebody may be answering in Proxmox' place; check the way to enterprise.proxmox.com"
     adopt "$RUN_DIR/proxmox.gpg" "$proxmox_keyring"
 }
 
 # What Proxmox' packages bring along: repositories that answer 401 without a subscription, and so stop every apt-get update.
 remove_enterprise() {
-    local file site='enterprise[.]proxmox[.]com'
-    for file in /etc/apt/sources.list "$SOURCES"/*.list; do
-        if ! [ -f "$file" ] || ! grep -Eiq "^[[:space:]]*deb(-src)?[[:space:]].*$site" "$file"; then continue; fi
+    local file files site='^[^#]*enterprise[.]proxmox[.]com'
+    mapfile -t files < <(grep -Eils "$site" /etc/apt/sources.list "$SOURCES"/*.list "$SOURCES"/*.sources || :)
+    for file in "${files[@]}"; do
         log "removing the enterprise repository from $file"
-        grep -Eiv "^[[:space:]]*deb(-src)?[[:space:]].*$site" "$file" >"$RUN_DIR/sources" || :
-        keep_or_remove "$file" '^[[:space:]]*deb(-src)?[[:space:]]'
-    done
-    for file in "$SOURCES"/*.sources; do
-        if ! grep -Eiq "$site" <<<"$(in_use "$file")"; then continue; fi
-        log "removing the enterprise repository from $file"
-        awk -v site="$site" '
-            function flush() { if (!gone) printf "%s", stanza; stanza = ""; gone = 0 }
-            { stanza = stanza $0 "\n"; if ($0 !~ /^[ \t]*#/ && tolower($0) ~ site) gone = 1 }
-            /^[ \t]*$/ { flush() }
+        # One entry is a line of a .list, a paragraph of a .sources.
+        awk -v site="$site" -v kind="${file##*.}" '
+            function flush() { if (!gone) printf "%s", entry; entry = ""; gone = 0 }
+            { entry = entry $0 "\n"; if (tolower($0) ~ site) gone = 1 }
+            kind == "list" || /^[ \t]*$/ { flush() }
             END { flush() }' "$file" >"$RUN_DIR/sources"
-        keep_or_remove "$file" '^[Uu][Rr][Ii][Ss]:'
+        # dpkg takes a configuration file that was deleted for a wish and does not bring it back.
+        if [ "${file%/*}" = "$SOURCES" ] && ! grep -Eiq '^([[:space:]]*deb|uris:)' "$RUN_DIR/sources"; then
+            rm -f -- "$file"
+            sync "$SOURCES"
+        else
+            replace "$file" <"$RUN_DIR/sources"
+        fi
     done
-}
-
-# dpkg takes a configuration file that was deleted for a wish and does not bring it back.
-keep_or_remove() {
-    if [ "${1%/*}" = "$SOURCES" ] && ! grep -Eq "$2" "$RUN_DIR/sources"; then
-        rm -f -- "$1"
-        sync "$SOURCES"
-    else
-        replace "$1" <"$RUN_DIR/sources"
-    fi
 }
 
 restart_proxmox() {
     local unit
-    if ! [ -d /run/systemd/system ]; then
-        log "systemd does not run here; Proxmox' services start with the next boot"
-        return 0
-    fi
     # pve-cluster provides /etc/pve, which all the others read.
     for unit in pve-cluster pvedaemon pvestatd pveproxy spiceproxy; do
-        run 180 systemctl restart "$unit.service" || die "$unit does not start. See journalctl -u $unit, then run the first boot again"
+        if run 180 systemctl restart "$unit.service"; then continue; fi
+        if ! [ -d /run/systemd/system ]; then
+            log "systemd does not run here; Proxmox' services start with the next boot"
+            return 0
+        fi
+        die "$unit does not start. See journalctl -u $unit, then run the first boot again"
     done
     run 30 systemctl is-active --quiet pve-cluster.service || die "pve-cluster started and stopped again. See journalctl -u pve-cluster, then run the first boot again"
 }
 
 step_proxmox() {
-    local file="$SOURCES/pve-no-subscription.sources" other missing=()
+    local file="$SOURCES/pve-no-subscription.sources" other
     step=proxmox
     if marked proxmox; then return 0; fi
     debian_release
     settle_dpkg
-    # https needs the first, checking a key the second; a minimal Debian has neither.
-    installed ca-certificates || missing+=(ca-certificates)
-    installed gpg || missing+=(gpg)
-    if [ "${#missing[@]}" -gt 0 ]; then
-        apt_update
-        apt_install "${missing[@]}"
-    fi
+    need_tools
     if other=$(other_source "$file" "$PROXMOX_SITE" pve-no-subscription "$release"); then
         log "$other names the Proxmox repository already; using that"
     else
@@ -471,15 +484,11 @@ step_proxmox() {
     fi
     # Proxmox' packages are made for, and supported on, the newest state of their Debian release.
     log "bringing Debian up to date"
-    again 3 apt_get --download-only dist-upgrade || die "downloading Debian's updates failed. Check the network and run the first boot again"
-    apt_get dist-upgrade || die "apt-get dist-upgrade failed. Its output is in $LOG_FILE; after mending the cause run the first boot again"
+    apt_do dist-upgrade
     apt_install proxmox-ve postfix open-iscsi chrony
     remove_enterprise
     restart_proxmox
-    case $(uname -r) in
-    *-pve) ;;
-    *) log "the running kernel $(uname -r) is Debian's; Proxmox' own runs after the next reboot" ;;
-    esac
+    [[ "$(uname -r)" == *-pve ]] || log "the running kernel $(uname -r) is Debian's; Proxmox' own runs after the next reboot"
     mark proxmox
 }
 
@@ -488,8 +497,7 @@ step_proxmox() {
 # The keys in a file, by their fingerprints; all of them have to be the one that is known.
 only_hashicorp() {
     local keys
-    mkdir -p "$RUN_DIR/gnupg" # below a folder that is root's alone
-    chmod 700 "$RUN_DIR/gnupg"
+    install -d -m 700 "$RUN_DIR/gnupg"
     keys=$(gpg --homedir "$RUN_DIR/gnupg" --batch --quiet --no-autostart --with-colons --show-keys "$1" 2>>"$LOG_FILE" |
         awk -F : '$1 == "pub" { pub = 1 } $1 == "fpr" && pub { print $10; pub = 0 }' | sort -u) || return 1
     [ "$keys" = "$HASHICORP_KEY" ]
@@ -499,11 +507,9 @@ hashicorp_key() {
     local keyring=$1
     if [ -f "$keyring" ] && only_hashicorp "$keyring"; then return 0; fi
     log "fetching the key of HashiCorp's repository"
-    fetch "https://$HASHICORP_SITE/gpg" "$RUN_DIR/hashicorp.asc" ||
-        die "the key https://$HASHICORP_SITE/gpg could not be fetched. Check the network; a proxy that does not let https through needs Acquire::https::Proxy \"DIRECT\"; in /etc/apt/apt.conf.d/00proxy. Then run the first boot again"
+    fetch_key "https://$HASHICORP_SITE/gpg" "$RUN_DIR/hashicorp.asc"
     only_hashicorp "$RUN_DIR/hashicorp.asc" ||
         die "what came as the key of HashiCorp's repository is not the key $HASHICORP_KEY: not installed. Somebody may be answering in HashiCorp's place; if HashiCorp has a new key, install terraform by hand and create $STATE_DIR/.step-terraform"
-    rm -f "$RUN_DIR/hashicorp.gpg"
     run 30 gpg --homedir "$RUN_DIR/gnupg" --batch --quiet --no-autostart --dearmor -o "$RUN_DIR/hashicorp.gpg" "$RUN_DIR/hashicorp.asc" ||
         die "gpg --dearmor failed; see $LOG_FILE"
     adopt "$RUN_DIR/hashicorp.gpg" "$keyring"
@@ -513,20 +519,15 @@ hashicorp_key() {
 # and those for the release before run as well.
 hashicorp_suite() {
     local one rc
+    suite=
     for one in "$release" bookworm; do
         rc=0
         fetch "https://$HASHICORP_SITE/dists/$one/InRelease" "$RUN_DIR/InRelease" || rc=$?
-        case $rc in
-        0)
-            if [ "$one" != "$release" ]; then log "HashiCorp has no packages for $release yet; using those for $one"; fi
-            suite=$one
-            return 0
-            ;;
-        4) ;;
-        *) break ;;
-        esac
+        if [ "$rc" -eq 0 ]; then suite=$one; fi
+        if [ "$rc" -ne 4 ]; then break; fi
     done
-    die "https://$HASHICORP_SITE/dists/$release/InRelease could not be fetched. Check the network, then run the first boot again"
+    [ -n "$suite" ] || die "https://$HASHICORP_SITE/dists/$release/InRelease could not be fetched. Check the network, then run the first boot again"
+    if [ "$suite" != "$release" ]; then log "HashiCorp has no packages for $release yet; using those for $suite"; fi
 }
 
 step_terraform() {
@@ -535,6 +536,7 @@ step_terraform() {
     if marked terraform; then return 0; fi
     debian_release
     settle_dpkg
+    need_tools
     if other=$(other_source "$file" "$HASHICORP_SITE"); then
         log "$other names HashiCorp's repository already; using that"
     else
@@ -577,13 +579,12 @@ main() {
     rm -rf "$RUN_DIR"
     mkdir -m 700 "$RUN_DIR"
     # What killed runs left half written.
-    rm -f /etc/"$TEMP".* /etc/apt/"$TEMP".* "$SOURCES/$TEMP".* /etc/cloud/"$TEMP".* /etc/cloud/cloud.cfg.d/"$TEMP".* "$KEYRINGS/$TEMP".* "$STATE_DIR/$TEMP".*
+    rm -f /etc/"$TEMP".* /etc/blockhost/"$TEMP".* /etc/apt/"$TEMP".* "$SOURCES/$TEMP".* /etc/cloud/"$TEMP".* /etc/cloud/cloud.cfg.d/"$TEMP".* "$KEYRINGS/$TEMP".* "$STATE_DIR/$TEMP".*
 
     # Tells the other parts of the product that the provisioner makes the bridge.
     if ! [ -e /etc/blockhost/bridge-managed ]; then
         mkdir -p /etc/blockhost
-        : >/etc/blockhost/bridge-managed
-        sync /etc/blockhost/bridge-managed /etc/blockhost
+        replace /etc/blockhost/bridge-managed </dev/null
     fi
 
     step_hostname

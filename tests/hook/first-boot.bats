@@ -1,5 +1,6 @@
 #!/usr/bin/env bats
 # The whole hook: first run, second run, both Debian releases, what it refuses and what it finds.
+# shellcheck disable=SC2016 # words of the stand-ins, which are not this shell's to expand
 load lib.bash
 
 setup_file() { prepare; }
@@ -16,7 +17,7 @@ call_number() { grep -nE -m 1 -- "$1" "$W/calls" | cut -d : -f 1; }
     grep -qx 'Components: pve-no-subscription' "$W/etc/apt/sources.list.d/pve-no-subscription.sources"
     grep -qx 'Signed-By: /usr/share/keyrings/proxmox-release-bookworm.gpg' "$W/etc/apt/sources.list.d/pve-no-subscription.sources"
     cmp "$KIT/proxmox.gpg" "$W/keyrings/proxmox-release-bookworm.gpg"
-    grep -q 'download-file https://enterprise.proxmox.com/debian/proxmox-release-bookworm.gpg' "$W/calls"
+    grep -Eq '^wget .* -O /run/[^ ]+ https://enterprise.proxmox.com/debian/proxmox-release-bookworm.gpg$' "$W/calls"
     grep -qx 'Suites: bookworm' "$W/etc/apt/sources.list.d/hashicorp.sources"
 }
 
@@ -27,7 +28,7 @@ call_number() { grep -nE -m 1 -- "$1" "$W/calls" | cut -d : -f 1; }
     grep -qx 'Suites: trixie' "$W/etc/apt/sources.list.d/pve-no-subscription.sources"
     grep -qx 'Signed-By: /usr/share/keyrings/proxmox-archive-keyring.gpg' "$W/etc/apt/sources.list.d/pve-no-subscription.sources"
     cmp "$KIT/proxmox.gpg" "$W/keyrings/proxmox-archive-keyring.gpg"
-    grep -q 'download-file https://enterprise.proxmox.com/debian/proxmox-archive-keyring-trixie.gpg' "$W/calls"
+    grep -Eq '^wget .* -O /run/[^ ]+ https://enterprise.proxmox.com/debian/proxmox-archive-keyring-trixie.gpg$' "$W/calls"
     grep -qx 'Suites: trixie' "$W/etc/apt/sources.list.d/hashicorp.sources"
 }
 
@@ -56,7 +57,7 @@ call_number() { grep -nE -m 1 -- "$1" "$W/calls" | cut -d : -f 1; }
     touch "$W/down"
     boot
     assert_done
-    [ "$(grep -Ec '^(apt-get|apt-helper|dpkg|systemctl|mv|debconf)' "$W/calls")" -eq 0 ]
+    [ "$(grep -Ec '^(apt-get|wget|dpkg|systemctl|mv|debconf)' "$W/calls")" -eq 0 ]
     diff "$W/tree-before" <(tree)
 }
 
@@ -156,10 +157,12 @@ call_number() { grep -nE -m 1 -- "$1" "$W/calls" | cut -d : -f 1; }
     assert_done
 }
 
-@test "a wrong key of Proxmox that lies there already is replaced" {
+@test "a wrong key of Proxmox that lies there already is replaced, mode and all" {
     echo junk >"$W/keyrings/proxmox-release-bookworm.gpg"
+    chmod 600 "$W/keyrings/proxmox-release-bookworm.gpg"
     boot
     assert_done
+    [ "$(stat -c %a "$W/keyrings/proxmox-release-bookworm.gpg")" = 644 ] # apt reads it as its own user
     cmp "$KIT/proxmox.gpg" "$W/keyrings/proxmox-release-bookworm.gpg"
 }
 
@@ -204,6 +207,13 @@ call_number() { grep -nE -m 1 -- "$1" "$W/calls" | cut -d : -f 1; }
     if [ -e "$W/etc/apt/sources.list.d/hashicorp.sources" ]; then false; fi
 }
 
+@test "no proxy anywhere: downloads go straight" {
+    boot
+    assert_done
+    [ "$(cut -d ' ' -f 2 "$W/proxies" | sort -u)" = none ]
+    [ "$(grep -Ec 'no-proxy|DIRECT' "$W/calls")" -eq 0 ]
+}
+
 @test "a proxy of apt's for http that refuses https: the direct way is tried, said, and taken for HashiCorp's packages" {
     echo 'Acquire::http::Proxy "http://192.0.2.3:3142";' >"$W/etc/apt/apt.conf.d/00proxy"
     touch "$W/proxy-refuses-https"
@@ -213,23 +223,107 @@ call_number() { grep -nE -m 1 -- "$1" "$W/calls" | cut -d : -f 1; }
     log_has 'Acquire::https::Proxy::apt.releases.hashicorp.com "DIRECT";'
     grep -qE '^apt-get .*Acquire::https::Proxy::apt.releases.hashicorp.com=DIRECT .*update' "$W/calls"
     [ "$(cat "$W/etc/apt/apt.conf.d/00proxy")" = 'Acquire::http::Proxy "http://192.0.2.3:3142";' ]
+    # Once it is known, the proxy is not asked again for the same host.
+    diff "$W/proxies" <(printf '%s\n' 'enterprise.proxmox.com http://192.0.2.3:3142' 'enterprise.proxmox.com none' \
+        'apt.releases.hashicorp.com http://192.0.2.3:3142' 'apt.releases.hashicorp.com none' 'apt.releases.hashicorp.com none')
 }
 
-@test "a proxy of apt's that lets https through is used, and no other way" {
-    echo 'Acquire::http::Proxy "http://192.0.2.3:3142";' >"$W/etc/apt/apt.conf.d/00proxy"
+@test "a proxy of apt's that lets https through is used, and no other way; its password is in no argv and no log" {
+    echo 'acquire::HTTP::proxy "http://me:geheim@192.0.2.3:3142/";' >"$W/etc/apt/apt.conf.d/00proxy"
     boot
     assert_done
-    [ "$(grep -c DIRECT "$W/calls")" -eq 0 ]
+    [ "$(cut -d ' ' -f 2 "$W/proxies" | sort -u)" = "http://me:geheim@192.0.2.3:3142/" ]
+    [ "$(grep -Ec 'DIRECT|no-proxy|geheim' "$W/calls")" -eq 0 ]
+    [ "$(LOG | grep -c geheim)" -eq 0 ]
 }
 
-@test "a proxy that is named for https is never gone past" {
-    printf 'Acquire::http::Proxy "http://192.0.2.3:3142";\nAcquire::https::Proxy "http://192.0.2.3:3142";\n' >"$W/etc/apt/apt.conf.d/00proxy"
+@test "a proxy that is named for https is never gone past, and its password stays out of the log when it fails" {
+    printf 'Acquire::http::Proxy "http://192.0.2.3:3142";\nAcquire::https::Proxy "http://me:geheim@192.0.2.4:3128";\n' >"$W/etc/apt/apt.conf.d/00proxy"
     touch "$W/proxy-refuses-https"
     boot
     [ "$status" -eq 1 ]
-    [ "$(grep -c DIRECT "$W/calls")" -eq 0 ]
+    [ "$(cat "$W/proxies")" = "enterprise.proxmox.com http://me:geheim@192.0.2.4:3128" ]
+    [ "$(grep -Ec 'DIRECT|no-proxy' "$W/calls")" -eq 0 ]
     log_has 'could not be fetched'
     log_has '/etc/apt/apt.conf.d/00proxy'
+    log_has 'Proxy tunneling failed'
+    [ "$(LOG | grep -c geheim)" -eq 0 ]
+}
+
+@test "apt's word about one host goes before its general one: another proxy, or none, also against the environment" {
+    printf '%s\n' 'Acquire::https::Proxy "http://192.0.2.4:3128";' 'Acquire::http::Proxy::enterprise.proxmox.com "http://192.0.2.5:1";' \
+        'Acquire::https::Proxy::apt.releases.hashicorp.com "DIRECT";' >"$W/etc/apt/apt.conf.d/00proxy"
+    boot https_proxy=http://192.0.2.9:9 http_proxy=http://192.0.2.9:9
+    [ "$(markers)" = ".step-hostname .step-proxmox .step-terraform" ]
+    [ "$(sort -u "$W/proxies")" = "$(printf 'apt.releases.hashicorp.com none\nenterprise.proxmox.com http://192.0.2.5:1')" ]
+}
+
+@test "where apt has no proxy, the environment's is used, as apt does" {
+    boot http_proxy=http://192.0.2.9:9
+    assert_done
+    [ "$(cut -d ' ' -f 2 "$W/proxies" | sort -u)" = http://192.0.2.9:9 ]
+}
+
+@test "half a key that wget takes for a whole one is not installed" {
+    boot
+    local number numbers
+    mapfile -t numbers < <(grep -nE '^wget .*gpg$' "$W/calls" | cut -d : -f 1)
+    [ "${#numbers[@]}" -eq 2 ]
+    for number in "${numbers[@]}"; do
+        rm -rf "$W"
+        world "$BATS_TEST_TMPDIR/world"
+        boot_with short "$number"
+        [ "$status" -eq 1 ]
+        log_has ': not installed'
+        [ -z "$(find "$W/keyrings" -size -30c -type f)" ]
+        [ "$(markers)" != ".step-hostname .step-proxmox .step-terraform" ]
+    done
+}
+
+@test "without wget, it is installed first" {
+    mkdir "$W/spare"
+    mv "$W/bin/wget" "$W/spare/wget"
+    hide wget
+    boot
+    assert_done
+    [ "$(call_number 'confold install .*wget$')" -lt "$(call_number '^wget')" ]
+}
+
+@test "programs that the caller put first on PATH are used, and the standard folders are there without being named" {
+    mkdir "$W/front"
+    printf '#!/bin/sh\necho pve7\n' >"$W/front/hostname"
+    printf '#!/bin/sh\necho "front $*" >>"$WORLD/calls"\nexec "$WORLD/bin/apt-get" "$@"\n' >"$W/front/apt-get"
+    chmod 755 "$W/front"/*
+    boot HOOK_PATH="$W/front"
+    [ "$(called front)" -gt 0 ]
+    [ "$(called front)" -eq "$(called apt-get)" ]
+    grep -q '^192.0.2.10.pve7$' "$W/etc/hosts"
+    marked hostname
+}
+
+@test "an apt.conf that has packages downloaded only does not make a step done that is not" {
+    printf 'APT::Get::Download-Only "true";\nAPT::Get::Simulate "true";\n' >"$W/etc/apt/apt.conf.d/50careful"
+    boot
+    assert_done
+    [ "$(grep '^apt-get' "$W/calls" | grep -cv -- '-o APT::Get::Download-Only=false -o APT::Get::Simulate=false')" -eq 0 ]
+}
+
+@test "apt-get, wget and systemctl that do next to nothing, and a dpkg that knows nothing of it, are enough" {
+    printf '#!/bin/sh\necho "apt-get $*" >>"$WORLD/calls"\n' >"$W/apt-get"
+    printf '%s\n' '#!/bin/sh' 'while [ "$1" != -O ]; do shift; done' \
+        'case $3 in *proxmox*) page=proxmox-key ;; *) page=hashicorp-key ;; esac' 'cp "$WORLD/site/$page" "$2"' >"$W/wget"
+    printf '#!/bin/sh\necho "systemctl $*" >>"$WORLD/calls"\n' >"$W/systemctl"
+    printf '#!/bin/sh\nexit 1\n' >"$W/dpkg-query"
+    for name in apt-get wget systemctl dpkg-query; do
+        rm "$W/bin/$name"
+        install -m 755 "$W/$name" "$W/bin/$name"
+    done
+    rm -r "$W/run/systemd"
+    boot
+    [ "$status" -eq 0 ]
+    [ "$(markers)" = ".step-hostname .step-proxmox .step-terraform" ]
+    grep -q 'install proxmox-ve postfix open-iscsi chrony$' "$W/calls"
+    grep -q '^systemctl restart pveproxy' "$W/calls"
 }
 
 @test "enterprise repositories are gone wherever they are named, and everything beside them stays" {
@@ -263,7 +357,7 @@ END
     boot
     assert_done
     [ "$(ls "$W/etc/apt/sources.list.d")" = "$(printf 'hashi.list\nmine.list')" ]
-    [ "$(called apt-helper)" -eq 0 ]
+    [ "$(called wget)" -eq 0 ]
 }
 
 @test "a repository that is only commented out, or switched off, is not taken for one" {
@@ -307,11 +401,19 @@ END
     [ "$(markers)" = .step-hostname ]
 }
 
+@test "services are restarted where systemctl works, whatever it is that answers it" {
+    rm -r "$W/run/systemd"
+    touch "$W/systemctl-anyway"
+    boot
+    assert_done
+    [ "$(wc -l <"$W/restarted")" -eq 5 ]
+}
+
 @test "without systemd running, as in an image build, the services are left to the next boot" {
     rm -r "$W/run/systemd"
     boot
-    assert_done || [ "$status" -eq 0 ]
-    [ "$(called systemctl)" -eq 0 ]
+    assert_done
+    if [ -e "$W/restarted" ]; then false; fi
     log_has 'start with the next boot'
     marked proxmox
 }

@@ -115,8 +115,35 @@ becomes() {
     grep -q '^192.0.2.10' "$W/etc/hosts"
 }
 
-@test "no default route: waits for it, then stops with a clear line and no marker" {
+@test "no default route: waits for it, then takes the one address there is" {
     : >"$W/route4"
+    boot_hostname
+    [ "$status" -eq 0 ]
+    [ "$(called sleep)" -ge 3 ]
+    grep -q '^192.0.2.10' "$W/etc/hosts"
+}
+
+@test "without iproute2: the one address there is, at once; and another run finds it right" {
+    rm "$W/bin/ip"
+    hide ip
+    boot_hostname
+    [ "$status" -eq 0 ]
+    [ "$(called sleep)" -eq 0 ]
+    grep -q '^192.0.2.10' "$W/etc/hosts"
+    boot
+    [ "$status" -eq 0 ]
+    [ "$(called mv)" -eq 0 ]
+}
+
+@test "/etc/hosts that is mounted, as in a container, is written where it is" {
+    echo "$W/etc/hosts /etc/hosts none bind 0 0" >>"$W/fstab"
+    becomes '127.0.0.1\tlocalhost\n192.0.2.10\tpve1.example.net pve1\n\n# IPv6\n::1     localhost ip6-localhost ip6-loopback\n'
+    [ -z "$(find "$W/etc" -name '.blockhost-firstboot*')" ]
+}
+
+@test "no default route and more than one address: waits, then stops with a clear line and no marker" {
+    : >"$W/route4"
+    echo '3: eth1    inet 10.1.1.1/24 scope global eth1\       valid_lft forever' >>"$W/addr4"
     boot
     [ "$status" -eq 1 ]
     [ "$(called sleep)" -ge 3 ]

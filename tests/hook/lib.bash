@@ -1,5 +1,6 @@
 # What the tests of the first-boot hook share. Each test works in a world of its own (world/enter.sh) below the test's
 # temporary folder; the hook is the real one but for the three keys that it knows, whose private halves nobody here has.
+# shellcheck disable=SC2119,SC2120,SC2154 # the tests give arguments to boot; bats sets status and output
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 HOOK=$(cd "$HERE/../.." && pwd)/provisioner-hooks/first-boot.sh
@@ -35,12 +36,13 @@ prepare() {
         echo "the hook does not hold the three published keys" >&2
         return 1
     }
+    template "$KIT/bookworm" bookworm
+    template "$KIT/trixie" trixie
 }
 
-# world DIR [bookworm|trixie]: a fresh Debian, as far as the hook can see one.
-world() {
-    W=$1
-    local codename=${2:-bookworm} version=12 name
+# template DIR bookworm|trixie: what world copies.
+template() {
+    local W=$1 codename=$2 version=12 name
     if [ "$codename" = trixie ]; then version=13; fi
     mkdir -p "$W"/{etc/apt/apt.conf.d,etc/apt/sources.list.d,etc/alternatives,var/lib,var/log,run/systemd/system,keyrings,bin,site,dpkg,archives}
     cp /etc/passwd /etc/group /etc/ld.so.cache "$W/etc/"
@@ -61,8 +63,27 @@ world() {
     cp "$KIT/hashicorp.gpg" "$W/site/hashicorp-key-binary"
     mkdir -p "$W/site/dists/bookworm" "$W/site/dists/trixie"
     touch "$W/site/dists/bookworm/InRelease" "$W/site/dists/trixie/InRelease"
-    for name in apt-get dpkg dpkg-query systemctl debconf-set-selections hostname ip sleep mv sync; do cp "$HERE/world/fake" "$W/bin/$name"; done
-    cp "$HERE/world/fake" "$W/bin/apt-helper"
+    cp "$HERE/world/fake" "$W/bin/apt-get"
+    for name in wget dpkg dpkg-query systemctl debconf-set-selections hostname ip sleep mv; do ln "$W/bin/apt-get" "$W/bin/$name"; done
+}
+
+# world DIR [bookworm|trixie]: a fresh Debian, as far as the hook can see one.
+world() {
+    W=$1
+    local name
+    cp -a "$KIT/${2:-bookworm}" "$W"
+    printf '%s %s none bind 0 0\n' "$W/etc" /etc "$W/var/lib" /var/lib "$W/var/log" /var/log "$W/run" /run \
+        "$W/keyrings" /usr/share/keyrings "$W/bin" /usr/local/sbin >"$W/fstab"
+    for name in apt-get dpkg debconf-set-selections; do
+        printf '%s %s none bind 0 0\n' "$W/bin/$name" "/usr/bin/$name" >>"$W/fstab"
+    done
+}
+
+# hide NAME: no such program in /usr/bin.
+hide() {
+    mkdir -p "$W/hidden"
+    mknod "$W/hidden/$1" c 0 0 # overlayfs' own sign for a file that is not there
+    sed -i "1i overlay /usr/bin overlay ro,lowerdir=$W/hidden:/usr/bin 0 0" "$W/fstab"
 }
 
 # boot [NAME=VALUE…]: the hook in world W. Its exit code in $status, what it says on the terminal in $output.
