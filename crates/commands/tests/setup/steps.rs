@@ -581,6 +581,32 @@ fn h29_nothing_is_written_or_read_as_root_in_a_folder_of_user_blockhost() {
 }
 
 #[test]
+fn h15_a_folder_that_was_left_to_root_is_given_to_user_blockhost() {
+    const USER: u32 = 4242;
+    let bare = Bare::new();
+    std::os::unix::fs::chown(bare.0.path("var"), Some(USER), Some(USER)).unwrap();
+    let own = bare.0.path("bin/blockhost-provisioner-setup");
+    fs::copy(bare.0.command("blockhost-provisioner-setup").get_program(), &own).unwrap();
+    fs::set_permissions(bare.0.dir(), fs::Permissions::from_mode(0o755)).unwrap();
+    let folder = bare.0.path("var/terraform");
+    fs::create_dir_all(folder.join("vms/web-1")).unwrap();
+    fs::write(folder.join("vms/web-1/terraform.tfstate"), "{}").unwrap();
+    let outside = bare.0.path("run/roots");
+    fs::write(&outside, "").unwrap();
+    std::os::unix::fs::symlink(&outside, folder.join("link")).unwrap();
+    let mut command = bare.0.tool(own.to_str().unwrap());
+    command.arg("token");
+    let done = bare.run_with(command, &json!({"provisioner": bare.answers()}).to_string());
+    assert_eq!(answer(&done)["ok"], true, "{done:?}");
+    for file in
+        ["", "provider.tf.json", "terraform.tfvars", "vms", "vms/web-1", "vms/web-1/terraform.tfstate"]
+    {
+        assert_eq!(fs::metadata(folder.join(file)).unwrap().uid(), USER, "{file}");
+    }
+    assert_eq!(fs::metadata(&outside).unwrap().uid(), 0, "a link is not followed");
+}
+
+#[test]
 fn a_folder_for_terraform_in_a_place_of_roots_is_made_and_given_away() {
     const USER: u32 = 4242;
     let bare = Bare::new();

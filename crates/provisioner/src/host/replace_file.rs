@@ -169,6 +169,31 @@ pub fn make_folder_for(path: &Path, mode: u32, owner: Account) -> io::Result<()>
     make().map_err(|error| in_words("make folder", path, &error))
 }
 
+/// Gives a folder and all that is in it to `owner`; links are given themselves and not followed, the folder comes last.
+pub fn give_tree(path: &Path, owner: Account) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let give = || give_folder(rustix::fs::open(path, flags, Mode::empty())?, owner, flags);
+    give().map_err(|error| in_words("give away", path, &error))
+}
+
+fn give_folder(folder: rustix::fd::OwnedFd, owner: Account, flags: OFlags) -> io::Result<()> {
+    let (uid, gid) = (Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)));
+    for entry in rustix::fs::Dir::read_from(&folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        let found = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir() {
+            give_folder(rustix::fs::openat(&folder, name, flags, Mode::empty())?, owner, flags)?;
+        } else {
+            rustix::fs::chownat(&folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+        }
+    }
+    Ok(rustix::fs::fchown(&folder, uid, gid)?)
+}
+
 /// Makes `link` a symbolic link to `target`; one that is there already is left.
 pub fn make_link(target: &str, link: &Path) -> io::Result<()> {
     failpoint::before_write()?;

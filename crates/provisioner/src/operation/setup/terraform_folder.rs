@@ -62,9 +62,15 @@ pub(super) fn set_up(setup: &Setup<'_>, token: &ApiToken, node: &str) -> anyhow:
     hand_over(setup, &json!({"token": token.reveal(), "settings": settings}))
 }
 
-/// Runs the hidden step as user blockhost. A folder whose parent is root's is made first and given to that user.
+/// Runs the hidden step as user blockhost. A folder whose parent is root's is made first and given to that user; one that
+/// is root's, as a person or an older package has left it, is given with all that is in it.
 fn hand_over(setup: &Setup<'_>, work: &Value) -> anyhow::Result<()> {
     let folder = &setup.choices.terraform_dir;
+    let own = rustix::process::geteuid().as_raw();
+    let left_to_us = replace_file::owner_of(folder).is_ok_and(|(uid, _)| uid == own);
+    if left_to_us && setup.account.uid != own {
+        replace_file::give_tree(folder, setup.account)?;
+    }
     if !folder.exists()
         && let Some(parent) = folder.parent()
         && replace_file::owner_of(parent).is_ok_and(|(uid, _)| uid != setup.account.uid)
