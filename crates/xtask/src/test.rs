@@ -45,6 +45,8 @@ pub fn run() -> anyhow::Result<bool> {
         "clippy",
         shown(cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])),
     );
+    let template = ["clippy", "--workspace", "--test", "real_template", "--quiet", "--", "-D", "warnings"];
+    tally.part("clippy of the template's own tests", shown(cargo(&template)));
     // The lab starts the commands, the node and the provider from target/: they must be there and current.
     let built = tally.part("build", shown(cargo(&["build", "--workspace", "--quiet"])));
     let (others, report) = std::thread::scope(|scope| {
@@ -89,7 +91,17 @@ fn other_tests() -> (Tally, String) {
         }
     }
     bats(&mut tally, &mut report);
+    real_template(&mut tally, &mut report);
     (tally, report)
+}
+
+/// The template with the real virt-customize, which boots a small machine again and again.
+fn real_template(tally: &mut Tally, report: &mut String) {
+    // With the whole workspace's features: others would build anew the programs that other tests are just running.
+    let (good, text) = heard(cargo(&["test", "--workspace", "--test", "real_template"]));
+    *report += &text;
+    let (passed, failed) = text.lines().find_map(result_of).unwrap_or_default();
+    tally.count("real virt-customize", passed, if good { failed } else { failed.max(1) }, report);
 }
 
 /// Runs it; whether it succeeded, and all that it printed.
@@ -105,7 +117,10 @@ fn heard(mut command: Command) -> (bool, String) {
 
 fn rust_tests(tally: &mut Tally) -> anyhow::Result<()> {
     let (mut passed, mut failed) = (0, 0);
-    let test = cargo(&["test", "--workspace", "--no-fail-fast"]);
+    let mut test = cargo(&["test", "--workspace", "--no-fail-fast"]);
+    // They wait for guests, locks and time limits more than they work.
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get) + 1;
+    test.env("RUST_TEST_THREADS", threads.to_string());
     let good = shown_and_read(test, |line| {
         if let Some((p, f)) = result_of(line) {
             passed += p;
