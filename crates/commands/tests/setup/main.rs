@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs and make files")]
 
+mod bare;
 mod bridge;
+mod detect_and_token;
+mod files;
 mod namespace;
-mod steps;
+mod template;
