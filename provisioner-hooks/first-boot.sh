@@ -338,7 +338,7 @@ host_name() {
 # this machine has now (DHCP gave another) breaks Proxmox, and costs nothing to look at.
 hostname_still_right() {
     look_up "$short" &&
-        grep -qxFf <({ ip -o addr show || :; } | awk '{ sub("/.*", "", $4); print $4 }' && hostname -I | tr ' ' '\n' || :) <<<"$found"
+        grep -qxFf <({ ip -o addr show || :; } | awk '{ sub("/.*", "", $4); print $4 }'; hostname -I | tr ' ' '\n' || :) <<<"$found"
 }
 
 # cloud-init with manage_etc_hosts writes 127.0.1.1 back at every boot. What user data says outranks every file of

@@ -80,3 +80,16 @@ fn a_build_that_is_stopped_gets_time_to_take_back_what_it_did() {
     fails(&answer(&child.wait_with_output().unwrap()), &["interrupted"]);
     assert!(undone.exists());
 }
+
+#[test]
+fn h32_a_template_whose_build_was_killed_is_not_taken_for_whole() {
+    let bare = Bare::without_provider();
+    let cache = bare.0.path("run/cache");
+    fs::create_dir(&cache).unwrap();
+    fs::write(cache.join("template.json"), "{}").unwrap();
+    let mut command = with_builder(&bare, "echo called >&2; exit 0");
+    command.env("BLOCKHOST_CACHE_DIR", &cache);
+    let done = bare.run_with(command, &json!({"provisioner": bare.answers()}).to_string());
+    assert_eq!(answer(&done)["ok"], true);
+    assert!(String::from_utf8_lossy(&done.stderr).contains("called"), "{done:?}");
+}
