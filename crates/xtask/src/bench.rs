@@ -243,7 +243,9 @@ fn expired_fleet(lab: &Lab, count: u32) -> anyhow::Result<()> {
         let mut record = record(&name, vmid, &format!("192.168.122.{}", vmid % 50 + 200));
         record["expires_at"] = json!((chrono::Utc::now() - chrono::Duration::days(1)).to_rfc3339());
         let uuid = record["smbios_uuid"].as_str().unwrap_or_default();
-        let config = [("smbios1".to_string(), format!("uuid={uuid}"))].into();
+        let config =
+            [("smbios1".to_string(), format!("uuid={uuid}")), ("agent".to_string(), "enabled=1".to_string())];
+        let config = config.into();
         vms.insert(name.clone(), record);
         guests.push(NewGuest { vmid, name, running: true, config, ..NewGuest::default() });
     }
