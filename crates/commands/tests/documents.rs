@@ -1,5 +1,5 @@
-//! What the documents say about the commands is what the commands say of themselves, and every hazard that concerns
-//! us has a test of its number.
+//! What the documents say about the commands is what the commands say of themselves; every hazard that is named is
+//! explained in facts/hazards.md, and those that are held have tests of their numbers.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs")]
 
@@ -140,4 +140,79 @@ fn every_hazard_has_a_test_that_carries_its_number() {
     let missing: Vec<String> =
         (1..=52).map(|n| format!("h{n:02}")).filter(|h| !covered.contains(h)).collect();
     assert!(missing.is_empty(), "no test carries {missing:?}");
+}
+
+/// The numbers that `facts/hazards.md` explains: a heading and a paragraph each.
+fn explained_hazards() -> BTreeSet<String> {
+    let text = std::fs::read_to_string(root().join("facts/hazards.md")).unwrap();
+    let mut found = BTreeSet::new();
+    for part in text.split("\n### ").skip(1) {
+        let (heading, paragraph) = part.split_once('\n').unwrap();
+        let (number, title) = heading.split_once(' ').unwrap();
+        assert!(
+            !title.trim().is_empty() && paragraph.split_whitespace().count() > 10,
+            "{number}: not explained"
+        );
+        assert!(found.insert(number.to_string()), "{number} is there twice");
+    }
+    found
+}
+
+/// Every text file of the tree below these places, whatever its ending.
+fn texts_below(place: &Path, found: &mut Vec<(PathBuf, String)>) {
+    if place.is_dir() {
+        for entry in std::fs::read_dir(place).unwrap().flatten() {
+            let name = entry.file_name();
+            if !matches!(name.to_str(), Some("__pycache__" | ".pytest_cache" | "target")) {
+                texts_below(&entry.path(), found);
+            }
+        }
+    } else if let Ok(text) = std::fs::read_to_string(place) {
+        found.push((place.to_path_buf(), text));
+    }
+}
+
+/// What the project wrote itself: code, tests, scripts, documents.
+fn own_texts() -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let folders =
+        ["crates", "tests", "python", "root-agent-actions", "provisioner-hooks", "debian", "facts", ".ci"];
+    for folder in folders {
+        texts_below(&root().join(folder), &mut found);
+    }
+    for entry in std::fs::read_dir(root()).unwrap().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|e| e == "md" || e == "yaml" || e == "toml" || e == "json") {
+            texts_below(&path, &mut found);
+        }
+    }
+    found
+}
+
+/// Hazard numbers of a text: `H07` as a word, `h07` as a part of a name such as `test_h07_a_late_answer`.
+fn hazards_named(text: &str) -> impl Iterator<Item = String> {
+    text.split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|word| word.len() == 3 && word.starts_with(['H', 'h']))
+        .filter(|word| word[1..].bytes().all(|b| b.is_ascii_digit()))
+        .map(str::to_ascii_uppercase)
+}
+
+#[test]
+fn every_hazard_number_in_the_tree_is_explained() {
+    let explained = explained_hazards();
+    let expected: BTreeSet<String> = (1..=explained.len()).map(|n| format!("H{n:02}")).collect();
+    assert_eq!(explained, expected, "the numbers of facts/hazards.md have no holes");
+    let texts = own_texts();
+    let mut unexplained = BTreeSet::new();
+    let mut uses = 0;
+    for (path, text) in &texts {
+        for number in hazards_named(text) {
+            uses += 1;
+            if !explained.contains(&number) {
+                unexplained.insert(format!("{number} in {}", path.display()));
+            }
+        }
+    }
+    assert!(uses > 500, "hazards are named {uses} times only: are the files read?");
+    assert!(unexplained.is_empty(), "not in facts/hazards.md: {unexplained:?}");
 }
