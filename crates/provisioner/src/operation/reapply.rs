@@ -30,17 +30,20 @@ pub struct Reapplied {
 
 /// Goes through all active VMs. Safe at any time; one VM's failure does not stop the others.
 pub fn reapply(ctx: &Context<'_>) -> anyhow::Result<Reapplied> {
-    let mut records: Vec<VmRecord> = Vec::new();
     let mut done = Reapplied::default();
-    let read = ctx.database.for_each(Fields::All, |view| match view.to_record() {
-        Ok(record) if record.status == Status::Active => records.push(record),
-        Ok(_) => {}
-        Err(why) => tracing::warn!("{}: {why}; skipped", ctx.database.path().display()),
-    });
-    match read {
+    let read = ctx.database.gather(Fields::All, Vec::new, |found, view| found.push(view.to_record()));
+    let found = match read {
         // A host that has never had a VM; the unit runs at its first boot too.
         Err(DatabaseError::Missing(_)) if traces_of_vms(ctx)?.is_none() => return Ok(done),
         other => other?,
+    };
+    let mut records: Vec<VmRecord> = Vec::new();
+    for record in found {
+        match record {
+            Ok(record) if record.status == Status::Active => records.push(record),
+            Ok(_) => {}
+            Err(why) => tracing::warn!("{}: {why}; skipped", ctx.database.path().display()),
+        }
     }
     if let Some(first) = records.first() {
         wait_for_agent(ctx, first.vmid)?;

@@ -6,11 +6,12 @@
 
 mod contents;
 mod record;
+mod record_view;
 mod scan;
 
 pub use contents::{Contents, NewRecord};
 pub use record::{Status, VmRecord};
-pub use scan::{Fields, RecordView};
+pub use record_view::{Fields, RecordView};
 
 use crate::host::clock::Deadline;
 use crate::host::interrupt::Interrupt;
@@ -18,6 +19,9 @@ use crate::host::lock_file::LockFile;
 use crate::host::replace_file::{self, SHARED};
 use crate::value::field_names::FieldNames;
 use anyhow::Context;
+use scan::Look;
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -68,46 +72,32 @@ impl VmDatabase {
 
     /// The record of `name`, without reading more of the others than it must.
     pub fn record(&self, name: &str) -> Result<Option<Result<VmRecord, String>>, DatabaseError> {
-        self.read(|text| {
+        let look = Look::at(&self.fields, name);
+        self.read(|file| {
             let mut found = None;
-            scan::records_named(text, &self.fields, Some(name), &mut |view| found = Some(view.to_record()))?;
-            Ok(found)
+            Ok(scan::records(file, &look, &mut |view| found = Some(view.to_record()))?.map(|()| found))
         })
     }
 
-    /// Calls `visit` with these fields of every record, in file order.
-    pub fn for_each(
-        &self,
-        fields: Fields,
-        mut visit: impl FnMut(&RecordView<'_>),
-    ) -> Result<(), DatabaseError> {
-        // A torn file must not show half of its records: it is checked whole before the first is shown.
-        self.read(|text| {
-            let mut views = Vec::new();
-            scan::records(text, &self.fields, fields, &mut |view| views.push(view))?;
-            views.iter().for_each(&mut visit);
-            Ok(())
-        })
-    }
-
-    /// Like [`VmDatabase::for_each`] for looks that must be quick: nothing is kept between the text and `visit`. What it
-    /// gathers is begun anew (`new`) where the file turns out to be torn and is read again.
+    /// Shows `visit` these fields of every record, in file order. What it gathers is begun anew (`new`) where the file
+    /// turns out to be torn and is read again: half of the records of a torn file are worth nothing.
     pub fn gather<T>(
         &self,
         fields: Fields,
         new: impl Fn() -> T,
         mut visit: impl FnMut(&mut T, &RecordView<'_>),
     ) -> Result<T, DatabaseError> {
-        self.read(|text| {
+        let look = Look::at_all(&self.fields, fields);
+        self.read(|file| {
             let mut gathered = new();
-            scan::records(text, &self.fields, fields, &mut |view| visit(&mut gathered, &view))?;
-            Ok(gathered)
+            Ok(scan::records(file, &look, &mut |view| visit(&mut gathered, view))?.map(|()| gathered))
         })
     }
 
     /// `next_vmid` as it stands now, read without judging the records: good enough to ask the node beforehand.
     pub fn next_vmid_hint(&self) -> Result<Option<u32>, DatabaseError> {
-        self.read(|text| scan::next_vmid(text).map_err(|error| scan::place_of(text, &error)))
+        let json = self.read(|file| scan::top_level(file, "next_vmid"))?;
+        Ok(json.and_then(|json| json.parse().ok()))
     }
 
     /// The whole contents, for a look that changes nothing.
@@ -183,12 +173,15 @@ impl VmDatabase {
         }
     }
 
-    /// The same for a look at the text alone.
-    fn read<T>(&self, mut parse: impl FnMut(&str) -> Result<T, String>) -> Result<T, DatabaseError> {
+    /// The same for a look that goes through the file once.
+    fn read<T>(
+        &self,
+        mut look: impl FnMut(&mut File) -> io::Result<Result<T, String>>,
+    ) -> Result<T, DatabaseError> {
         let deadline = Deadline::after(self.torn_read);
         loop {
-            let bytes = self.bytes()?;
-            match as_text(&bytes).and_then(&mut parse) {
+            let mut file = File::open(&self.path).map_err(|error| self.cannot_read(&error))?;
+            match look(&mut file).map_err(|error| self.cannot_read(&error))? {
                 Ok(value) => return Ok(value),
                 Err(why) => self.read_again_or_fail(why, deadline)?,
             }
@@ -196,10 +189,14 @@ impl VmDatabase {
     }
 
     fn bytes(&self) -> Result<Vec<u8>, DatabaseError> {
-        std::fs::read(&self.path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => DatabaseError::Missing(self.path.display().to_string()),
+        std::fs::read(&self.path).map_err(|error| self.cannot_read(&error))
+    }
+
+    fn cannot_read(&self, error: &io::Error) -> DatabaseError {
+        match error.kind() {
+            io::ErrorKind::NotFound => DatabaseError::Missing(self.path.display().to_string()),
             _ => DatabaseError::Unreadable(self.path.display().to_string(), error.to_string()),
-        })
+        }
     }
 
     fn read_again_or_fail(&self, why: String, deadline: Deadline) -> Result<(), DatabaseError> {

@@ -3,6 +3,7 @@
 pub mod address;
 pub mod apt_repository;
 pub mod field_names;
+pub mod json_text;
 pub mod node_name;
 pub mod proxmox_host;
 pub mod pve_user;

@@ -19,6 +19,12 @@ const WHAT: &str = "VM name";
 impl VmName {
     /// Checks `text`. The error names the rule that was broken.
     pub fn parse(text: &str) -> Result<Self, Refused> {
+        Self::check(text)?;
+        Ok(VmName(text.to_string()))
+    }
+
+    /// Whether `text` is a VM name, without making one of it.
+    pub fn check(text: &str) -> Result<(), Refused> {
         let refuse = |why: &str| Err(Refused::new(WHAT, text, why));
         if text.is_empty() {
             return refuse("it is empty");
@@ -37,10 +43,10 @@ impl VmName {
                 return refuse("a label may not start or end with a hyphen");
             }
         }
-        if RESERVED.contains(&text.to_ascii_lowercase().as_str()) {
+        if RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(text)) {
             return refuse("the terraform folder uses this name itself");
         }
-        Ok(VmName(text.to_string()))
+        Ok(())
     }
 
     /// Refuses names that a YAML reader takes for something else than text (`true`, `123`, `2026-11-23`):

@@ -137,17 +137,18 @@ pub fn name_is_free(ctx: &Context<'_>, request: &Request) -> anyhow::Result<()> 
         return why.map_or(Ok(()), |why| Err(ctx.database.lost(&why)));
     }
     let label = name.resource_label();
-    let (mut same, mut similar) = (None, None);
-    ctx.database.for_each(crate::store::vm_database::Fields::Holding, |view| {
-        if view.status_text() == "destroyed" {
-            return;
-        }
-        if view.key == name.as_str() {
-            same = Some(view.status_text().into_owned());
-        } else if VmName::parse(&view.key).is_ok_and(|other| other.resource_label() == label) {
-            similar = Some(view.key.to_string());
-        }
-    })?;
+    let fields = crate::store::vm_database::Fields::Holding;
+    let (same, mut similar) =
+        ctx.database.gather(fields, <(Option<_>, Option<_>)>::default, |(same, similar), view| {
+            if view.status_text() == "destroyed" {
+                return;
+            }
+            if view.key == name.as_str() {
+                *same = Some(view.status_text().into_owned());
+            } else if VmName::parse(&view.key).is_ok_and(|other| other.resource_label() == label) {
+                *similar = Some(view.key.to_string());
+            }
+        })?;
     // A create that was registered and not reported finishes instead.
     if let Some(status) = same
         && !matches!(ctx.journal().read(name), Ok(Some(entry)) if entry.step == crate::store::journal::Step::Registered)

@@ -1,24 +1,51 @@
 //! The whole database in memory, for a change: every value we do not touch keeps its exact text.
 
 use super::record::{Status, VmRecord};
-use super::scan::{Fields, NUMBER, RecordView, Text, place_of};
+use super::record_view::{Fields, RecordView, Wanted};
+use super::scan::{Fault, RECORDS, ROOT};
 use crate::plan::allocation::Held;
 use crate::value::field_names::FieldNames;
+use crate::value::json_text::{Cursor, RawText, Stop};
 use crate::value::vmid::Vmid;
-use serde::Deserialize;
-use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::Value;
-use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+/// A key as it stands in the file, without its quotes: a rewrite changes nothing of it.
+struct Key<'a>(Cow<'a, str>);
+
+impl<'a> Key<'a> {
+    fn of(written: RawText<'a>) -> Key<'a> {
+        Key(Cow::Borrowed(written.as_written()))
+    }
+
+    /// A key of ours.
+    fn new(name: &str) -> Key<'a> {
+        let json = Value::from(name).to_string();
+        Key(Cow::Owned(json[1..json.len() - 1].to_string()))
+    }
+
+    fn meaning(&self) -> Cow<'_, str> {
+        RawText::checked(&self.0).meaning()
+    }
+
+    fn is(&self, name: &str) -> bool {
+        RawText::checked(&self.0).is(name)
+    }
+
+    fn push_to(&self, out: &mut String) {
+        out.push('"');
+        out.push_str(&self.0);
+        out.push_str("\": ");
+    }
+}
+
 /// One field of a record: its name and its JSON text.
-type Field<'a> = (Cow<'a, str>, Cow<'a, str>);
+type Field<'a> = (Key<'a>, Cow<'a, str>);
 
 struct Record<'a> {
-    key: Cow<'a, str>,
+    key: Key<'a>,
     /// The fields; or the bare JSON text of a record that is no object.
     body: Result<Vec<Field<'a>>, Cow<'a, str>>,
 }
@@ -31,7 +58,7 @@ enum Top<'a> {
 /// The database, read whole.
 pub struct Contents<'a> {
     names: FieldNames,
-    top: Vec<(Cow<'a, str>, Top<'a>)>,
+    top: Vec<(Key<'a>, Top<'a>)>,
     records: Vec<Record<'a>>,
     ends_with_newline: bool,
     /// Length of the text that was read, for the room the new one needs.
@@ -45,9 +72,10 @@ pub type NewRecord = Vec<(String, Value)>;
 impl<'a> Contents<'a> {
     /// Parses the text; the error says what is wrong and at which byte.
     pub(super) fn parse(text: &'a str, names: &FieldNames) -> Result<Contents<'a>, String> {
-        let mut reader = serde_json::Deserializer::from_str(text);
-        let root = Root::deserialize(&mut reader);
-        let root = root.and_then(|r| reader.end().map(|()| r)).map_err(|error| place_of(text, &error))?;
+        let root = root(text.as_bytes()).map_err(|fault| {
+            // Reading from memory cannot fail.
+            fault.described(text.as_bytes()).unwrap_or_default()
+        })?;
         let contents = Contents {
             names: names.clone(),
             top: root.top,
@@ -74,7 +102,7 @@ impl<'a> Contents<'a> {
 
     /// The record of `name`.
     pub fn record(&self, name: &str) -> Option<Result<VmRecord, String>> {
-        self.records.iter().rev().find(|r| r.key == name).map(|record| self.checked(record))
+        self.records.iter().rev().find(|r| r.key.is(name)).map(|record| self.checked(record))
     }
 
     fn checked(&self, record: &Record<'_>) -> Result<VmRecord, String> {
@@ -82,22 +110,14 @@ impl<'a> Contents<'a> {
     }
 
     fn view<'r>(&'r self, record: &'r Record<'_>) -> RecordView<'r> {
-        let mut view = RecordView { key: Cow::Borrowed(record.key.as_ref()), ..RecordView::default() };
-        if let Ok(fields) = &record.body {
-            for (name, json) in fields {
-                if let Some(slot) = view.slot(name, &self.names, Fields::All) {
-                    *slot = Some(json);
-                }
-            }
-        }
-        view
+        view(record, &Wanted::new(&self.names, Fields::All))
     }
 
     /// Replaces the record of `name` whole, or adds it at the end: nothing of a tombstone carries over.
     pub fn insert(&mut self, name: &str, fields: NewRecord) {
-        let body = fields.into_iter().map(|(k, v)| (Cow::Owned(k), Cow::Owned(v.to_string()))).collect();
-        let record = Record { key: Cow::Owned(name.to_string()), body: Ok(body) };
-        self.records.retain(|r| r.key != name);
+        let body = fields.into_iter().map(|(k, v)| (Key::new(&k), Cow::Owned(v.to_string()))).collect();
+        let record = Record { key: Key::new(name), body: Ok(body) };
+        self.records.retain(|r| !r.key.is(name));
         self.records.push(record);
         self.changed = true;
     }
@@ -105,10 +125,11 @@ impl<'a> Contents<'a> {
     /// Sets one field of a record; its place among the others is kept.
     pub fn set(&mut self, name: &str, field: &str, value: &Value) {
         let json = value.to_string();
-        if let Some(Ok(fields)) = self.records.iter_mut().rev().find(|r| r.key == name).map(|r| &mut r.body) {
-            match fields.iter_mut().find(|(k, _)| k == field) {
+        if let Some(Ok(fields)) = self.records.iter_mut().rev().find(|r| r.key.is(name)).map(|r| &mut r.body)
+        {
+            match fields.iter_mut().find(|(k, _)| k.is(field)) {
                 Some((_, old)) => *old = Cow::Owned(json),
-                None => fields.push((Cow::Owned(field.to_string()), Cow::Owned(json))),
+                None => fields.push((Key::new(field), Cow::Owned(json))),
             }
             self.changed = true;
         }
@@ -116,8 +137,9 @@ impl<'a> Contents<'a> {
 
     /// Removes one field of a record.
     pub fn remove(&mut self, name: &str, field: &str) {
-        if let Some(Ok(fields)) = self.records.iter_mut().rev().find(|r| r.key == name).map(|r| &mut r.body) {
-            fields.retain(|(k, _)| k != field);
+        if let Some(Ok(fields)) = self.records.iter_mut().rev().find(|r| r.key.is(name)).map(|r| &mut r.body)
+        {
+            fields.retain(|(k, _)| !k.is(field));
             self.changed = true;
         }
     }
@@ -150,13 +172,9 @@ impl<'a> Contents<'a> {
             ipv6: HashSet::with_capacity(room),
             ..Held::default()
         };
+        let wanted = Wanted::new(&self.names, Fields::Holding);
         for record in &self.records {
-            let mut view = RecordView { key: Cow::Borrowed(record.key.as_ref()), ..RecordView::default() };
-            for (name, json) in record.body.as_deref().unwrap_or_default() {
-                if let Some(slot) = view.slot(name, &self.names, Fields::Holding) {
-                    *slot = Some(json);
-                }
-            }
+            let view = view(record, &wanted);
             match (view.status_text().as_ref(), view.vmid()) {
                 ("destroyed", _) => continue,
                 ("active" | "suspended", Some(vmid)) => drop(held.vmids.insert(vmid.get())),
@@ -193,11 +211,7 @@ impl<'a> Contents<'a> {
     pub fn list(&self, key: &str) -> Result<Vec<Cow<'_, str>>, String> {
         match self.other(key) {
             None | Some("null") => Ok(Vec::new()),
-            Some(json) => {
-                let list: Result<Vec<Text<'_>>, _> = serde_json::from_str(json);
-                list.map(|l| l.into_iter().map(|t| t.0).collect())
-                    .map_err(|_| format!("{key}: expected a list of texts"))
-            }
+            Some(json) => texts(json).map_err(|_| format!("{key}: expected a list of texts")),
         }
     }
 
@@ -230,16 +244,16 @@ impl<'a> Contents<'a> {
 
     fn other(&self, key: &str) -> Option<&str> {
         self.top.iter().rev().find_map(|(k, top)| match top {
-            Top::Other(json) if k == key => Some(json.as_ref()),
+            Top::Other(json) if k.is(key) => Some(json.as_ref()),
             _ => None,
         })
     }
 
     fn set_other(&mut self, key: &str, json: String) {
         self.changed = true;
-        match self.top.iter_mut().rev().find(|(k, top)| k == key && matches!(top, Top::Other(_))) {
+        match self.top.iter_mut().rev().find(|(k, top)| k.is(key) && matches!(top, Top::Other(_))) {
             Some((_, top)) => *top = Top::Other(Cow::Owned(json)),
-            None => self.top.push((Cow::Owned(key.to_string()), Top::Other(Cow::Owned(json)))),
+            None => self.top.push((Key::new(key), Top::Other(Cow::Owned(json)))),
         }
     }
 
@@ -249,7 +263,7 @@ impl<'a> Contents<'a> {
         out.push('{');
         for (index, (key, top)) in self.top.iter().enumerate() {
             out.push_str(if index == 0 { "\n  " } else { ",\n  " });
-            push_key(&mut out, key);
+            key.push_to(&mut out);
             match top {
                 Top::Other(json) => out.push_str(json),
                 Top::Vms => self.push_records(&mut out),
@@ -268,14 +282,14 @@ impl<'a> Contents<'a> {
         }
         for (index, record) in self.records.iter().enumerate() {
             out.push_str(if index == 0 { "{\n    " } else { ",\n    " });
-            push_key(out, &record.key);
+            record.key.push_to(out);
             match &record.body {
                 Err(json) => out.push_str(json),
                 Ok(fields) if fields.is_empty() => out.push_str("{}"),
                 Ok(fields) => {
                     for (index, (name, json)) in fields.iter().enumerate() {
                         out.push_str(if index == 0 { "{\n      " } else { ",\n      " });
-                        push_key(out, name);
+                        name.push_to(out);
                         out.push_str(json);
                     }
                     out.push_str("\n    }");
@@ -284,21 +298,6 @@ impl<'a> Contents<'a> {
         }
         out.push_str("\n  }");
     }
-}
-
-#[allow(clippy::ptr_arg, reason = "whether the key is borrowed from the file is what counts")]
-fn push_key(out: &mut String, key: &Cow<'_, str>) {
-    // A borrowed key stood in the file without escapes, so it needs none.
-    let plain =
-        |text: &str| text.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\' || b == b' ');
-    if matches!(key, Cow::Borrowed(_)) || plain(key) {
-        out.push('"');
-        out.push_str(key);
-        out.push('"');
-    } else {
-        out.push_str(&Value::from(key.as_ref()).to_string());
-    }
-    out.push_str(": ");
 }
 
 /// Other characters than ASCII stand only inside JSON texts, where `\u` escapes mean the same.
@@ -318,115 +317,69 @@ fn escaped(text: &str) -> String {
 }
 
 struct Root<'a> {
-    top: Vec<(Cow<'a, str>, Top<'a>)>,
+    top: Vec<(Key<'a>, Top<'a>)>,
     records: Vec<Record<'a>>,
 }
 
-impl<'de> Deserialize<'de> for Root<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct V;
-        impl<'de> Visitor<'de> for V {
-            type Value = Root<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object with the key \"vms\"")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Root<'de>, A::Error> {
-                let mut root = Root { top: Vec::new(), records: Vec::new() };
-                let mut seen = false;
-                while let Some(key) = map.next_key::<Text<'de>>()? {
-                    if key.0 != "vms" {
-                        let raw: &RawValue = map.next_value()?;
-                        root.top.push((key.0, Top::Other(Cow::Borrowed(raw.get()))));
-                        continue;
-                    }
-                    if seen {
-                        return Err(A::Error::custom("the key \"vms\" appears twice"));
-                    }
-                    seen = true;
-                    root.records = map.next_value::<Records<'de>>()?.0;
-                    root.top.push((key.0, Top::Vms));
-                }
-                if seen { Ok(root) } else { Err(A::Error::custom("the key \"vms\" is missing")) }
-            }
+fn root(text: &[u8]) -> Result<Root<'_>, Fault> {
+    let at = |stop| Fault::of(stop, 0);
+    let mut cursor = Cursor::new(text);
+    cursor.expect(b'{', ROOT).map_err(at)?;
+    let (mut top, mut found) = (Vec::new(), None);
+    while let Some(key) = cursor.next_key(top.is_empty()).map_err(at)? {
+        if !key.is("vms") {
+            top.push((Key::of(key), Top::Other(Cow::Borrowed(cursor.value().map_err(at)?))));
+            continue;
         }
-        deserializer.deserialize_map(V)
+        if found.is_some() {
+            return Err(Fault::RecordsTwice(cursor.at() as u64));
+        }
+        found = Some(records(&mut cursor).map_err(at)?);
+        top.push((Key::of(key), Top::Vms));
     }
+    if !cursor.is_at_end() {
+        return Err(Fault::Trailing(cursor.at() as u64));
+    }
+    Ok(Root { top, records: found.ok_or(Fault::NoRecords)? })
 }
 
-struct Records<'a>(Vec<Record<'a>>);
-
-impl<'de> Deserialize<'de> for Records<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct V;
-        impl<'de> Visitor<'de> for V {
-            type Value = Records<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of VM records under \"vms\"")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Records<'de>, A::Error> {
-                let mut records = Vec::new();
-                while let Some(key) = map.next_key::<Text<'de>>()? {
-                    let body = map.next_value::<Body<'de>>()?.0;
-                    records.push(Record { key: key.0, body });
-                }
-                Ok(Records(records))
-            }
-        }
-        deserializer.deserialize_map(V)
+fn records<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Record<'a>>, Stop> {
+    cursor.expect(b'{', RECORDS)?;
+    let mut records = Vec::new();
+    while let Some(key) = cursor.next_key(records.is_empty())? {
+        let body =
+            if cursor.peek()? == b'{' { Ok(fields(cursor)?) } else { Err(Cow::Borrowed(cursor.value()?)) };
+        records.push(Record { key: Key::of(key), body });
     }
+    Ok(records)
 }
 
-struct Body<'a>(Result<Vec<Field<'a>>, Cow<'a, str>>);
-
-/// One pass: the fields of a record, or the JSON text of one that is no object.
-impl<'de> Deserialize<'de> for Body<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct V;
-        fn bare<'de, E>(value: Value) -> Result<Body<'de>, E> {
-            Ok(Body(Err(Cow::Owned(value.to_string()))))
-        }
-        impl<'de> Visitor<'de> for V {
-            type Value = Body<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a VM record")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Body<'de>, A::Error> {
-                let mut fields = Vec::with_capacity(16);
-                while let Some(key) = map.next_key::<Text<'de>>()? {
-                    if key.0 == NUMBER {
-                        return Ok(Body(Err(Cow::Owned(map.next_value::<String>()?))));
-                    }
-                    let raw: &RawValue = map.next_value()?;
-                    fields.push((key.0, Cow::Borrowed(raw.get())));
-                }
-                Ok(Body(Ok(fields)))
-            }
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Body<'de>, A::Error> {
-                let mut items = Vec::new();
-                while let Some(item) = seq.next_element::<&RawValue>()? {
-                    items.push(item.get());
-                }
-                Ok(Body(Err(Cow::Owned(format!("[{}]", items.join(", "))))))
-            }
-            fn visit_unit<E>(self) -> Result<Body<'de>, E> {
-                bare(Value::Null)
-            }
-            fn visit_bool<E>(self, value: bool) -> Result<Body<'de>, E> {
-                bare(value.into())
-            }
-            fn visit_str<E>(self, value: &str) -> Result<Body<'de>, E> {
-                bare(value.into())
-            }
-            fn visit_u64<E>(self, value: u64) -> Result<Body<'de>, E> {
-                bare(value.into())
-            }
-            fn visit_i64<E>(self, value: i64) -> Result<Body<'de>, E> {
-                bare(value.into())
-            }
-            fn visit_f64<E>(self, value: f64) -> Result<Body<'de>, E> {
-                bare(value.into())
-            }
-        }
-        deserializer.deserialize_any(V)
+fn fields<'a>(cursor: &mut Cursor<'a>) -> Result<Vec<Field<'a>>, Stop> {
+    cursor.expect(b'{', "a VM record")?;
+    let mut fields = Vec::with_capacity(16);
+    while let Some(name) = cursor.next_key(fields.is_empty())? {
+        fields.push((Key::of(name), Cow::Borrowed(cursor.value()?)));
     }
+    Ok(fields)
+}
+
+fn view<'r>(record: &'r Record<'_>, wanted: &Wanted<'_>) -> RecordView<'r> {
+    let mut view = RecordView::of(record.key.meaning());
+    for (name, json) in record.body.iter().flatten() {
+        if let Some(field) = wanted.field(RawText::checked(&name.0)) {
+            view.set(field, json);
+        }
+    }
+    view
+}
+
+/// The texts of a list.
+fn texts(json: &str) -> Result<Vec<Cow<'_, str>>, Stop> {
+    let mut cursor = Cursor::new(json.as_bytes());
+    cursor.expect(b'[', "a list")?;
+    let mut texts = Vec::new();
+    while cursor.next_item(texts.is_empty())? {
+        texts.push(cursor.string()?.meaning());
+    }
+    Ok(texts)
 }

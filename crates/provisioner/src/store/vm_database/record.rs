@@ -1,6 +1,6 @@
 //! A record, checked.
 
-use super::scan::{RecordView, text_of};
+use super::record_view::{Field, RecordView};
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
 use crate::value::vmid::Vmid;
@@ -75,33 +75,34 @@ impl VmRecord {
     pub(super) fn from_view(view: &RecordView<'_>) -> Result<VmRecord, String> {
         let key = &view.key;
         let name = VmName::parse(key).map_err(|e| format!("record {key:?}: {e}"))?;
-        let wrong = |field: &str, raw: Option<&str>| {
-            let found: String = raw.unwrap_or("nothing").chars().take(60).collect();
+        let wrong = |field: &str, raw: Field| {
+            let found: String = view.raw(raw).unwrap_or("nothing").chars().take(60).collect();
             format!("record {key:?}: field {field}: found {found}")
         };
-        let status = text_of(view.status)
+        let status = view
+            .text(Field::Status)
             .and_then(|t| Status::parse(&t))
-            .ok_or_else(|| wrong("status", view.status))?;
-        let vmid = view.vmid().ok_or_else(|| wrong("vmid", view.vmid))?;
-        let time = |raw: Option<&str>| text_of(raw).and_then(|t| timestamp::from_text(&t));
-        let text = |raw: Option<&str>| text_of(raw).map(|t| t.into_owned()).filter(|t| !t.is_empty());
-        let smbios_uuid = match text(view.smbios_uuid) {
-            Some(uuid) => Some(Uuid::parse_str(&uuid).map_err(|_| wrong("smbios_uuid", view.smbios_uuid))?),
+            .ok_or_else(|| wrong("status", Field::Status))?;
+        let vmid = view.vmid().ok_or_else(|| wrong("vmid", Field::Vmid))?;
+        let time = |field| view.text(field).and_then(|t| timestamp::from_text(&t));
+        let text = |field| view.text(field).map(|t| t.into_owned()).filter(|t| !t.is_empty());
+        let smbios_uuid = match text(Field::SmbiosUuid) {
+            Some(uuid) => Some(Uuid::parse_str(&uuid).map_err(|_| wrong("smbios_uuid", Field::SmbiosUuid))?),
             None => None,
         };
         Ok(VmRecord {
             name,
             vmid,
             status,
-            ipv4: text(view.ip_address).and_then(|t| t.parse().ok()),
-            ipv6: text(view.ipv6_address).and_then(|t| t.parse().ok()),
-            expires_at: time(view.expires_at),
-            suspended_at: time(view.suspended_at),
-            wallet_address: text(view.wallet_address).or_else(|| text(view.owner_wallet)),
-            username: text(view.username),
+            ipv4: text(Field::IpAddress).and_then(|t| t.parse().ok()),
+            ipv6: text(Field::Ipv6Address).and_then(|t| t.parse().ok()),
+            expires_at: time(Field::ExpiresAt),
+            suspended_at: time(Field::SuspendedAt),
+            wallet_address: text(Field::WalletAddress).or_else(|| text(Field::OwnerWallet)),
+            username: text(Field::Username),
             smbios_uuid,
-            nft_token_id: view.nft_token_id.and_then(|raw| serde_json::from_str(raw).ok()),
-            protected: view.protected.is_some_and(|raw| !matches!(raw, "false" | "null")),
+            nft_token_id: view.raw(Field::NftTokenId).and_then(|raw| serde_json::from_str(raw).ok()),
+            protected: view.raw(Field::Protected).is_some_and(|raw| !matches!(raw, "false" | "null")),
         })
     }
 

@@ -1,327 +1,461 @@
-//! One pass over the database text, borrowing from it: `list` and `status` read ten thousand records in
-//! milliseconds and without copies.
+//! One pass over the database file through one small buffer: `list`, `status` and gc look at ten thousand records in
+//! milliseconds, and at a hundred thousand in the same memory.
 
-use super::record::VmRecord;
+use super::record_view::{Fields, RecordView, Wanted};
 use crate::value::field_names::FieldNames;
-use crate::value::timestamp;
-use crate::value::vm_name::VmName;
-use crate::value::vmid::Vmid;
-use chrono::{DateTime, Utc};
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
-use serde_json::value::RawValue;
-use std::borrow::Cow;
-use std::fmt;
+use crate::value::json_text::{Cursor, NOT_UTF_8, Nesting, Stop};
+use std::io::{self, Read, Seek, SeekFrom};
 
-/// A key or text of the file, borrowed where it has no escapes.
-pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
+/// Bytes of the buffer. A record is some 600 bytes; only one that is larger makes it grow.
+const BUFFER: usize = 64 * 1024;
 
-impl<'de> serde::Deserialize<'de> for Text<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct V;
-        impl<'de> Visitor<'de> for V {
-            type Value = Text<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text")
-            }
-            fn visit_borrowed_str<E>(self, v: &'de str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Borrowed(v)))
-            }
-            fn visit_str<E>(self, v: &str) -> Result<Text<'de>, E> {
-                Ok(Text(Cow::Owned(v.to_string())))
-            }
-        }
-        deserializer.deserialize_str(V)
-    }
-}
+/// What stands where a root object should.
+pub(super) const ROOT: &str = "a JSON object with the key \"vms\"";
+/// What stands where the records should.
+pub(super) const RECORDS: &str = "an object of VM records under \"vms\"";
 
-/// The fields of a record that we know, as the JSON text stands in the file; nothing is judged yet.
-#[derive(Default)]
-pub struct RecordView<'a> {
-    /// The key of the record.
-    pub key: Cow<'a, str>,
-    pub(super) vmid: Option<&'a str>,
-    pub(super) ip_address: Option<&'a str>,
-    pub(super) ipv6_address: Option<&'a str>,
-    pub(super) status: Option<&'a str>,
-    pub(super) created_at: Option<&'a str>,
-    pub(super) expires_at: Option<&'a str>,
-    pub(super) suspended_at: Option<&'a str>,
-    pub(super) wallet_address: Option<&'a str>,
-    pub(super) owner_wallet: Option<&'a str>,
-    pub(super) username: Option<&'a str>,
-    pub(super) smbios_uuid: Option<&'a str>,
-    pub(super) nft_token_id: Option<&'a str>,
-    pub(super) protected: Option<&'a str>,
-}
-
-/// Which fields a look needs: the others are passed over, which is what makes a look at ten thousand records quick.
+/// Why a text is no database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fields {
-    /// All that we know.
-    All,
-    /// What a list shows: status, IPv4 address, time of creation.
-    Listed,
-    /// What says whether a VM's time is over: VMID, status, `expires_at`, `suspended_at`, `protected`.
-    Due,
-    /// What a record holds: VMID, status, addresses.
-    Holding,
+pub(super) enum Fault {
+    /// It ends too early.
+    CutOff,
+    /// This byte cannot stand there; what was expected.
+    Unexpected(u64, &'static str),
+    /// Something follows the root object.
+    Trailing(u64),
+    /// There are no records at all.
+    NoRecords,
+    /// `vms` stands there twice; where the second begins.
+    RecordsTwice(u64),
 }
 
-impl<'a> RecordView<'a> {
-    /// Where a field belongs; `None` for others' fields, and for those that are not wanted.
-    pub(super) fn slot(
-        &mut self,
-        field: &str,
-        names: &FieldNames,
-        wanted: Fields,
-    ) -> Option<&mut Option<&'a str>> {
-        use Fields::{All, Due, Holding, Listed};
-        let (slot, looks): (_, &[Fields]) = match field {
-            "ipv6_address" => (&mut self.ipv6_address, &[Holding]),
-            "suspended_at" => (&mut self.suspended_at, &[Due]),
-            "protected" => (&mut self.protected, &[Due]),
-            "wallet_address" => (&mut self.wallet_address, &[]),
-            "owner_wallet" => (&mut self.owner_wallet, &[]),
-            "username" => (&mut self.username, &[]),
-            "smbios_uuid" => (&mut self.smbios_uuid, &[]),
-            "nft_token_id" => (&mut self.nft_token_id, &[]),
-            f if f == names.vmid => (&mut self.vmid, &[Due, Holding]),
-            f if f == names.ip_address => (&mut self.ip_address, &[Listed, Holding]),
-            f if f == names.status => (&mut self.status, &[Listed, Due, Holding]),
-            f if f == names.created_at => (&mut self.created_at, &[Listed]),
-            f if f == names.expires_at => (&mut self.expires_at, &[Due]),
-            _ => return None,
+impl Fault {
+    /// The fault of a step that began `before` bytes behind the beginning.
+    pub(super) fn of(stop: Stop, before: u64) -> Fault {
+        match stop {
+            Stop::End => Fault::CutOff,
+            Stop::Bad(at, expected) => Fault::Unexpected(before + at as u64, expected),
+        }
+    }
+
+    /// For a person: what is wrong, and where. `text` is read once more for line and column.
+    pub(super) fn described(self, mut text: impl Read) -> io::Result<String> {
+        let wanted = match self {
+            Fault::CutOff => u64::MAX,
+            Fault::Unexpected(at, _) | Fault::Trailing(at) | Fault::RecordsTwice(at) => at,
+            Fault::NoRecords => 0,
         };
-        (wanted == All || looks.contains(&wanted)).then_some(slot)
-    }
-
-    /// The status as it stands (empty where it is missing or no text).
-    pub fn status_text(&self) -> Cow<'a, str> {
-        text_of(self.status).unwrap_or_default()
-    }
-
-    /// The IPv4 address as it stands.
-    pub fn ip_text(&self) -> Cow<'a, str> {
-        text_of(self.ip_address).unwrap_or_default()
-    }
-
-    /// The IPv6 address as it stands.
-    pub fn ipv6_text(&self) -> Cow<'a, str> {
-        text_of(self.ipv6_address).unwrap_or_default()
-    }
-
-    /// The VMID, if it is one.
-    pub fn vmid(&self) -> Option<Vmid> {
-        self.vmid.and_then(|json| json.parse().ok())
-    }
-
-    /// The date part of the time of creation.
-    pub fn created_date(&self) -> Cow<'a, str> {
-        match text_of(self.created_at).unwrap_or_default() {
-            Cow::Borrowed(text) => Cow::Borrowed(text.split(['T', ' ']).next().unwrap_or_default()),
-            Cow::Owned(text) => Cow::Owned(text.split(['T', ' ']).next().unwrap_or_default().to_string()),
+        let (mut length, mut line, mut column, mut is_blank) = (0u64, 1u64, 0u64, true);
+        let mut part = vec![0; BUFFER];
+        loop {
+            let count = match text.read(&mut part) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            for byte in &part[..count] {
+                is_blank &= byte.is_ascii_whitespace();
+                if length <= wanted {
+                    (line, column) =
+                        if *byte == b'\n' && length < wanted { (line + 1, 0) } else { (line, column + 1) };
+                }
+                length += 1;
+            }
         }
-    }
-
-    /// Active, and its time is not over: nothing else of such a record matters to gc. One that cannot be read is not.
-    pub fn is_paid_for(&self, now: DateTime<Utc>) -> bool {
-        self.status_text() == "active"
-            && self.vmid().is_some()
-            && VmName::parse(&self.key).is_ok()
-            && text_of(self.expires_at)
-                .and_then(|text| timestamp::from_text(&text))
-                .is_some_and(|end| end >= now)
-    }
-
-    /// The record, checked; the error names the field.
-    pub fn to_record(&self) -> Result<VmRecord, String> {
-        VmRecord::from_view(self)
+        let byte = wanted.saturating_add(1).min(length);
+        let place = format!("at line {line} column {column} (byte {byte} of {length})");
+        Ok(match self {
+            _ if is_blank => "it is empty".to_string(),
+            Fault::CutOff => format!("the file ends too early {place}"),
+            Fault::Unexpected(at, NOT_UTF_8) => format!("byte {at} is not UTF-8"),
+            Fault::Trailing(_) => format!("trailing characters {place}"),
+            Fault::Unexpected(_, expected) => format!("expected {expected} {place}"),
+            Fault::NoRecords => "the key \"vms\" is missing".to_string(),
+            Fault::RecordsTwice(_) => format!("the key \"vms\" appears twice {place}"),
+        })
     }
 }
 
-/// A JSON text, or `None` for anything else.
-pub(super) fn text_of(raw: Option<&str>) -> Option<Cow<'_, str>> {
-    let json = raw?;
-    json.starts_with('"').then(|| serde_json::from_str::<Text<'_>>(json).ok()).flatten().map(|t| t.0)
+/// What a pass looks for.
+pub(super) struct Look<'n> {
+    /// The only record of interest, if there is one.
+    only: Option<&'n str>,
+    wanted: Wanted<'n>,
 }
 
-/// Calls `visit` with every record. The whole text is checked: an error means it is not a database.
-pub(super) fn records<'a>(
-    text: &'a str,
-    names: &FieldNames,
-    fields: Fields,
-    visit: &mut dyn FnMut(RecordView<'a>),
-) -> Result<(), String> {
-    scan(text, Look { names, fields, wanted: None }, visit)
-}
-
-/// The same for the record called `wanted` alone.
-pub(super) fn records_named<'a>(
-    text: &'a str,
-    names: &FieldNames,
-    wanted: Option<&str>,
-    visit: &mut dyn FnMut(RecordView<'a>),
-) -> Result<(), String> {
-    scan(text, Look { names, fields: Fields::All, wanted }, visit)
-}
-
-fn scan<'a>(text: &'a str, look: Look<'_>, visit: &mut dyn FnMut(RecordView<'a>)) -> Result<(), String> {
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let seed = Root { look, visit };
-    seed.deserialize(&mut reader).and_then(|()| reader.end()).map_err(|error| place_of(text, &error))
-}
-
-/// The top-level `next_vmid`, where it is a number.
-pub(super) fn next_vmid(text: &str) -> Result<Option<u32>, serde_json::Error> {
-    #[derive(serde::Deserialize)]
-    struct Top<'a> {
-        #[serde(borrow)]
-        next_vmid: Option<&'a RawValue>,
+impl<'n> Look<'n> {
+    /// These fields of every record.
+    pub(super) fn at_all(names: &'n FieldNames, fields: Fields) -> Look<'n> {
+        Look { only: None, wanted: Wanted::new(names, fields) }
     }
-    let top: Top<'_> = serde_json::from_str(text)?;
-    Ok(top.next_vmid.and_then(|raw| raw.get().parse().ok()))
-}
 
-/// serde_json's words with the byte instead of line and column alone.
-pub(super) fn place_of(text: &str, error: &serde_json::Error) -> String {
-    if text.trim().is_empty() {
-        return "it is empty".to_string();
-    }
-    let before: usize = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
-    let byte = (before + error.column()).min(text.len());
-    format!("{error} (byte {byte} of {})", text.len())
-}
-
-/// How serde_json shows a number to a visitor that takes anything (its feature `arbitrary_precision`).
-pub(super) const NUMBER: &str = "$serde_json::private::Number";
-
-/// What is looked for.
-#[derive(Clone, Copy)]
-struct Look<'n> {
-    names: &'n FieldNames,
-    fields: Fields,
-    /// The only record of interest.
-    wanted: Option<&'n str>,
-}
-
-struct Root<'n, 'v, 'a> {
-    look: Look<'n>,
-    visit: &'v mut dyn FnMut(RecordView<'a>),
-}
-
-impl<'de> DeserializeSeed<'de> for Root<'_, '_, 'de> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
+    /// The record of this name.
+    pub(super) fn at(names: &'n FieldNames, name: &'n str) -> Look<'n> {
+        Look { only: Some(name), wanted: Wanted::new(names, Fields::All) }
     }
 }
 
-impl<'de> Visitor<'de> for Root<'_, '_, 'de> {
-    type Value = ();
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object with the key \"vms\"")
+/// Calls `visit` with every record that is looked for, in file order. The whole file is checked: with an error, what was
+/// visited before it is worth nothing. The outer error is one of reading, the inner one of the text.
+pub(super) fn records(
+    file: impl Read + Seek,
+    look: &Look<'_>,
+    visit: &mut dyn FnMut(&RecordView<'_>),
+) -> io::Result<Result<(), String>> {
+    let mut pass = Pass { window: Window::new(file), look, visit };
+    let ended = pass.whole()?;
+    pass.window.described(ended)
+}
+
+/// The JSON text of this top-level value, where it is no longer than a few digits.
+pub(super) fn top_level(file: impl Read + Seek, key: &str) -> io::Result<Result<Option<String>, String>> {
+    let mut found = None;
+    let mut window = Window::new(file);
+    let ended = entries(&mut window, |window, name| {
+        if name == key {
+            return window.step(|cursor| cursor.value().map(|json| found = Some(json.to_string())));
+        }
+        window.pass_over()
+    })?;
+    Ok(window.described(ended)?.map(|()| found))
+}
+
+/// The entries of the root object; `entry` steps over each value.
+fn entries<R: Read + Seek>(
+    window: &mut Window<R>,
+    mut entry: impl FnMut(&mut Window<R>, &str) -> io::Result<Result<(), Fault>>,
+) -> io::Result<Result<(), Fault>> {
+    if let Err(fault) = window.step(|cursor| cursor.expect(b'{', ROOT))? {
+        return Ok(Err(fault));
     }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+    let mut is_first = true;
+    loop {
+        let mut key = None;
+        let step = window.step(|cursor| {
+            key = cursor.next_key(is_first)?.map(|key| key.meaning().into_owned());
+            Ok(())
+        })?;
+        let done = match (step, key) {
+            (Err(fault), _) => Err(fault),
+            (Ok(()), Some(key)) => entry(window, &key)?,
+            (Ok(()), None) => return window.end(),
+        };
+        if done.is_err() {
+            return Ok(done);
+        }
+        is_first = false;
+    }
+}
+
+struct Pass<'l, 'n, 'v, R> {
+    window: Window<R>,
+    look: &'l Look<'n>,
+    visit: &'v mut dyn FnMut(&RecordView<'_>),
+}
+
+impl<R: Read + Seek> Pass<'_, '_, '_, R> {
+    fn whole(&mut self) -> io::Result<Result<(), Fault>> {
+        let Pass { window, look, visit } = self;
         let mut seen = false;
-        while let Some(key) = map.next_key::<Text<'de>>()? {
-            if key.0 == "vms" {
-                if seen {
-                    return Err(A::Error::custom("the key \"vms\" appears twice"));
+        let done = entries(window, |window, key| {
+            if key != "vms" {
+                return window.pass_over();
+            }
+            if seen {
+                return Ok(Err(Fault::RecordsTwice(window.at())));
+            }
+            seen = true;
+            each_record(window, look, visit)
+        })?;
+        Ok(done.and(if seen { Ok(()) } else { Err(Fault::NoRecords) }))
+    }
+}
+
+fn each_record<R: Read + Seek>(
+    window: &mut Window<R>,
+    look: &Look<'_>,
+    visit: &mut dyn FnMut(&RecordView<'_>),
+) -> io::Result<Result<(), Fault>> {
+    if let Err(fault) = window.step(|cursor| cursor.expect(b'{', RECORDS))? {
+        return Ok(Err(fault));
+    }
+    let (mut is_first, mut is_last) = (true, false);
+    while !is_last {
+        // A step is begun anew where the buffer ends inside of it: it shows its record last.
+        let step = window.step(|cursor| {
+            let Some(key) = cursor.next_key(is_first)? else {
+                is_last = true;
+                return Ok(());
+            };
+            if look.only.is_some_and(|only| !key.is(only)) {
+                return skip_record(cursor);
+            }
+            let mut view = RecordView::of(key.meaning());
+            fields(cursor, &look.wanted, &mut view)?;
+            visit(&view);
+            Ok(())
+        })?;
+        if step.is_err() {
+            return Ok(step);
+        }
+        is_first = false;
+    }
+    Ok(Ok(()))
+}
+
+/// A record of no interest, checked like the others.
+fn skip_record(cursor: &mut Cursor<'_>) -> Result<(), Stop> {
+    if cursor.peek()? != b'{' {
+        return cursor.skip_value();
+    }
+    cursor.expect(b'{', "a VM record")?;
+    let mut is_first = true;
+    while cursor.next_key(is_first)?.is_some() {
+        cursor.skip_value()?;
+        cursor.usual_entries(|_, _| {});
+        is_first = false;
+    }
+    Ok(())
+}
+
+/// The wanted fields of one record. A record that is no object (a number, a list) is one bad record, not a corrupt
+/// file: its view stays empty.
+fn fields<'t>(cursor: &mut Cursor<'t>, wanted: &Wanted<'_>, view: &mut RecordView<'t>) -> Result<(), Stop> {
+    if cursor.peek()? != b'{' {
+        return cursor.skip_value();
+    }
+    cursor.expect(b'{', "a VM record")?;
+    let mut is_first = true;
+    while let Some(name) = cursor.next_key(is_first)? {
+        match wanted.field(name) {
+            Some(field) => view.set(field, cursor.value()?),
+            None => cursor.skip_value()?,
+        }
+        cursor.usual_entries(|name, json| {
+            if let Some(field) = wanted.field(name) {
+                view.set(field, std::str::from_utf8(json).unwrap_or_default());
+            }
+        });
+        is_first = false;
+    }
+    Ok(())
+}
+
+/// A part of the file, and how far it has been stepped over.
+struct Window<R> {
+    file: R,
+    buffer: Vec<u8>,
+    /// What is in the buffer and not stepped over.
+    start: usize,
+    end: usize,
+    /// Bytes of the file before the buffer.
+    before: u64,
+    is_whole: bool,
+}
+
+impl<R: Read + Seek> Window<R> {
+    fn new(file: R) -> Window<R> {
+        Window::of_size(file, BUFFER)
+    }
+
+    fn of_size(file: R, size: usize) -> Window<R> {
+        Window { file, buffer: vec![0; size], start: 0, end: 0, before: 0, is_whole: false }
+    }
+
+    /// How many bytes of the file lie behind.
+    fn at(&self) -> u64 {
+        self.before + self.start as u64
+    }
+
+    /// Does a step; where the buffer ends before it, with more of the file again.
+    fn step(
+        &mut self,
+        mut step: impl FnMut(&mut Cursor<'_>) -> Result<(), Stop>,
+    ) -> io::Result<Result<(), Fault>> {
+        loop {
+            let mut cursor = Cursor::new(&self.buffer[self.start..self.end]);
+            match step(&mut cursor) {
+                Ok(()) => {
+                    self.start += cursor.at();
+                    return Ok(Ok(()));
                 }
-                seen = true;
-                map.next_value_seed(Vms { look: self.look, visit: &mut *self.visit })?;
-            } else {
-                map.next_value::<IgnoredAny>()?;
+                Err(Stop::End) if !self.is_whole => self.more()?,
+                Err(stop) => return Ok(Err(Fault::of(stop, self.at()))),
             }
         }
-        if seen { Ok(()) } else { Err(A::Error::custom("the key \"vms\" is missing")) }
     }
-}
 
-struct Vms<'n, 'v, 'a> {
-    look: Look<'n>,
-    visit: &'v mut dyn FnMut(RecordView<'a>),
-}
-
-impl<'de> DeserializeSeed<'de> for Vms<'_, '_, 'de> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Vms<'_, '_, 'de> {
-    type Value = ();
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of VM records under \"vms\"")
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key::<Text<'de>>()? {
-            if self.look.wanted.is_some_and(|wanted| wanted != key.0) {
-                map.next_value::<IgnoredAny>()?;
-                continue;
+    /// Steps over a value of any size.
+    fn pass_over(&mut self) -> io::Result<Result<(), Fault>> {
+        let mut nesting = Nesting::default();
+        loop {
+            let mut cursor = Cursor::new(&self.buffer[self.start..self.end]);
+            let ended = nesting.skip(&mut cursor);
+            let at = self.at();
+            self.start += cursor.at();
+            match ended {
+                Ok(()) => return Ok(Ok(())),
+                Err(Stop::End) if !self.is_whole => self.more()?,
+                Err(stop) => return Ok(Err(Fault::of(stop, at))),
             }
-            let raw = map.next_value_seed(Record { look: self.look, key: key.0 })?;
-            (self.visit)(raw);
         }
-        Ok(())
     }
-}
 
-struct Record<'n, 'a> {
-    look: Look<'n>,
-    key: Cow<'a, str>,
-}
-
-impl<'de> DeserializeSeed<'de> for Record<'_, 'de> {
-    type Value = RecordView<'de>;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<RecordView<'de>, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-/// A record that is no object (a number, a list) is one bad record, not a corrupt file: it gets a view without fields.
-impl<'de> Visitor<'de> for Record<'_, 'de> {
-    type Value = RecordView<'de>;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a VM record")
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RecordView<'de>, A::Error> {
-        let mut view = RecordView { key: self.key, ..RecordView::default() };
-        while let Some(field) = map.next_key::<Text<'de>>()? {
-            if field.0 == NUMBER {
-                map.next_value::<IgnoredAny>()?;
-                continue;
+    /// Nothing but white space may follow.
+    fn end(&mut self) -> io::Result<Result<(), Fault>> {
+        loop {
+            let mut cursor = Cursor::new(&self.buffer[self.start..self.end]);
+            if !cursor.is_at_end() {
+                return Ok(Err(Fault::Trailing(self.at() + cursor.at() as u64)));
             }
-            match view.slot(&field.0, self.look.names, self.look.fields) {
-                Some(slot) => *slot = Some(map.next_value::<&RawValue>()?.get()),
-                None => {
-                    map.next_value::<IgnoredAny>()?;
+            if self.is_whole {
+                return Ok(Ok(()));
+            }
+            self.start += cursor.at();
+            self.more()?;
+        }
+    }
+
+    /// Reads on; what was not stepped over moves to the front.
+    fn more(&mut self) -> io::Result<()> {
+        self.buffer.copy_within(self.start..self.end, 0);
+        self.before += self.start as u64;
+        self.end -= self.start;
+        self.start = 0;
+        if self.end == self.buffer.len() {
+            self.buffer.resize(self.buffer.len() * 2, 0);
+        }
+        loop {
+            match self.file.read(&mut self.buffer[self.end..]) {
+                Ok(count) => {
+                    self.is_whole = count == 0;
+                    self.end += count;
+                    return Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// A fault in words.
+    fn described(mut self, ended: Result<(), Fault>) -> io::Result<Result<(), String>> {
+        let Err(fault) = ended else { return Ok(Ok(())) };
+        self.file.seek(SeekFrom::Start(0))?;
+        fault.described(self.file).map(Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::Cursor as Memory;
+
+    /// What a pass through a buffer of this size sees, or why the text is none.
+    fn seen(text: &[u8], size: usize, look: &Look<'_>) -> Result<Vec<(String, String, String)>, String> {
+        let mut seen = Vec::new();
+        let mut visit = |view: &RecordView<'_>| {
+            let vmid = view.vmid().map(|vmid| vmid.to_string()).unwrap_or_default();
+            seen.push((view.key.to_string(), view.status_text().into_owned(), vmid));
+        };
+        let window = Window::of_size(Memory::new(text), size);
+        let mut pass = Pass { window, look, visit: &mut visit };
+        let ended = pass.whole().unwrap();
+        pass.window.described(ended).unwrap().map(|()| seen)
+    }
+
+    const SMALL: &str = r#"{ "next_vmid": 102, "ids": [1, [2, {"a": [3]}], "x"],
+  "vms": {
+    "a": {
+      "vm_name": "a",
+      "vmid": 100,
+      "purpose": "caf\u00e9 \ud800 \"quoted\"",
+      "deep": {"x": [1, 2, {"y": null}]},
+      "status": "active"
+    },
+    "caf\u00e9": 7,
+    "b": {"status": "destroyed", "vmid": 101, "text": "Ünï 😀"}
+  },
+  "allocated_ips": [
+    "10.0.0.1",
+    "10.0.0.2"
+  ]
+}
+"#;
+
+    #[test]
+    fn a_record_may_lie_across_the_buffers_end_anywhere() {
+        let names = FieldNames::default();
+        let record = |name: &str, status: &str, vmid: &str| (name.into(), status.into(), vmid.into());
+        let all = vec![record("a", "active", "100"), record("café", "", ""), record("b", "destroyed", "101")];
+        for size in 1..SMALL.len() + 2 {
+            let look = Look::at_all(&names, Fields::All);
+            assert_eq!(seen(SMALL.as_bytes(), size, &look), Ok(all.clone()), "{size}");
+            assert_eq!(
+                seen(SMALL.as_bytes(), size, &Look::at(&names, "café")),
+                Ok(all[1..2].to_vec()),
+                "{size}"
+            );
+        }
+        let next = top_level(Memory::new(SMALL), "next_vmid").unwrap();
+        assert_eq!(next, Ok(Some("102".to_string())));
+    }
+
+    #[test]
+    fn h17_every_beginning_of_a_database_is_cut_off_for_every_look() {
+        let names = FieldNames::default();
+        let text = SMALL.trim_end();
+        for end in 1..text.len() {
+            for look in [Look::at_all(&names, Fields::Listed), Look::at(&names, "nobody")] {
+                let part = &text.as_bytes()[..end];
+                let error = seen(part, 16, &look).unwrap_err();
+                if !part.iter().all(u8::is_ascii_whitespace) {
+                    assert!(
+                        error.contains("ends too early")
+                            && error.ends_with(&format!("(byte {end} of {end})")),
+                        "{error}"
+                    );
                 }
             }
         }
-        Ok(view)
     }
-    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<RecordView<'de>, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(RecordView { key: self.key, ..RecordView::default() })
+
+    #[test]
+    fn h17_the_place_of_a_fault_is_told() {
+        let names = FieldNames::default();
+        let look = Look::at(&names, "nobody");
+        for (text, words) in [
+            (
+                "{\n  \"vms\": {\n    \"a\": {\"vmid\": 01}\n  }\n}",
+                "expected `,` or `}` at line 3 column 20 (byte 33 of 40)",
+            ),
+            ("{\"vms\": {}, \"vms\": {}}", "appears twice at line 1 column 19 (byte 19 of 22)"),
+            (
+                "{\"vms\": {\"a\": \"\u{1}\"}}",
+                "no control character in a string at line 1 column 16 (byte 16 of 19)",
+            ),
+        ] {
+            let error = seen(text.as_bytes(), 4, &look).unwrap_err();
+            assert!(error.ends_with(words), "{error}");
+        }
+        let error = seen(b"{\"vms\": {\"a\": \"\xff\"}}", 4, &look).unwrap_err();
+        assert!(error.contains("byte 15 is not UTF-8"), "{error}");
     }
-    fn visit_unit<E>(self) -> Result<RecordView<'de>, E> {
-        Ok(RecordView { key: self.key, ..RecordView::default() })
-    }
-    fn visit_bool<E: Error>(self, _: bool) -> Result<RecordView<'de>, E> {
-        self.visit_unit()
-    }
-    fn visit_str<E: Error>(self, _: &str) -> Result<RecordView<'de>, E> {
-        self.visit_unit()
-    }
-    fn visit_u64<E: Error>(self, _: u64) -> Result<RecordView<'de>, E> {
-        self.visit_unit()
-    }
-    fn visit_i64<E: Error>(self, _: i64) -> Result<RecordView<'de>, E> {
-        self.visit_unit()
-    }
-    fn visit_f64<E: Error>(self, _: f64) -> Result<RecordView<'de>, E> {
-        self.visit_unit()
+
+    proptest! {
+        /// One byte of a database is another: what serde_json takes and refuses, every look takes and refuses.
+        #[test]
+        fn a_damaged_file_is_judged_as_serde_json_judges_it(at in 0..SMALL.len(), byte in any::<u8>(), size in 1usize..200) {
+            let mut text = SMALL.as_bytes().to_vec();
+            text[at] = byte;
+            let theirs = serde_json::from_slice::<std::collections::BTreeMap<String, &serde_json::value::RawValue>>(&text)
+                .is_ok_and(|root| root.get("vms").is_some_and(|vms| vms.get().starts_with('{')));
+            let names = FieldNames::default();
+            for look in [Look::at_all(&names, Fields::Due), Look::at(&names, "nobody")] {
+                prop_assert_eq!(seen(&text, size, &look).is_ok(), theirs, "{}", text.escape_ascii());
+            }
+        }
     }
 }

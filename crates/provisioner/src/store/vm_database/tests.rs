@@ -134,13 +134,13 @@ fn one_bad_record_does_not_stop_the_others() {
     let text = r#"{"vms": {"a": 7, "b": {"vmid": "x", "status": "active"}, "c": {"vmid": 100, "status": "paused"},
         "../d": {"vmid": 101, "status": "active"}, "e": {"vmid": 102, "status": "active", "expires_at": "2026-11-23T00:00:00"}, "f": null, "g": [1]}}"#;
     let (_dir, db, _path) = database(text);
-    let mut good = Vec::new();
-    let mut bad = Vec::new();
-    db.for_each(Fields::All, |view| match view.to_record() {
-        Ok(record) => good.push(record),
-        Err(why) => bad.push(why),
-    })
-    .unwrap();
+    let begin = <(Vec<VmRecord>, Vec<String>)>::default;
+    let (good, bad) = db
+        .gather(Fields::All, begin, |(good, bad), view| match view.to_record() {
+            Ok(record) => good.push(record),
+            Err(why) => bad.push(why),
+        })
+        .unwrap();
     assert_eq!(good.len(), 1);
     assert_eq!(good[0].name.as_str(), "e");
     assert_eq!(good[0].expires_at, None, "a time without a zone is not guessed");

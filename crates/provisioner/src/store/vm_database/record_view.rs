@@ -1,0 +1,152 @@
+//! A record as it stands in the file: the JSON text of the fields that we know, nothing judged yet.
+
+use super::record::VmRecord;
+use crate::value::field_names::FieldNames;
+use crate::value::json_text::{RawText, text_of};
+use crate::value::timestamp;
+use crate::value::vm_name::VmName;
+use crate::value::vmid::Vmid;
+use chrono::{DateTime, Utc};
+use std::borrow::Cow;
+
+/// A field that we know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Field {
+    Vmid,
+    IpAddress,
+    Ipv6Address,
+    Status,
+    CreatedAt,
+    ExpiresAt,
+    SuspendedAt,
+    WalletAddress,
+    OwnerWallet,
+    Username,
+    SmbiosUuid,
+    NftTokenId,
+    Protected,
+}
+
+/// How many there are.
+const FIELDS: usize = Field::Protected as usize + 1;
+
+/// Which fields a look needs: the others are passed over, which is what makes a look at ten thousand records quick.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fields {
+    /// All that we know.
+    All,
+    /// What a list shows: status, IPv4 address, time of creation.
+    Listed,
+    /// What says whether a VM's time is over: VMID, status, `expires_at`, `suspended_at`, `protected`.
+    Due,
+    /// What a record holds: VMID, status, addresses.
+    Holding,
+}
+
+/// The names under which the wanted fields stand in the file.
+pub(super) struct Wanted<'n>(Vec<(&'n str, Field)>);
+
+impl<'n> Wanted<'n> {
+    /// The names of `fields`, as db.yaml has them.
+    pub(super) fn new(names: &'n FieldNames, fields: Fields) -> Wanted<'n> {
+        use Fields::{Due, Holding, Listed};
+        // A name of ours wins over one that db.yaml gives to another field.
+        let all: [(&'n str, Field, &[Fields]); FIELDS] = [
+            ("ipv6_address", Field::Ipv6Address, &[Holding]),
+            ("suspended_at", Field::SuspendedAt, &[Due]),
+            ("protected", Field::Protected, &[Due]),
+            ("wallet_address", Field::WalletAddress, &[]),
+            ("owner_wallet", Field::OwnerWallet, &[]),
+            ("username", Field::Username, &[]),
+            ("smbios_uuid", Field::SmbiosUuid, &[]),
+            ("nft_token_id", Field::NftTokenId, &[]),
+            (&names.vmid, Field::Vmid, &[Due, Holding]),
+            (&names.ip_address, Field::IpAddress, &[Listed, Holding]),
+            (&names.status, Field::Status, &[Listed, Due, Holding]),
+            (&names.created_at, Field::CreatedAt, &[Listed]),
+            (&names.expires_at, Field::ExpiresAt, &[Due]),
+        ];
+        let wanted = all.iter().filter(|(_, _, looks)| fields == Fields::All || looks.contains(&fields));
+        Wanted(wanted.map(|(name, field, _)| (*name, *field)).collect())
+    }
+
+    /// The field of this name, if it is wanted.
+    #[inline]
+    pub(super) fn field(&self, name: RawText<'_>) -> Option<Field> {
+        self.0.iter().find(|(wanted, _)| name.is(wanted)).map(|(_, field)| *field)
+    }
+}
+
+/// The fields of a record that we know, as the JSON text stands in the file.
+#[derive(Default)]
+pub struct RecordView<'a> {
+    /// The key of the record.
+    pub key: Cow<'a, str>,
+    raw: [Option<&'a str>; FIELDS],
+}
+
+impl<'a> RecordView<'a> {
+    /// A record of which nothing is known yet.
+    pub(super) fn of(key: Cow<'a, str>) -> RecordView<'a> {
+        RecordView { key, ..RecordView::default() }
+    }
+
+    /// The JSON text of a field.
+    pub(super) fn raw(&self, field: Field) -> Option<&'a str> {
+        self.raw[field as usize]
+    }
+
+    /// Notes the JSON text of a field.
+    pub(super) fn set(&mut self, field: Field, json: &'a str) {
+        self.raw[field as usize] = Some(json);
+    }
+
+    /// A field's text; `None` where it is missing or no text.
+    pub(super) fn text(&self, field: Field) -> Option<Cow<'a, str>> {
+        text_of(self.raw(field)?)
+    }
+
+    /// The status as it stands (empty where it is missing or no text).
+    pub fn status_text(&self) -> Cow<'a, str> {
+        self.text(Field::Status).unwrap_or_default()
+    }
+
+    /// The IPv4 address as it stands.
+    pub fn ip_text(&self) -> Cow<'a, str> {
+        self.text(Field::IpAddress).unwrap_or_default()
+    }
+
+    /// The IPv6 address as it stands.
+    pub fn ipv6_text(&self) -> Cow<'a, str> {
+        self.text(Field::Ipv6Address).unwrap_or_default()
+    }
+
+    /// The VMID, if it is one.
+    pub fn vmid(&self) -> Option<Vmid> {
+        self.raw(Field::Vmid).and_then(|json| json.parse().ok())
+    }
+
+    /// The date part of the time of creation.
+    pub fn created_date(&self) -> Cow<'a, str> {
+        match self.text(Field::CreatedAt).unwrap_or_default() {
+            Cow::Borrowed(text) => Cow::Borrowed(text.split(['T', ' ']).next().unwrap_or_default()),
+            Cow::Owned(text) => Cow::Owned(text.split(['T', ' ']).next().unwrap_or_default().to_string()),
+        }
+    }
+
+    /// Active, and its time is not over: nothing else of such a record matters to gc. One that cannot be read is not.
+    pub fn is_paid_for(&self, now: DateTime<Utc>) -> bool {
+        self.status_text() == "active"
+            && self.vmid().is_some()
+            && VmName::check(&self.key).is_ok()
+            && self
+                .text(Field::ExpiresAt)
+                .and_then(|text| timestamp::from_text(&text))
+                .is_some_and(|end| end >= now)
+    }
+
+    /// The record, checked; the error names the field.
+    pub fn to_record(&self) -> Result<VmRecord, String> {
+        VmRecord::from_view(self)
+    }
+}

@@ -1,0 +1,597 @@
+//! JSON as text: checked and taken apart without being built.
+//!
+//! The VM database is looked at by ten commands in two seconds and holds thousands of records of which one is
+//! wanted. A tree of values, or a general reader that takes one byte at a time, costs more than everything else a
+//! command does. A [`Cursor`] walks over a slice, checks all of it (RFC 8259), and hands out pieces of the text as
+//! they stand, so that numbers beyond 64 bits and lone surrogates of other programs survive a rewrite.
+//!
+//! A slice may be the beginning of a longer text: [`Stop::End`] then asks for more, and nothing is lost by starting
+//! the same step again.
+
+use std::borrow::Cow;
+use wide::u8x16;
+
+/// Why a cursor cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// The text ends inside of a value. Every text that is looked at is an object, so even a number is cut off here.
+    End,
+    /// This byte (counted from the beginning of the slice) cannot stand there; what was expected.
+    Bad(usize, &'static str),
+}
+
+/// What [`Stop::Bad`] says of bytes that are no UTF-8.
+pub const NOT_UTF_8: &str = "UTF-8";
+
+/// A JSON string as it stands in the text, without its quotes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawText<'t> {
+    written: &'t [u8],
+    has_escapes: bool,
+}
+
+impl<'t> RawText<'t> {
+    /// Of a text that a cursor has walked over before.
+    pub fn checked(written: &'t str) -> RawText<'t> {
+        RawText { written: written.as_bytes(), has_escapes: written.contains('\\') }
+    }
+
+    /// What stands between the quotes.
+    pub fn as_written(self) -> &'t str {
+        // The cursor has checked it.
+        std::str::from_utf8(self.written).unwrap_or_default()
+    }
+
+    /// What it means. A lone surrogate, which no Rust text can hold, becomes U+FFFD: good for a look, not for writing.
+    pub fn meaning(self) -> Cow<'t, str> {
+        let written = self.as_written();
+        if self.has_escapes { Cow::Owned(unescaped(written)) } else { Cow::Borrowed(written) }
+    }
+
+    /// Whether it means `text`.
+    #[inline]
+    pub fn is(self, text: &str) -> bool {
+        if self.has_escapes { self.meaning() == text } else { self.written == text.as_bytes() }
+    }
+}
+
+/// The meaning of a JSON text that a cursor has walked over, quotes included, or `None` for any other value.
+pub fn text_of(json: &str) -> Option<Cow<'_, str>> {
+    let written = json.strip_prefix('"')?.strip_suffix('"')?;
+    let has_escapes = written.as_bytes().contains(&b'\\');
+    Some(if has_escapes { Cow::Owned(unescaped(written)) } else { Cow::Borrowed(written) })
+}
+
+/// The meaning of a checked JSON string with escapes.
+fn unescaped(written: &str) -> String {
+    let mut text = String::with_capacity(written.len());
+    let mut rest = written;
+    while let Some((before, escape)) = rest.split_once('\\') {
+        text.push_str(before);
+        let code = |hex: &str| hex.get(..4).and_then(|h| u32::from_str_radix(h, 16).ok());
+        let (meaning, length) = match escape.as_bytes().first() {
+            Some(b'u') => {
+                let first = code(&escape[1..]).unwrap_or(0xFFFD);
+                let second = escape.get(5..).and_then(|r| r.strip_prefix("\\u")).and_then(code);
+                match (first, second) {
+                    (0xD800..=0xDBFF, Some(low @ 0xDC00..=0xDFFF)) => {
+                        (char::from_u32(0x10000 + ((first - 0xD800) << 10) + (low - 0xDC00)), 11)
+                    }
+                    _ => (char::from_u32(first), 5),
+                }
+            }
+            Some(b'b') => (Some('\u{8}'), 1),
+            Some(b'f') => (Some('\u{c}'), 1),
+            Some(b'n') => (Some('\n'), 1),
+            Some(b'r') => (Some('\r'), 1),
+            Some(b't') => (Some('\t'), 1),
+            other => (other.map(|b| char::from(*b)), 1),
+        };
+        text.push(meaning.unwrap_or(char::REPLACEMENT_CHARACTER));
+        rest = escape.get(length..).unwrap_or_default();
+    }
+    text.push_str(rest);
+    text
+}
+
+/// A place in a JSON text.
+#[derive(Debug, Clone)]
+pub struct Cursor<'t> {
+    bytes: &'t [u8],
+    at: usize,
+}
+
+impl<'t> Cursor<'t> {
+    /// At the beginning of a text.
+    pub fn new(bytes: &'t [u8]) -> Cursor<'t> {
+        Cursor { bytes, at: 0 }
+    }
+
+    /// How many bytes lie behind.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
+    /// The next byte that is no white space, which stays where it is.
+    #[inline]
+    pub fn peek(&mut self) -> Result<u8, Stop> {
+        match self.bytes.get(self.at) {
+            Some(byte) if *byte > b' ' => Ok(*byte),
+            Some(_) => self.peek_behind_space(),
+            None => Err(Stop::End),
+        }
+    }
+
+    fn peek_behind_space(&mut self) -> Result<u8, Stop> {
+        // The indentation of a record's fields, as every writer of the file makes it.
+        if let Some(indentation) = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<8>())
+            && indentation == b"\n      \""
+        {
+            self.at += 7;
+            return Ok(b'"');
+        }
+        loop {
+            match self.bytes.get(self.at) {
+                Some(b' ' | b'\n' | b'\r' | b'\t') => self.at += 1,
+                Some(byte) => return Ok(*byte),
+                None => return Err(Stop::End),
+            }
+        }
+    }
+
+    /// Whether nothing but white space is left.
+    pub fn is_at_end(&mut self) -> bool {
+        matches!(self.peek(), Err(Stop::End))
+    }
+
+    /// Steps over `byte`.
+    #[inline]
+    pub fn expect(&mut self, byte: u8, expected: &'static str) -> Result<(), Stop> {
+        if self.peek()? != byte {
+            return Err(self.bad(expected));
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    /// The key of the next entry of an object whose brace was stepped over, or `None` behind its last. The cursor then
+    /// stands before the value, which must be stepped over before the next call.
+    #[inline]
+    pub fn next_key(&mut self, is_first: bool) -> Result<Option<RawText<'t>>, Stop> {
+        match self.peek()? {
+            b'}' => {
+                self.at += 1;
+                return Ok(None);
+            }
+            b',' if !is_first => {
+                self.at += 1;
+                self.peek()?;
+            }
+            b'"' if is_first => {}
+            _ => return Err(self.bad(if is_first { "a key or `}`" } else { "`,` or `}`" })),
+        }
+        let key = self.string()?;
+        self.expect(b':', "`:`")?;
+        Ok(Some(key))
+    }
+
+    /// Whether an element follows in a list whose bracket was stepped over; the cursor then stands before it, else behind
+    /// the list.
+    pub fn next_item(&mut self, is_first: bool) -> Result<bool, Stop> {
+        match self.peek()? {
+            b']' => {
+                self.at += 1;
+                return Ok(false);
+            }
+            b',' if !is_first => self.at += 1,
+            _ if is_first => {}
+            _ => return Err(self.bad("`,` or `]`")),
+        }
+        Ok(true)
+    }
+
+    /// Steps over a string.
+    #[inline]
+    pub fn string(&mut self) -> Result<RawText<'t>, Stop> {
+        if self.peek()? != b'"' {
+            return Err(self.bad("a string"));
+        }
+        let begin = self.at + 1;
+        let (end, has_escapes) = end_of_string(self.bytes, begin)?;
+        self.at = end + 1;
+        Ok(RawText { written: &self.bytes[begin..end], has_escapes })
+    }
+
+    /// Steps over a value and returns its text.
+    pub fn value(&mut self) -> Result<&'t str, Stop> {
+        self.peek()?;
+        let begin = self.at;
+        self.skip_value()?;
+        std::str::from_utf8(&self.bytes[begin..self.at]).map_err(|_| Stop::Bad(begin, NOT_UTF_8))
+    }
+
+    /// Steps over a value.
+    #[inline]
+    pub fn skip_value(&mut self) -> Result<(), Stop> {
+        match self.peek()? {
+            b'"' => {
+                self.at = end_of_string(self.bytes, self.at + 1)?.0 + 1;
+                Ok(())
+            }
+            b'{' | b'[' => Nesting::default().skip(self),
+            _ => self.skip_word(),
+        }
+    }
+
+    /// Behind a value in an object: steps over the entries that follow in the layout that the file's writers use, and
+    /// shows them. What is left of the object is for [`Cursor::next_key`].
+    #[inline]
+    pub fn usual_entries(&mut self, mut visit: impl FnMut(RawText<'t>, &'t [u8])) {
+        let mut rest = self.bytes.get(self.at..).unwrap_or_default();
+        while let Some((key, value, behind)) = usual_entry(rest) {
+            visit(RawText { written: key, has_escapes: false }, value);
+            rest = behind;
+        }
+        self.at = self.bytes.len() - rest.len();
+    }
+
+    /// A number, `true`, `false` or `null`.
+    fn skip_word(&mut self) -> Result<(), Stop> {
+        let rest = &self.bytes[self.at..];
+        for word in [b"true".as_slice(), b"false", b"null"] {
+            if rest.starts_with(word) {
+                self.at += word.len();
+                return Ok(());
+            }
+            if word.starts_with(rest) {
+                return Err(Stop::End);
+            }
+        }
+        self.skip_number()
+    }
+
+    fn skip_number(&mut self) -> Result<(), Stop> {
+        let mut at = self.at;
+        let byte = |at: usize| self.bytes.get(at).copied().ok_or(Stop::End);
+        let digits = |mut at: usize| {
+            if !byte(at)?.is_ascii_digit() {
+                return Err(Stop::Bad(at, "a value"));
+            }
+            while byte(at)?.is_ascii_digit() {
+                at += 1;
+            }
+            Ok(at)
+        };
+        if byte(at)? == b'-' {
+            at += 1;
+        }
+        at = if byte(at)? == b'0' { at + 1 } else { digits(at)? };
+        if byte(at)? == b'.' {
+            at = digits(at + 1)?;
+        }
+        if matches!(byte(at)?, b'e' | b'E') {
+            at += 1;
+            if matches!(byte(at)?, b'+' | b'-') {
+                at += 1;
+            }
+            at = digits(at)?;
+        }
+        self.at = at;
+        Ok(())
+    }
+
+    /// What stands here cannot stand here.
+    pub fn bad(&self, expected: &'static str) -> Stop {
+        Stop::Bad(self.at, expected)
+    }
+}
+
+/// How deep a walk over a value is, and what may come next. It can be left at a [`Stop::End`] and taken up again in a
+/// longer slice: a list of a hundred thousand addresses needs no buffer of its size.
+#[derive(Debug, Clone, Default)]
+pub struct Nesting {
+    /// Open brackets, innermost last; true: an object.
+    open: Vec<bool>,
+    /// Behind a value, not before one.
+    is_behind: bool,
+    /// Nothing has followed the innermost opening bracket yet.
+    is_fresh: bool,
+}
+
+impl Nesting {
+    /// Goes on until the value has ended. At [`Stop::End`] the cursor stands behind the last whole token.
+    pub fn skip(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Stop> {
+        loop {
+            if self.is_behind && self.open == [false] {
+                cursor.at = behind_usual_items(cursor.bytes, cursor.at);
+            }
+            let before = cursor.at;
+            match self.token(cursor) {
+                Ok(()) if self.open.is_empty() => return Ok(()),
+                Ok(()) => {}
+                Err(stop) => {
+                    cursor.at = before;
+                    return Err(stop);
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn token(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Stop> {
+        let next = cursor.peek()?;
+        let in_object = self.open.last().copied();
+        if (self.is_behind || self.is_fresh) && next == if in_object == Some(true) { b'}' } else { b']' } {
+            cursor.at += 1;
+            self.open.pop();
+            (self.is_behind, self.is_fresh) = (true, false);
+            return Ok(());
+        }
+        if self.is_behind {
+            if next != b',' {
+                return Err(cursor.bad(if in_object == Some(true) { "`,` or `}`" } else { "`,` or `]`" }));
+            }
+            cursor.at += 1;
+        }
+        if in_object == Some(true) {
+            cursor.string()?;
+            cursor.expect(b':', "`:`")?;
+        }
+        match cursor.peek()? {
+            bracket @ (b'{' | b'[') => {
+                cursor.at += 1;
+                self.open.push(bracket == b'{');
+                (self.is_behind, self.is_fresh) = (false, true);
+            }
+            _ => {
+                cursor.skip_value()?;
+                (self.is_behind, self.is_fresh) = (true, false);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Behind the items `,\n    "text"` of a top-level list, likewise: the lists of addresses.
+fn behind_usual_items(bytes: &[u8], from: usize) -> usize {
+    let mut rest = bytes.get(from..).unwrap_or_default();
+    while let Some((b",\n    \"", text)) = rest.split_first_chunk::<7>()
+        && let Some(after) = behind_plain_text(text)
+    {
+        rest = after;
+    }
+    bytes.len() - rest.len()
+}
+
+/// Behind the closing quote of a text without escapes, all of it ASCII; `None` for any other.
+#[inline(always)]
+fn behind_plain_text(mut rest: &[u8]) -> Option<&[u8]> {
+    loop {
+        let (sixteen, behind) = rest.split_first_chunk::<16>()?;
+        let special = special_bytes(sixteen);
+        if special == 0 {
+            rest = behind;
+            continue;
+        }
+        let (first, behind) = rest.get((special.trailing_zeros()) as usize..)?.split_first()?;
+        return (*first == b'"').then_some(behind);
+    }
+}
+
+/// The entry `,\n      "key": "text"` or `,\n      "key": 123` that follows, in just this layout, which is that of nearly
+/// everything in the file: comparing it as a whole is what makes a pass over ten thousand records cheap. Its key, its
+/// value, and what stands behind it. Whatever looks otherwise, be it right or wrong, is left to [`Cursor::next_key`] and
+/// [`Cursor::skip_value`].
+#[inline(always)]
+fn usual_entry(rest: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let (b",\n      \"", key) = rest.split_first_chunk::<9>()? else { return None };
+    let end = behind_plain_text(key)?;
+    let (b": ", value) = end.split_first_chunk::<2>()? else { return None };
+    let behind = match value.split_first()? {
+        (b'"', text) => behind_plain_text(text)?,
+        (b'1'..=b'9', digits) => {
+            let behind = &digits[digits.iter().take_while(|byte| byte.is_ascii_digit()).count()..];
+            // Anything else may go on with the number.
+            behind.starts_with(b",").then_some(behind)?
+        }
+        _ => return None,
+    };
+    Some((&key[..key.len() - end.len() - 1], &value[..value.len() - behind.len()], behind))
+}
+
+/// Where the string that begins at `at` (behind its quote) ends: the place of its closing quote. And whether it has
+/// escapes.
+#[inline]
+fn end_of_string(bytes: &[u8], mut at: usize) -> Result<(usize, bool), Stop> {
+    let mut has_escapes = false;
+    loop {
+        // Sixteen bytes at once, as long as none of them is a quote, a backslash, a control character or not ASCII.
+        let mut rest = bytes.get(at..).unwrap_or_default();
+        while let Some((sixteen, behind)) = rest.split_first_chunk::<16>() {
+            let special = special_bytes(sixteen);
+            if special != 0 {
+                at += (special.trailing_zeros()) as usize;
+                break;
+            }
+            at += 16;
+            rest = behind;
+        }
+        match bytes.get(at).ok_or(Stop::End)? {
+            b'"' => return Ok((at, has_escapes)),
+            b'\\' => (at, has_escapes) = (end_of_escape(bytes, at)?, true),
+            0..0x20 => return Err(Stop::Bad(at, "no control character in a string")),
+            0x80.. => at = end_of_character(bytes, at)?,
+            _ => at += 1,
+        }
+    }
+}
+
+/// A bit for each byte that needs a look of its own: a quote, a backslash, a control character, or not ASCII.
+#[inline(always)]
+fn special_bytes(sixteen: &[u8; 16]) -> u32 {
+    let bytes = u8x16::new(*sixteen);
+    let special = bytes.simd_eq(u8x16::splat(b'"'))
+        | bytes.simd_eq(u8x16::splat(b'\\'))
+        | bytes.simd_eq(bytes.min(u8x16::splat(0x1f)))
+        // The highest bit counts, and what is not ASCII has it.
+        | bytes;
+    special.to_bitmask()
+}
+
+fn end_of_escape(bytes: &[u8], at: usize) -> Result<usize, Stop> {
+    match bytes.get(at + 1).ok_or(Stop::End)? {
+        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Ok(at + 2),
+        b'u' => {
+            for digit in at + 2..at + 6 {
+                if !bytes.get(digit).ok_or(Stop::End)?.is_ascii_hexdigit() {
+                    return Err(Stop::Bad(digit, "four hexadecimal digits"));
+                }
+            }
+            Ok(at + 6)
+        }
+        _ => Err(Stop::Bad(at + 1, "an escape sequence")),
+    }
+}
+
+fn end_of_character(bytes: &[u8], at: usize) -> Result<usize, Stop> {
+    let length = match bytes[at] {
+        0xC2..=0xDF => 2,
+        0xE0..=0xEF => 3,
+        0xF0..=0xF4 => 4,
+        _ => return Err(Stop::Bad(at, NOT_UTF_8)),
+    };
+    let there = &bytes[at..bytes.len().min(at + length)];
+    match std::str::from_utf8(there) {
+        Ok(_) => Ok(at + length),
+        Err(error) if error.error_len().is_none() => Err(Stop::End),
+        Err(_) => Err(Stop::Bad(at, NOT_UTF_8)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    fn whole(text: &[u8]) -> Result<(), Stop> {
+        let mut cursor = Cursor::new(text);
+        cursor.skip_value()?;
+        if cursor.is_at_end() { Ok(()) } else { Err(cursor.bad("the end")) }
+    }
+
+    #[test]
+    fn what_serde_json_takes_and_refuses_is_taken_and_refused() {
+        for text in [
+            r#"{}"#,
+            r#"[]"#,
+            r#"[ ]"#,
+            r#"{"a":1}"#,
+            r#"[1,-0.5e+3,0,10]"#,
+            r#"[01]"#,
+            r#"[1.]"#,
+            r#"[.5]"#,
+            r#"[-]"#,
+            r#"[1e]"#,
+            r#"[1,]"#,
+            r#"{"a":1,}"#,
+            r#"{,}"#,
+            r#"{"a" 1}"#,
+            r#"{a:1}"#,
+            r#"["\u00e9\n\/"]"#,
+            r#"["\x"]"#,
+            r#"["\u12g4"]"#,
+            "[\"\u{1}\"]",
+            "[\"a\nb\"]",
+            "[\"\u{7f}\"]",
+            r#"[tru]"#,
+            r#"[truex]"#,
+            r#"[nul, 1]"#,
+            r#"{"a":{"b":[[]]}}"#,
+            r#"[[[]"#,
+            r#"[}"#,
+            r#"{]"#,
+            r#"[1 2]"#,
+            "[\"é😀\"]",
+            "",
+            " ",
+            "[NaN]",
+            "[+1]",
+            "[\"abcdefg\\\"h\"]",
+        ] {
+            let theirs = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+            assert_eq!(whole(text.as_bytes()).is_ok(), theirs, "{text}");
+        }
+        // What no Rust text can hold, but other programs write.
+        assert_eq!(whole(br#"["\ud800"]"#), Ok(()));
+        assert_eq!(whole(b"[\"\xff\"]"), Err(Stop::Bad(2, NOT_UTF_8)));
+        assert_eq!(whole(b"[\"\xed\xa0\x80\"]"), Err(Stop::Bad(2, NOT_UTF_8)));
+        let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+        assert_eq!(whole(deep.as_bytes()), Ok(()));
+    }
+
+    #[test]
+    fn the_meaning_of_a_string() {
+        let mut cursor = Cursor::new(r#""a\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00\ud800x\udc00é" "#.as_bytes());
+        let text = cursor.string().unwrap();
+        assert_eq!(text.meaning(), "a\"\\/\u{8}\u{c}\n\r\té😀\u{fffd}x\u{fffd}é");
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            ".*".prop_map(Value::from),
+            "[ -~]{0,40}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+                prop::collection::vec((".*", inner), 0..6)
+                    .prop_map(|entries| Value::Object(entries.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_value_is_walked_over_whole_and_no_beginning_of_one_is(value in any_json(), pretty in any::<bool>()) {
+            let value = Value::from(vec![value]);
+            let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
+            let mut cursor = Cursor::new(text.as_bytes());
+            prop_assert_eq!(cursor.value(), Ok(text.as_str()));
+            for end in 0..text.len() {
+                prop_assert_eq!(whole(&text.as_bytes()[..end]), Err(Stop::End), "{}", &text.as_bytes()[..end].escape_ascii());
+            }
+        }
+
+        #[test]
+        fn a_walk_can_be_taken_up_again_anywhere(value in any_json(), part in 1usize..40) {
+            let text = serde_json::to_string(&Value::from(vec![value])).unwrap();
+            let (mut nesting, mut done, mut seen) = (Nesting::default(), 0, part);
+            loop {
+                let mut cursor = Cursor::new(&text.as_bytes()[done..seen.min(text.len())]);
+                match nesting.skip(&mut cursor) {
+                    Ok(()) => { prop_assert_eq!(done + cursor.at(), text.len()); break }
+                    Err(Stop::End) => { prop_assert!(seen < text.len()); done += cursor.at(); seen += part; }
+                    Err(bad) => prop_assert!(false, "{:?}", bad),
+                }
+            }
+        }
+
+        #[test]
+        fn text_that_is_no_json_is_judged_as_serde_json_judges_it(text in r#"[\[\]{}",:0-9a-z\\ \.\-]{0,16}"#) {
+            let text = format!("[{text}]");
+            let theirs = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
+            prop_assert_eq!(whole(text.as_bytes()).is_ok(), theirs, "{}", text);
+        }
+
+        #[test]
+        fn strings_mean_what_serde_json_reads(text in ".*") {
+            let json = serde_json::to_string(&text).unwrap();
+            prop_assert_eq!(Cursor::new(json.as_bytes()).string().unwrap().meaning(), text.as_str());
+        }
+    }
+}
