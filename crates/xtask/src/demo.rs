@@ -10,6 +10,11 @@ const WALLET: &str = "0xAb5801a7D398351b8bE11C439e05C5B3259aeC9B";
 /// Builds the workspace and plays it; whether every step went as it should.
 pub fn run() -> anyhow::Result<bool> {
     ensure!(shown(cargo(&["build", "--workspace"]))?, "the workspace does not build");
+    play()
+}
+
+/// Plays it with the binaries beside this one, or those of `LAB_TARGET`.
+pub fn play() -> anyhow::Result<bool> {
     println!("\n# A lab node with the durations of a small real host: qm 0.6 s, clone 1.5 s, boot 5 s.");
     let lab = Lab::builder().real_time().start()?;
     let play = Play { lab: &lab };

@@ -21,6 +21,8 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["test"] => test::run(),
         ["demo"] => demo::run(),
+        // The same without building: the tests play it with the binaries that ship.
+        ["demo-here"] => demo::play(),
         ["bench"] => bench::build_and_run(),
         // The same program built for release, so that it finds the release binaries beside itself.
         ["bench-here"] => bench::run(),

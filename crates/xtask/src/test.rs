@@ -3,7 +3,7 @@
 use crate::python;
 use crate::sh::{cargo, command, root, shown, shown_and_read};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 #[derive(Default)]
 struct Tally {
@@ -56,11 +56,39 @@ pub fn run() -> anyhow::Result<bool> {
         }
         others.join().map_err(|_| anyhow::anyhow!("the other tests panicked"))
     })?;
+    if built {
+        release_tests(&mut tally)?;
+    }
     print!("{report}");
     tally.passed += others.passed;
     tally.failed += others.failed;
     println!("{} passed, {} failed", tally.passed, tally.failed);
     Ok(tally.failed == 0)
+}
+
+/// What ships is what was tested: the demo, and the tests of one suite that need no failpoint (those are in debug builds
+/// only), with the release binaries.
+fn release_tests(tally: &mut Tally) -> anyhow::Result<()> {
+    const MODULES: [&str; 5] = ["first_boot::", "forms::", "node_says::", "starts::", "terraform::"];
+    let build =
+        ["build", "--quiet", "--release", "-p", "commands", "-p", "lab", "-p", "terraform-provider-proxmox"];
+    if !tally.part("release build", shown(cargo(&build))) {
+        return Ok(());
+    }
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| root().join("target"), Into::into)
+        .join("release");
+    let mut demo = cargo(&["run", "--quiet", "--package", "xtask", "--", "demo-here"]);
+    tally.part(
+        "demo with the release binaries",
+        shown({
+            demo.env("LAB_TARGET", &target).stdout(Stdio::null());
+            demo
+        }),
+    );
+    let mut life = cargo(&["test", "--workspace", "--test", "life", "--no-fail-fast", "--"]);
+    life.args(MODULES).env("LAB_TARGET", &target);
+    counted(tally, life)
 }
 
 /// Shell and Python, with all that was printed.
@@ -116,8 +144,12 @@ fn heard(mut command: Command) -> (bool, String) {
 }
 
 fn rust_tests(tally: &mut Tally) -> anyhow::Result<()> {
+    counted(tally, cargo(&["test", "--workspace", "--no-fail-fast"]))
+}
+
+/// Runs `cargo test …`, shown, and counts its tests.
+fn counted(tally: &mut Tally, mut test: Command) -> anyhow::Result<()> {
     let (mut passed, mut failed) = (0, 0);
-    let mut test = cargo(&["test", "--workspace", "--no-fail-fast"]);
     // They wait for guests, locks and time limits more than they work.
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get) + 1;
     test.env("RUST_TEST_THREADS", threads.to_string());

@@ -252,8 +252,12 @@ fn wait_ready(daemon: &mut Child, dir: &Path, setup: &Setup) -> anyhow::Result<(
     Ok(())
 }
 
-/// `target/<profile>`, where the workspace's binaries lie beside the running test.
+/// `target/<profile>`, where the workspace's binaries lie beside the running test; `LAB_TARGET` names another, so that
+/// tests built for debugging can be run on the binaries that ship.
 pub(crate) fn target_dir() -> anyhow::Result<PathBuf> {
+    if let Some(target) = std::env::var_os("LAB_TARGET").filter(|target| !target.is_empty()) {
+        return Ok(target.into());
+    }
     let own = std::env::current_exe().context("failed to find the running program")?;
     let folder = own.parent().context("the running program has no folder")?;
     let inner = ["deps", "examples"].iter().any(|name| folder.ends_with(name));
