@@ -393,6 +393,34 @@ def _running(vmid: int) -> bool:
     return (b"-id", str(vmid).encode()) in zip(words, words[1:])
 
 
+def _port(guest: Guest) -> dict[str, Any]:
+    """Whether the first card is a port of its bridge yet, and isolated there, as the kernel's own files say.
+
+    QEMU runs half a second to many seconds before its tap is a port, and a tap that is plugged
+    again has lost its isolation.  With the firewall's bridge between them the port is another
+    device.  None: there is no card, or the bridge is none of the kernel's.
+    """
+    nothing = {"connected": None, "isolated": None, "port": None}
+    net0 = guest.config.get("net0")
+    if net0 is None:
+        return nothing
+    for dev in (f"fwpr{guest.vmid}p0", f"tap{guest.vmid}i0"):
+        folder = _node_path(f"/sys/class/net/{dev}")
+        try:
+            master = os.path.basename(os.readlink(folder / "master"))
+        except OSError:
+            continue
+        if master.startswith("fwbr"):
+            break
+        try:
+            # sysfs shows values through files that are no links; the folder itself is one.
+            isolated = _read(folder / "brport" / "isolated", 64).strip() == b"1"
+        except OSError:
+            isolated = None
+        return {"connected": True, "isolated": isolated, "port": dev}
+    return {**nothing, "connected": False}
+
+
 def _paused(vmid: int) -> bool | None:
     """Whether a running guest's CPUs stand still, as QEMU itself says; None where it does not answer at once.
 
@@ -718,6 +746,7 @@ def vm_state(params: dict) -> dict:
         onboot=guest.config.get("onboot") == "1",
         template=guest.template,
         protection=guest.config.get("protection") == "1",
+        **(_port(guest) if running else {}),
     )
     return answer
 

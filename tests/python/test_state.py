@@ -353,3 +353,47 @@ def test_h47_without_a_certain_range_nothing_is_ours(node, ask, text):
         (node.config_dir / "db.yaml").write_bytes(text.encode("latin-1"))
     answer = ask("qm-destroy", vmid=100, uuid=UUID)
     assert answer["ok"] is False and answer["code"] in ("range", "failed") and node.calls == []
+
+
+def _port(node, dev, master, isolated=None):
+    folder = node.root / "sys/class/net" / dev
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "master").unlink(missing_ok=True)
+    if master:
+        (folder / "master").symlink_to(f"../{master}")
+    if isolated is not None:
+        (folder / "brport").mkdir(exist_ok=True)
+        (folder / "brport/isolated").write_text(f"{isolated}\n")
+
+
+def test_h54_the_port_is_told_as_the_kernel_has_it(node, ask):
+    def port():
+        answer = ask("vm-state", vmid=100)
+        return answer["connected"], answer["isolated"], answer["port"]
+
+    node.add_ours(more="net0: virtio=BC:24:11:00:00:01,bridge=vmbr0\n")
+    assert "connected" not in ask("vm-state", vmid=100), "off"
+    node.start(100)
+    assert port() == (False, None, None), "no tap yet"
+    _port(node, "tap100i0", None)
+    assert port() == (False, None, None), "a tap that is no port yet"
+    _port(node, "tap100i0", "vmbr0", 0)
+    assert port() == (True, False, "tap100i0")
+    _port(node, "tap100i0", "vmbr0", 1)
+    assert port() == (True, True, "tap100i0")
+    # Between tap and bridge: the firewall's own bridge.
+    _port(node, "tap100i0", "fwbr100i0", 1)
+    assert port() == (False, None, None)
+    _port(node, "fwpr100p0", "vmbr0", 0)
+    assert port() == (True, False, "fwpr100p0")
+    node.edit(100, lambda text: "\n".join(line for line in text.split("\n") if not line.startswith("net0")))
+    assert port() == (None, None, None), "no card"
+    assert node.calls == []
+
+
+def test_h54_a_bridge_that_is_none_of_the_kernels_does_not_tell(node, ask):
+    node.add_ours(more="net0: virtio=BC:24:11:00:00:01,bridge=ovs0\n")
+    node.start(100)
+    _port(node, "tap100i0", "ovs-system")
+    answer = ask("vm-state", vmid=100)
+    assert (answer["connected"], answer["isolated"]) == (True, None)

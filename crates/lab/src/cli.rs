@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use clap::{Parser, Subcommand};
+use serde_json::Value;
 
 use crate::harness::setup::{Setup, environment, quoted};
 use crate::harness::{Control, Lifeline, days, launch, target_dir};
@@ -70,6 +71,7 @@ const CTL_EXAMPLES: &str = "Examples:
   lab ctl clear
   lab ctl guest 100 --agent never --power off --lock backup
   lab ctl stranger 105 --name somebody --running
+  lab ctl timing plug 5000            a tap is a port of its bridge 5 s after QEMU runs
   lab ctl days-pass 31                what was to expire within a month has expired
   lab ctl calls | tail";
 
@@ -172,6 +174,12 @@ enum Ctl {
     },
     /// Reboot the node
     RebootNode,
+    /// Change a duration of the node: tool, clone, start, plug, stop, destroy, boot …
+    Timing {
+        name: String,
+        /// Milliseconds
+        ms: u64,
+    },
     /// Let days pass: moves all stamps of the VM database and of gc's last run
     DaysPass {
         /// How many; negative: the clock is set back
@@ -362,6 +370,21 @@ fn ctl(control: &Control, act: Ctl) -> anyhow::Result<()> {
         }
         Ctl::Remove { vmid } => control.remove_guest(vmid),
         Ctl::RebootNode => control.reboot_node(),
+        Ctl::Timing { name, ms } => {
+            let mut timing = Value::Null;
+            control.timing(|all| {
+                timing = serde_json::to_value(*all).unwrap_or_default();
+                if let Some(entry) = timing.get_mut(&name) {
+                    *entry = ms.into();
+                    if let Ok(changed) = serde_json::from_value(timing.clone()) {
+                        *all = changed;
+                    }
+                }
+            })?;
+            let names = timing.as_object().map(|all| all.keys().cloned().collect::<Vec<_>>().join(", "));
+            ensure!(timing.get(&name).is_some(), "no such duration '{name}': {}", names.unwrap_or_default());
+            Ok(())
+        }
         Ctl::DaysPass { days } => days::pass(control.dir(), days),
         Ctl::Snapshot => {
             println!("{}", serde_json::to_string_pretty(&control.snapshot()?)?);

@@ -43,6 +43,28 @@ fn h36_after_a_reboot_of_the_node_routes_and_isolation_are_back() {
 }
 
 #[test]
+fn h54_ports_that_are_still_coming_are_waited_for_side_by_side() {
+    let lab = site();
+    for (vmid, name) in [(101, "web-2"), (102, "web-3"), (103, "web-4")] {
+        place(&lab, vmid, name);
+    }
+    lab.control().timing(|timing| timing.plug = 4_000).unwrap();
+    lab.control().reboot_node().unwrap();
+    let began = Instant::now();
+    assert_eq!(reapply(&lab, "").ok().err, "4 running VMs are connected, 0 are off\n");
+    assert!((100..104).all(|vmid| is_isolated(&lab, vmid) && has_route(&lab, vmid)));
+    assert!(began.elapsed() < Duration::from_secs(12), "one after the other: {:?}", began.elapsed());
+    // One never comes: the others are not held up by it, and it is named.
+    lab.control().timing(|timing| timing.plug = 60_000).unwrap();
+    lab.control().power(101, Power::Stopped).unwrap();
+    lab.tool("qm").args(["start", "101"]).spawn().unwrap();
+    until("it runs", || snapshot(&lab).guests[&101].power == Power::Running);
+    let said = reapply(&lab, "limit@reapply=6000").ends(1);
+    assert!(said.err.contains("web-2") && said.err.contains("was not isolated"), "{said:?}");
+    assert!([100, 102, 103].iter().all(|vmid| is_isolated(&lab, *vmid)));
+}
+
+#[test]
 fn h51_suspended_destroyed_stopped_and_foreign_machines_are_left_alone() {
     let lab = site();
     for (vmid, name) in [(101, "suspended-1"), (102, "destroyed-1"), (103, "off-1"), (104, "foreign-1")] {

@@ -114,6 +114,83 @@ fn h36_route_and_isolation_come_back_with_every_start() {
 }
 
 #[test]
+fn h54_the_port_is_isolated_however_long_the_start_takes_after_the_vm_runs() {
+    // Longer than the root agent waits for a start: it answers "pending", and the VM runs long before its port is one.
+    let lab = Lab::builder().plug_ms(3_800).start().unwrap();
+    let said = lab.made("web-1");
+    assert!(connected(&lab) && !said.err.contains("isolated"), "by create: {said:?}");
+    lab.vm("stop", &["web-1"]).ok();
+    let said = lab.vm("start", &["web-1"]).ok();
+    assert!(connected(&lab) && !said.err.contains("isolated"), "by start: {said:?}");
+    lab.vm("stop", &["web-1"]).ok();
+    suspend(&lab, Some("2999-01-01T00:00:00+00:00"));
+    let said = lab.vm("resume", &["web-1"]).ok();
+    assert!(connected(&lab) && !said.err.contains("isolated"), "by resume: {said:?}");
+    // Somebody else's start is on its way: the root agent has no task to tell of.
+    lab.vm("stop", &["web-1"]).ok();
+    let mut other = lab.tool("qm").args(["start", "100"]).spawn().unwrap();
+    while guest(&lab, 100).power != Power::Running {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let said = lab.vm("start", &["web-1"]).ok().says(&["runs already"]);
+    assert!(connected(&lab) && !said.err.contains("isolated"), "{said:?}");
+    assert!(other.wait().unwrap().success());
+}
+
+#[test]
+fn h54_isolation_is_read_back_and_a_port_that_never_comes_is_a_warning() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    lab.vm("stop", &["web-1"]).ok();
+    // The root agent says yes and the port is not isolated: said once, done in the second try.
+    let (tool, real) = (lab.path("bin/bridge"), lab.path("bin/bridge.real"));
+    std::fs::rename(&tool, &real).unwrap();
+    let marker = lab.path("lied");
+    let text = format!(
+        "#!/bin/sh\n[ -e '{0}' ] || {{ : > '{0}'; exit 0; }}\nexec '{1}' \"$@\"\n",
+        marker.display(),
+        real.display()
+    );
+    std::fs::write(&tool, text).unwrap();
+    std::fs::set_permissions(&tool, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    lab.vm("start", &["web-1"]).ok();
+    assert!(marker.exists() && connected(&lab));
+    lab.vm("stop", &["web-1"]).ok();
+    lab.control().timing(|timing| timing.plug = 60_000).unwrap();
+    let began = std::time::Instant::now();
+    let said = lab.vm_with("limit@start=6000", "start", &["web-1"]).ok();
+    said.says(&[
+        "tap100i0 was not isolated",
+        "other guests on this bridge can reach it",
+        "blockhost-vm-start",
+    ]);
+    assert!(began.elapsed() < std::time::Duration::from_secs(12), "{:?}", began.elapsed());
+    assert!(!connected(&lab));
+}
+
+#[test]
+fn h54_what_cannot_be_isolated_is_said_at_once() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    // A daemon without the action.
+    let began = std::time::Instant::now();
+    let unknown = || FaultAction::error("Unknown action: bridge-port-isolate");
+    lab.vm("stop", &["web-1"]).ok();
+    lab.control().fault("agent.bridge-port-isolate", unknown(), 1).unwrap();
+    lab.vm("start", &["web-1"]).ok().says(&["was not isolated", "too old", "upgrade blockhost-common"]);
+    // Somebody has switched the firewall's bridge on: the tap's isolation would mean nothing.
+    lab.vm("stop", &["web-1"]).ok();
+    let net0 = guest(&lab, 100).config["net0"].replace(",firewall=0", "") + ",firewall=1";
+    lab.control().set(100, "net0", &net0).unwrap();
+    lab.vm("start", &["web-1"]).ok().says(&["was not isolated", "fwpr100p0", "firewall=0"]);
+    // No card at all.
+    lab.vm("stop", &["web-1"]).ok();
+    lab.control().unset(100, "net0").unwrap();
+    lab.vm("start", &["web-1"]).ok().says(&["was not isolated", "no network card"]);
+    assert!(began.elapsed() < std::time::Duration::from_secs(25), "{:?}", began.elapsed());
+}
+
+#[test]
 fn h36_what_could_not_be_connected_is_a_warning() {
     let lab = Lab::builder().start().unwrap();
     let break_network = || {

@@ -49,6 +49,12 @@ impl LabBuilder {
         self
     }
 
+    /// How long after QEMU's start a tap becomes a port of its bridge, in milliseconds; default 0.
+    pub fn plug_ms(mut self, ms: u64) -> Self {
+        self.setup.node.timing.plug = ms;
+        self
+    }
+
     /// What each call of `qm`, `pvesm`, `pvesh`, `pveum` costs, in milliseconds; default 0.
     pub fn qm_ms(mut self, ms: u64) -> Self {
         self.setup.node.timing.tool = ms;

@@ -160,15 +160,21 @@ impl NodeFiles {
         }
     }
 
-    /// `/sys/class/net/<dev>`, with a link `master` to the bridge where there is one.
-    pub fn write_device(&self, dev: &str, master: Option<&str>) {
+    /// `/sys/class/net/<dev>`: where it is a port of a bridge, with a link `master` to that and `brport/isolated`.
+    pub fn write_device(&self, dev: &str, master: Option<&str>, isolated: bool) {
         let folder = self.root.join("sys/class/net").join(dev);
         complain(fs::create_dir_all(&folder), &folder);
-        let link = folder.join("master");
+        let (link, port) = (folder.join("master"), folder.join("brport"));
         remove(&link);
-        if let Some(master) = master {
-            complain(symlink(format!("../{master}"), &link), &link);
-        }
+        let Some(master) = master else {
+            if port.is_dir() {
+                complain(fs::remove_dir_all(&port), &port);
+            }
+            return;
+        };
+        complain(fs::create_dir_all(&port), &port);
+        replace(&port.join("isolated"), if isolated { b"1\n" } else { b"0\n" });
+        complain(symlink(format!("../{master}"), &link), &link);
     }
 
     /// The device is gone.

@@ -59,7 +59,7 @@ impl Network {
             no_ipv6,
         };
         self.next_index += 1;
-        files.write_device(name, master);
+        files.write_device(name, master, false);
         self.devices.insert(name.into(), device);
     }
 
@@ -93,6 +93,26 @@ impl Network {
         for (number, nic) in guest.nics() {
             self.plug_one(files, guest.vmid, number, &nic);
         }
+    }
+
+    /// What there is of a guest that starts as soon as its QEMU runs: the taps, which are no ports of a bridge yet.
+    pub fn make_taps(&mut self, files: &NodeFiles, guest: &Guest) {
+        for (number, nic) in guest.nics() {
+            self.unplug_one(files, guest.vmid, number);
+            if nic.bridge().is_some() {
+                self.add(files, &format!("tap{}i{number}", guest.vmid), None, false, true);
+            }
+        }
+    }
+
+    /// Sets whether a port may talk to other isolated ones; false where it is no port of a bridge.
+    pub fn isolate(&mut self, files: &NodeFiles, name: &str, isolated: bool) -> bool {
+        let Some(device) = self.devices.get_mut(name).filter(|device| device.master.is_some()) else {
+            return false;
+        };
+        device.isolated = isolated;
+        files.write_device(name, device.master.as_deref(), isolated);
+        true
     }
 
     /// One NIC of [`Network::plug`].

@@ -27,9 +27,18 @@ pub(crate) async fn start(node: &Shared, caller: &Caller, on: &str, vmid: u32) -
         let _lock = shared.locks.exclusive(vmid, shared.timing().lock_wait).await?;
         check_startable(&shared, &on, vmid)?;
         pause(shared.timing().start).await;
-        start_now(&shared, &on, vmid)
+        start_slowly(&shared, &on, vmid).await
     })
     .await
+}
+
+/// As a start goes on a real node: QEMU runs and has its PID file, some time later its taps are ports of their
+/// bridges, and only then has it ended.
+async fn start_slowly(node: &Node, on: &str, vmid: u32) -> Outcome<()> {
+    let pid = run_qemu(node, on, vmid)?;
+    pause(node.timing().plug).await;
+    plug(node, vmid, pid);
+    Ok(())
 }
 
 fn check_startable(node: &Node, on: &str, vmid: u32) -> Outcome<()> {
@@ -56,8 +65,24 @@ pub(crate) fn check_lock(guest: &Guest) -> Outcome<()> {
     }
 }
 
-/// The start itself: pending changes, cloud-init, taps, QEMU.
+/// A start of which nothing is seen but its end.
 pub(crate) fn start_now(node: &Node, on: &str, vmid: u32) -> Outcome<()> {
+    let pid = run_qemu(node, on, vmid)?;
+    plug(node, vmid, pid);
+    Ok(())
+}
+
+/// The taps become ports of their bridges, unless the guest has ended meanwhile.
+fn plug(node: &Node, vmid: u32, pid: u32) {
+    let mut state = node.state();
+    let guest = state.guests.get(&vmid).filter(|guest| guest.run.as_ref().is_some_and(|run| run.pid == pid));
+    let Some(guest) = guest.cloned() else { return };
+    let State { network, files, .. } = &mut *state;
+    network.plug(files, &guest);
+}
+
+/// The first part of a start: pending changes, cloud-init, QEMU, taps. The PID.
+fn run_qemu(node: &Node, on: &str, vmid: u32) -> Outcome<u32> {
     let mut state = node.state();
     change::apply_pending(&mut state, on, vmid)?;
     let guest = state.guest(on, vmid)?.clone();
@@ -89,9 +114,9 @@ pub(crate) fn start_now(node: &Node, on: &str, vmid: u32) -> Outcome<()> {
     }
     let guest = guest.clone();
     let State { network, files, .. } = &mut *state;
-    network.plug(files, &guest);
+    network.make_taps(files, &guest);
     state.changed(vmid);
-    Ok(())
+    Ok(pid)
 }
 
 /// QEMU ends; taps and what ran in the guest end with it.
@@ -225,7 +250,7 @@ pub(crate) async fn reboot(
     Ok(spawn(node, caller, "qmreboot", vmid, move |worker| async move {
         let _lock = shared.locks.exclusive(vmid, shared.timing().lock_wait).await?;
         shutdown_locked(&shared, &worker, &on, vmid, Shutdown { timeout, force_stop: false }).await?;
-        start_now(&shared, &on, vmid)
+        start_slowly(&shared, &on, vmid).await
     })
     .await)
 }
@@ -271,8 +296,9 @@ pub(crate) async fn resume(node: &Shared, caller: &Caller, on: &str, vmid: u32) 
     .await
 }
 
-/// The node goes down and comes up: guests off, routes and taps gone, guests with `onboot` started anew.
-pub(crate) fn reboot_node(node: &Node) {
+/// The node goes down and comes up: guests off, routes and taps gone, guests with `onboot` started anew. Their taps
+/// are plugged while they run already, as at each start.
+pub(crate) fn reboot_node(node: &Shared) {
     let (all, onboot) = {
         let mut state = node.state();
         state.network.routes.clear();
@@ -291,8 +317,16 @@ pub(crate) fn reboot_node(node: &Node) {
         power_off(node, vmid);
     }
     for vmid in onboot {
-        if let Err(refusal) = start_now(node, &node.options.node, vmid) {
-            eprintln!("lab: VM {vmid} does not start with the node: {}", refusal.message);
+        match run_qemu(node, &node.options.node, vmid) {
+            Ok(pid) if node.timing().plug == 0 => plug(node, vmid, pid),
+            Ok(pid) => {
+                let node = node.clone();
+                tokio::spawn(async move {
+                    pause(node.timing().plug).await;
+                    plug(&node, vmid, pid);
+                });
+            }
+            Err(refusal) => eprintln!("lab: VM {vmid} does not start with the node: {}", refusal.message),
         }
     }
 }

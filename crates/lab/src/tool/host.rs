@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::ToolOutput;
 use crate::model::Route;
-use crate::node::Shared;
 use crate::node::network::{Device, Network};
+use crate::node::{Shared, State};
 
 /// The host's way outside, in the form of `ip -j -4 route show default`.
 const DEFAULT_ROUTE: &str = "[{\"dst\":\"default\",\"gateway\":\"192.168.122.254\",\"dev\":\"vmbr0\",\"protocol\":\"kernel\",\"flags\":[\"onlink\"]}]\n";
@@ -182,7 +182,7 @@ pub(crate) fn bridge(node: &Shared, argv: &[String]) -> ToolOutput {
     let details = argv.iter().any(|word| matches!(word.as_str(), "-d" | "-details" | "--details"));
     let mut state = node.state();
     match words.as_slice() {
-        ["link", "set", rest @ ..] => set_port(&mut state.network, rest),
+        ["link", "set", rest @ ..] => set_port(&mut state, rest),
         ["link", "show" | "list", rest @ ..] => show_ports(&state.network, rest, details),
         ["link"] => show_ports(&state.network, &[], details),
         [object, ..] => {
@@ -192,26 +192,27 @@ pub(crate) fn bridge(node: &Shared, argv: &[String]) -> ToolOutput {
     }
 }
 
-fn set_port(network: &mut Network, words: &[&str]) -> ToolOutput {
+fn set_port(state: &mut State, words: &[&str]) -> ToolOutput {
+    let State { network, files, .. } = state;
     let Some(dev) = after(words, "dev") else {
         return ToolOutput::failure(255, "Device is a required argument.\n");
     };
-    let Some(device) = network.get_mut(dev) else {
+    if network.get(dev).is_none() {
         return ToolOutput::failure(255, format!("Cannot find bridge device \"{dev}\"\n"));
-    };
-    if device.master.is_none() {
-        return ToolOutput::failure(255, "RTNETLINK answers: Operation not supported\n");
     }
-    match after(words, "isolated") {
-        Some("on") => device.isolated = true,
-        Some("off") => device.isolated = false,
+    let isolated = match after(words, "isolated") {
+        Some("on") => true,
+        Some("off") => false,
         Some(other) => {
             return ToolOutput::failure(
                 255,
                 format!("Error: argument of \"isolated\" must be one of \"on off\", not \"{other}\"\n"),
             );
         }
-        None => {}
+        None => return ToolOutput::default(),
+    };
+    if !network.isolate(files, dev, isolated) {
+        return ToolOutput::failure(255, "RTNETLINK answers: Operation not supported\n");
     }
     ToolOutput::default()
 }

@@ -2,18 +2,25 @@
 //! VMs lack is put back (hazard H36). Suspended and destroyed ones are left alone (H51).
 
 use super::create::traces_of_vms;
+use super::network::Isolation;
 use super::{Context, machine, network};
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
 use crate::host::root_agent::AgentError;
 use crate::store::vm_database::{DatabaseError, Fields, Status, VmRecord};
 use crate::store::vm_lock::VmLock;
+use crate::value::vm_name::VmName;
 use crate::value::vmid::Vmid;
 use anyhow::Context as _;
+use std::collections::VecDeque;
 use std::time::Duration;
 
-/// For one VM.
+/// For one VM, from the first look at it.
 const LIMIT: Duration = Duration::from_secs(30);
+/// A VM whose port has not come is tried for the last time with so much of its limit left.
+const LAST_TRY: Duration = Duration::from_secs(2);
+/// Pause after all VMs that wait for their port were looked at.
+const ROUND: Duration = Duration::from_millis(300);
 /// How long the root agent may take to come up after a reboot.
 const AGENT_START: Duration = Duration::from_secs(60);
 
@@ -48,13 +55,25 @@ pub fn reapply(ctx: &Context<'_>) -> anyhow::Result<Reapplied> {
     if let Some(first) = records.first() {
         wait_for_agent(ctx, first.vmid)?;
     }
-    for record in records {
+    // Side by side: right after a boot the ports of all come one after the other, and each may take its time (H54).
+    let mut waiting: VecDeque<(VmName, Option<Deadline>)> =
+        records.into_iter().map(|record| (record.name, None)).collect();
+    let mut put_off = 0;
+    while let Some((name, deadline)) = waiting.pop_front() {
         ctx.host.interrupt.check()?;
-        let name = record.name.clone();
-        match one(ctx, record) {
-            Ok(None) => done.off += 1,
-            Ok(Some(warnings)) if warnings.is_empty() => done.connected += 1,
-            Ok(Some(warnings)) => {
+        let deadline = deadline.unwrap_or_else(|| Deadline::after(failpoint::limit("reapply", LIMIT)));
+        match one(ctx, &name, deadline) {
+            Ok(Found::Off) => done.off += 1,
+            Ok(Found::NotYet) => {
+                waiting.push_back((name, Some(deadline)));
+                put_off += 1;
+                if put_off >= waiting.len() {
+                    ctx.node().pause(ROUND)?;
+                    put_off = 0;
+                }
+            }
+            Ok(Found::Connected(warnings)) if warnings.is_empty() => done.connected += 1,
+            Ok(Found::Connected(warnings)) => {
                 done.failures.extend(warnings.into_iter().map(|w| format!("VM {name}: {w}")))
             }
             Err(error) => done.failures.push(format!("{error:#}")),
@@ -85,19 +104,34 @@ fn wait_for_agent(ctx: &Context<'_>, vmid: Vmid) -> anyhow::Result<()> {
     }
 }
 
+/// One VM as it is now.
+enum Found {
+    /// It does not run, or is no active VM any more.
+    Off,
+    /// It runs, and its port is not there yet.
+    NotYet,
+    /// It was connected, except for what the warnings say.
+    Connected(Vec<String>),
+}
+
 /// One VM under its lock, its record read again: what was suspended meanwhile stays unconnected.
-fn one(ctx: &Context<'_>, record: VmRecord) -> anyhow::Result<Option<Vec<String>>> {
-    let deadline = Deadline::after(LIMIT);
-    let name = record.name;
-    let _lock = VmLock::take(ctx.host, &name, "reapply", LIMIT)?;
-    let Some(record) = ctx.record(&name)?.filter(|r| r.status == Status::Active) else { return Ok(None) };
+fn one(ctx: &Context<'_>, name: &VmName, deadline: Deadline) -> anyhow::Result<Found> {
+    let _lock = VmLock::take(ctx.host, name, "reapply", LIMIT)?;
+    let Some(record) = ctx.record(name)?.filter(|r| r.status == Status::Active) else {
+        return Ok(Found::Off);
+    };
     let machine = machine::of_record(ctx, record, deadline)?;
+    let node = ctx.node();
     // Not `proven_state`: whether it is paused does not matter here, and the API may still be starting.
-    let state = ctx.node().state(machine.vmid, deadline);
+    let state = node.state(machine.vmid, deadline);
     let state = state.with_context(|| format!("{}: cannot ask the node", machine.label()))?;
     machine.prove(&state)?;
     if !state.exists || !state.running {
-        return Ok(None);
+        return Ok(Found::Off);
     }
-    Ok(Some(network::connect(ctx, &ctx.node(), machine.vmid, machine.record.ipv6, deadline)))
+    let isolation = network::isolate_once(&node, machine.vmid, deadline);
+    if matches!(isolation, Isolation::NotYet(_)) && deadline.left() > LAST_TRY {
+        return Ok(Found::NotYet);
+    }
+    Ok(Found::Connected(network::finish(ctx, &node, machine.vmid, machine.record.ipv6, &isolation, deadline)))
 }

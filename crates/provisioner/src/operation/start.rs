@@ -83,10 +83,13 @@ pub fn run(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -> anyhow::
             node.act_and_wait(machine.vmid, "qm-resume", deadline, resume, goes_on)
         } else {
             let start = || node.start(machine.vmid, &machine.identity, deadline);
-            node.act_and_wait(machine.vmid, "qm-start", deadline, start, |s| s.running)
+            // Running is not yet started: the start ends after the taps are ports of their bridges (H54).
+            node.act_and_wait(machine.vmid, "qm-start", deadline, start, |s| s.running && !s.starting)
         };
         match waited.with_context(|| label.clone())? {
             Waited::Done(_) => {}
+            // It runs, and its start has not ended: what is still missing is said below.
+            Waited::TimedOut(last) if last.running && last.paused != Some(true) => {}
             Waited::Failed(words) => anyhow::bail!("{label}: failed to start: {words}"),
             Waited::TimedOut(last) => anyhow::bail!(
                 "{label}: it does not run after {} s{}; look at the node's task log, then try again",

@@ -81,6 +81,16 @@ pub struct VmState {
     pub protection: bool,
     /// The last act of the root agent on it that failed after its request had been answered.
     pub failed: Option<FailedAct>,
+    /// The root agent's own start of it has not ended yet.
+    pub starting: bool,
+    /// Whether the first card of a running VM is a port of its bridge; `None` where the root agent does not say.
+    pub connected: Option<bool>,
+    /// Whether that port is isolated; `None` where the root agent does not say, or the bridge does not tell.
+    pub isolated: Option<bool>,
+    /// The root agent says that a running VM has no first card.
+    pub no_card: bool,
+    /// The port's device where it is not the tap itself: the firewall's bridge stands between.
+    pub firewall_port: Option<String>,
     /// Disks that the root agent's last destroy of it could not free.
     pub leftovers: Vec<String>,
 }
@@ -119,6 +129,14 @@ impl VmState {
             onboot: flag("onboot"),
             protection: flag("protection"),
             failed: answer.get("task").and_then(FailedAct::from_task),
+            starting: answer.get("task").is_some_and(|task| {
+                task.get("running") == Some(&Value::Bool(true))
+                    && task.get("action").and_then(Value::as_str) == Some("qm-start")
+            }),
+            connected: answer.get("connected").and_then(Value::as_bool),
+            no_card: answer.get("connected") == Some(&Value::Null),
+            isolated: answer.get("isolated").and_then(Value::as_bool),
+            firewall_port: Some(text("port")).filter(|port| port.starts_with("fw")),
             leftovers: texts(answer.get("task").and_then(|task| task.get("leftovers"))),
         })
     }

@@ -95,6 +95,11 @@ fn state(world: &World, params: &Map<String, Value>) -> Result<Value, Value> {
     answer["onboot"] = guest.onboot.into();
     answer["protection"] = guest.protection.into();
     answer["template"] = (vmid == TEMPLATE).into();
+    if guest.running {
+        answer["connected"] = true.into();
+        answer["isolated"] = node.isolated.contains(&vmid).into();
+        answer["port"] = format!("tap{vmid}i0").into();
+    }
     Ok(answer)
 }
 
