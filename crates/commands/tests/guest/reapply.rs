@@ -57,11 +57,13 @@ fn h54_ports_that_are_still_coming_are_waited_for_side_by_side() {
     // One never comes: the others are not held up by it, and it is named.
     lab.control().timing(|timing| timing.plug = 60_000).unwrap();
     lab.control().power(101, Power::Stopped).unwrap();
-    lab.tool("qm").args(["start", "101"]).spawn().unwrap();
+    let mut start = lab.tool("qm").args(["start", "101"]).spawn().unwrap();
     until("it runs", || snapshot(&lab).guests[&101].power == Power::Running);
     let said = reapply(&lab, "limit@reapply=6000").ends(1);
     assert!(said.err.contains("web-2") && said.err.contains("was not isolated"), "{said:?}");
     assert!([100, 102, 103].iter().all(|vmid| is_isolated(&lab, *vmid)));
+    start.kill().unwrap();
+    start.wait().unwrap();
 }
 
 #[test]
