@@ -3,6 +3,7 @@
 #
 #   STATE_DIR  where the markers .step-hostname, .step-proxmox, .step-terraform go   (/var/lib/blockhost)
 #   LOG_FILE   gets a dated line for everything done, and all that the tools say     (/var/log/blockhost-firstboot.log)
+#              (a caller that copies our output there gets our own lines on stderr alone, so that none stands there twice)
 #
 # A marker is made after its step succeeded and was checked, never before; a step without one is done again from its
 # start, and every part of it can be: whatever this script writes arrives whole, by rename. It can be killed at any moment.
@@ -29,6 +30,7 @@ readonly LOCK=/run/blockhost-firstboot.lock
 readonly TEMP=.blockhost-firstboot # what every unfinished file of ours begins with
 readonly SOURCES=/etc/apt/sources.list.d
 readonly KEYRINGS=/usr/share/keyrings
+readonly DATASOURCE=/etc/cloud/cloud.cfg.d/zz-blockhost-datasource.cfg # the last file that names a list counts
 readonly PROXMOX_SITE=download.proxmox.com/debian/pve
 readonly HASHICORP_SITE=apt.releases.hashicorp.com
 # The primary key of HashiCorp's package signing, as published on its security page.
@@ -40,11 +42,35 @@ direct=() # apt's options for hosts that are reached past its proxy
 
 # ---------------------------------------------------------------------------------------------------------------- log
 
+copied= # yes: what is written to stderr gets into LOG_FILE by our caller; no: it does not
+
 log() {
-    local line
+    local line size
     printf -v line '%(%Y-%m-%dT%H:%M:%S%z)T first-boot: %s: %s' -1 "$step" "$*"
-    printf '%s\n' "$line" >>"$LOG_FILE"
+    if [ "$copied" = no ]; then printf '%s\n' "$line" >>"$LOG_FILE"; fi
+    size=$(stat -c %s "$LOG_FILE")
     printf '%s\n' "$line" >&8
+    if [ -z "$copied" ]; then
+        if arrives "$line" "$size"; then
+            copied=yes
+        else
+            copied=no
+            printf '%s\n' "$line" >>"$LOG_FILE"
+        fi
+    fi
+}
+
+# arrives LINE SIZE: whether the line that was just printed gets into LOG_FILE, which had SIZE bytes, without us. The
+# installer's first boot redirects or pipes its hooks' output there, and a pipe does not tell where it leads.
+arrives() {
+    local try
+    if [ "$LOG_FILE" -ef /proc/self/fd/8 ]; then return 0; fi
+    if ! [ -p /proc/self/fd/8 ]; then return 1; fi
+    for try in 1 2 3 4 5; do
+        if tail -c "+$(($2 + 1))" "$LOG_FILE" | grep -qF -- "$1"; then return 0; fi
+        read -rt "0.$try" <> <(:) || :
+    done
+    return 1
 }
 
 die() {
@@ -356,6 +382,25 @@ tame_cloud_init() {
     fi
 }
 
+# A guest's cloud-init drive on LVM or ZFS is a block device of this node with the label "cidata". A node that was made of
+# a cloud image would take it for its own at its next boot and run the guest's user data as root. What cloud-init had to do
+# here is done: it is switched off for good, and where somebody switches it on again it looks for no data. The network that
+# it has set up stays: its configuration lies in /etc (interfaces.d, netplan, systemd/network) and is read without it.
+switch_off_cloud_init() {
+    step=cloud-init
+    if ! [ -d /etc/cloud ]; then return 0; fi
+    if [ -e /etc/cloud/cloud-init.disabled ] && [ -e "$DATASOURCE" ]; then return 0; fi
+    mkdir -p "${DATASOURCE%/*}"
+    printf '# A Proxmox node must not take the cloud-init drives of its guests for its own.\ndatasource_list: [ None ]\n' |
+        replace "$DATASOURCE"
+    printf 'Switched off by the first boot of BlockHost: a Proxmox node must not take the cloud-init drives of its guests for its own.\n' |
+        replace /etc/cloud/cloud-init.disabled
+    log "cloud-init of this node is switched off from the next boot on (/etc/cloud/cloud-init.disabled): it would run the user data of guests"
+    if grep -Eqs '(^| )(cloud-init=enabled|ds=|ci\.)' /proc/cmdline; then
+        log "WARNING: the kernel command line switches cloud-init on or names its data source; remove that (cloud-init=enabled, ds=, ci.*) from the boot loader's configuration"
+    fi
+}
+
 step_hostname() {
     step=hostname
     host_name
@@ -590,6 +635,7 @@ main() {
     step_hostname
     step_proxmox
     step_terraform
+    switch_off_cloud_init
     rm -rf "$RUN_DIR"
     step=end
     log "all steps are done"

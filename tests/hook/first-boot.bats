@@ -437,3 +437,50 @@ END
     [ "$(grep -c 'confold install proxmox-ve' "$W/calls")" -eq 1 ]
     assert_done
 }
+
+@test "a caller that copies the output into the log gets each line once, however it does it" {
+    local way
+    for way in '2>&1 | tee -a /var/log/blockhost-firstboot.log' '>>/var/log/blockhost-firstboot.log 2>&1' \
+        '2>&1 | while read -r line; do echo "outer: $line" >>/var/log/blockhost-firstboot.log; done'; do
+        rm -f "$W/var/log/blockhost-firstboot.log" "$W"/var/lib/blockhost/.step-*
+        printf '#!/bin/bash\nset -o pipefail\n%s %s\n' "$KIT/first-boot.sh" "$way" >"$W/caller"
+        chmod 755 "$W/caller"
+        : >"$W/calls"
+        run unshare -m "$HERE/world/enter.sh" "$W" "$W/caller"
+        assert_done
+        for text in 'host name pve1, address' 'bringing Debian up to date' 'hostname: done' 'terraform: done' 'all steps are done'; do
+            [ "$(LOG | grep -c "$text")" -eq 1 ] || { echo "$way: $text" >&2; LOG | tail -n 5 >&2; return 1; }
+        done
+    done
+}
+
+@test "h60: the node's own cloud-init is off once the hook is done, and looks for no guest's data" {
+    mkdir -p "$W/etc/cloud/cloud.cfg.d" "$W/etc/network/interfaces.d"
+    printf 'datasource_list: [ NoCloud, ConfigDrive ]\n' >"$W/etc/cloud/cloud.cfg.d/99_somebody.cfg"
+    printf 'cloud_init_modules:\n  - update_hostname\n' >"$W/etc/cloud/cloud.cfg"
+    printf 'auto eth0\niface eth0 inet dhcp\n' >"$W/etc/network/interfaces.d/50-cloud-init"
+    boot
+    assert_done
+    [ -s "$W/etc/cloud/cloud-init.disabled" ]
+    # The last file counts, by the order of the C locale.
+    last=$(cd "$W/etc/cloud/cloud.cfg.d" && LC_ALL=C ls | tail -n 1)
+    grep -qx 'datasource_list: \[ None \]' "$W/etc/cloud/cloud.cfg.d/$last"
+    log_has 'cloud-init of this node is switched off'
+    # The network that it has set up stays as it is.
+    [ "$(cat "$W/etc/network/interfaces.d/50-cloud-init")" = "$(printf 'auto eth0\niface eth0 inet dhcp')" ]
+    # A node of an older package, whose steps are all done, is mended by the next run.
+    rm "$W/etc/cloud/cloud-init.disabled"
+    boot
+    [ -s "$W/etc/cloud/cloud-init.disabled" ]
+    rm "$W/var/log/blockhost-firstboot.log"
+    boot
+    [ "$(LOG | grep -c 'switched off')" -eq 0 ]
+}
+
+@test "h60: a first boot that fails leaves cloud-init as it is" {
+    mkdir -p "$W/etc/cloud"
+    printf 'cloud_init_modules:\n  - update_hostname\n' >"$W/etc/cloud/cloud.cfg"
+    boot_with fail 6
+    [ "$status" -ne 0 ]
+    if [ -e "$W/etc/cloud/cloud-init.disabled" ]; then false; fi
+}

@@ -73,14 +73,16 @@ impl GrowingFile {
         Ok(())
     }
 
-    /// Adds all of another file, from its beginning; `heard` is told how many bytes are there.
+    /// Adds the first `length` bytes of another file, or all where it has less; `heard` is told how many bytes are there.
     pub fn append_file(
         &mut self,
         from: &mut File,
+        length: u64,
         interrupt: &Interrupt,
         mut heard: impl FnMut(u64),
     ) -> anyhow::Result<()> {
         from.rewind()?;
+        let mut from = from.take(length);
         let mut piece = vec![0; PIECE];
         loop {
             interrupt.check()?;
@@ -117,8 +119,25 @@ pub fn complete(path: &Path, name: &Path) -> io::Result<()> {
 
 /// Opens a regular file to read it; a link is none.
 pub fn open_plain(path: &Path) -> io::Result<File> {
+    open_plain_at(rustix::fs::CWD, path)
+}
+
+/// Opens a directory to list it and to open what is in it; a link is none.
+pub fn open_directory(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::DIRECTORY;
+    let opened = rustix::fs::open(path, flags, Mode::empty());
+    opened.map(File::from).map_err(|error| match error {
+        // The kernel says of a link only that it is no directory.
+        rustix::io::Errno::NOTDIR => io::Error::other("it is a symbolic link or not a directory"),
+        other => other.into(),
+    })
+}
+
+/// As [`open_plain`], in an open directory.
+pub fn open_plain_at(directory: impl std::os::fd::AsFd, name: impl rustix::path::Arg) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).map_err(|error| match error {
+    let opened = rustix::fs::openat(directory, name, flags, Mode::empty());
+    let file = File::from(opened.map_err(|error| match error {
         rustix::io::Errno::LOOP => io::Error::other("it is a symbolic link"),
         other => other.into(),
     })?);
@@ -244,6 +263,6 @@ mod tests {
         let mut file = open_plain(&path).unwrap();
         assert!(sha512(&mut file, &interrupt, |_| {}).is_err());
         let mut copy = GrowingFile::begin(&dir.path().join("b")).unwrap();
-        assert!(copy.append_file(&mut file, &interrupt, |_| {}).is_err());
+        assert!(copy.append_file(&mut file, u64::MAX, &interrupt, |_| {}).is_err());
     }
 }

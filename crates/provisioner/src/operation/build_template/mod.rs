@@ -20,6 +20,7 @@ mod replace;
 pub mod work_folder;
 
 use crate::host::Host;
+use crate::host::accounts;
 use crate::host::clock;
 use crate::host::failpoint;
 use crate::host::large_file::{self, GrowingFile, Sum};
@@ -115,7 +116,7 @@ pub fn build_template(host: &Host, request: &Request, progress: &mut dyn Progres
     };
     let found = check_node(&tools, request, &wanted, &terraform_dir)?;
     let packages_dir = request.packages.clone().unwrap_or_else(|| host.state_dir.join("template-packages"));
-    let mut packages = packages::find(&packages_dir)?;
+    let mut packages = packages::find(&packages_dir, accounts::blockhost(host)?)?;
     host.step("template.checked")?;
 
     folder.make_work()?;
@@ -321,7 +322,7 @@ fn customised(
     let work = folder.work();
     let disk = format!("disk.{}", image.format);
     let mut copy = GrowingFile::begin(&work.join(&disk))?;
-    copy.append_file(&mut large_file::open_plain(&image.path)?, &host.interrupt, |_| {})?;
+    copy.append_file(&mut large_file::open_plain(&image.path)?, u64::MAX, &host.interrupt, |_| {})?;
     drop(copy);
     for (name, text) in SCRIPTS {
         replace_file::replace(&work.join(name), text.as_bytes(), 0o600, "template-script")?;

@@ -1,14 +1,19 @@
 //! The `.deb` files that other packages put into the template: `/var/lib/blockhost/template-packages`.
 //!
-//! The folder lies in one that user blockhost may write, and what is in it is installed by root into every customer's
-//! machine. So each file must be root's own, writable by nobody else, and no link; it is copied through the descriptor
-//! that was looked at (H29).
+//! The directory belongs to user blockhost after the installer's `chown -R`, and what is in it is installed into every
+//! customer's VM. That gives this user nothing it does not have: it enters every guest as root already, by the root
+//! agent's `qm-guest-exec`. It must not become root of the *node*: packages are unpacked and run by virt-customize's
+//! appliance alone, a VM; root itself only copies bytes, follows no link on the way, and reads nothing but regular files
+//! that are Debian packages and root's or user blockhost's own. What is checked and summed is the copy, in a directory
+//! of root's, where nobody can change it any more (H29).
 
+use crate::host::accounts::Account;
 use crate::host::interrupt::Interrupt;
 use crate::host::large_file::{self, GrowingFile, Sum};
 use anyhow::Context as _;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 /// A package, open.
 pub struct Package {
@@ -19,44 +24,54 @@ pub struct Package {
 
 /// What a Debian package begins with: an `ar` archive, its first member called so.
 const MAGIC: &[u8] = b"!<arch>\ndebian-binary";
+/// Bytes that a package may have; a file that grows while it is copied must come to an end.
+const MAX: u64 = 1 << 30;
 
-/// The packages of a folder, by name. None is an error, as is each that may not be trusted.
-pub fn find(folder: &Path) -> anyhow::Result<Vec<Package>> {
-    let none = || format!("no package for the template: {} holds no .deb file", folder.display());
-    let listing = match std::fs::read_dir(folder) {
-        Ok(listing) => listing,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            anyhow::bail!("no package for the template: {} does not exist", folder.display())
+/// The packages of a directory, by name. None is an error, as is each that is not what it should be. `owner` is user
+/// blockhost.
+pub fn find(directory: &Path, owner: Account) -> anyhow::Result<Vec<Package>> {
+    let shown = directory.display();
+    let next =
+        "put the .deb files of the packages that every VM needs there (the installer's web3-auth package)";
+    let handle = large_file::open_directory(directory).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            anyhow::anyhow!("no package for the template: {shown} does not exist; {next}")
         }
-        Err(error) => anyhow::bail!("cannot read {}: {error}", folder.display()),
-    };
-    let mut names: Vec<PathBuf> = Vec::new();
-    for entry in listing {
-        let path = entry.with_context(|| format!("cannot read {}", folder.display()))?.path();
-        if path.extension().is_some_and(|ending| ending == "deb") {
-            names.push(path);
+        _ => anyhow::anyhow!("cannot read {shown}: {error}"),
+    })?;
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(&handle).with_context(|| format!("cannot read {shown}"))? {
+        let name = entry.with_context(|| format!("cannot read {shown}"))?.file_name().to_owned();
+        if name.to_bytes().ends_with(b".deb") && name.to_bytes().len() > 4 {
+            names.push(name);
         }
     }
     names.sort();
-    anyhow::ensure!(!names.is_empty(), none());
-    names.iter().map(|path| open(path)).collect()
+    anyhow::ensure!(!names.is_empty(), "no package for the template: {shown} holds no .deb file; {next}");
+    names.iter().map(|name| open(directory, &handle, name, owner)).collect()
 }
 
-fn open(path: &Path) -> anyhow::Result<Package> {
-    let shown = in_one_line(&path.file_name().unwrap_or_default().to_string_lossy());
-    let refused = |why: &str| {
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        anyhow::anyhow!("package {shown} in {} is refused: {why}", folder.display())
-    };
-    let file = large_file::open_plain(path).map_err(|error| refused(&error.to_string()))?;
-    if !large_file::ours_alone(&file)? {
-        return Err(refused("it must belong to root and be writable by root alone"));
+fn open(directory: &Path, handle: &File, name: &std::ffi::CStr, owner: Account) -> anyhow::Result<Package> {
+    let shown = in_one_line(&name.to_string_lossy());
+    let refused = |why: &str| anyhow::anyhow!("package {shown} in {} is refused: {why}", directory.display());
+    let file = large_file::open_plain_at(handle, name).map_err(|error| refused(&error.to_string()))?;
+    let found = file.metadata()?;
+    let root = rustix::process::geteuid().as_raw();
+    let others =
+        found.mode() & 0o002 != 0 || found.mode() & 0o020 != 0 && ![0, owner.gid].contains(&found.gid());
+    if ![root, owner.uid].contains(&found.uid()) || others {
+        return Err(refused(&format!(
+            "it must belong to root or to user blockhost and be writable by nobody else; check where it comes from, then: chown root:root and chmod 0644 {}/{shown}",
+            directory.display()
+        )));
     }
     let mut head = [0; MAGIC.len()];
-    std::os::unix::fs::FileExt::read_exact_at(&file, &mut head, 0)
-        .map_err(|_| refused("it is no Debian package"))?;
-    if head != MAGIC {
-        return Err(refused("it is no Debian package"));
+    let is_package = std::os::unix::fs::FileExt::read_exact_at(&file, &mut head, 0).is_ok() && head == MAGIC;
+    if !is_package {
+        return Err(refused("it is not a Debian package; copy it there again"));
+    }
+    if found.len() > MAX {
+        return Err(refused(&format!("it is larger than {} MiB", MAX >> 20)));
     }
     Ok(Package { shown, file })
 }
@@ -71,7 +86,8 @@ impl Package {
     /// Copies it to `to`; the sum is that of the copy.
     pub fn copy(&mut self, to: &Path, interrupt: &Interrupt) -> anyhow::Result<Sum> {
         let mut copy = GrowingFile::begin(to)?;
-        copy.append_file(&mut self.file, interrupt, |_| {})?;
+        let length = self.file.metadata()?.len().min(MAX);
+        copy.append_file(&mut self.file, length, interrupt, |_| {})?;
         copy.sha512(interrupt, |_| {})
     }
 }
@@ -80,9 +96,13 @@ impl Package {
 mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
+    const BLOCKHOST: Account = Account { uid: 4242, gid: 4243 };
 
     fn names(folder: &Path) -> Result<Vec<String>, String> {
-        find(folder).map(|all| all.into_iter().map(|p| p.shown).collect()).map_err(|e| format!("{e:#}"))
+        let all = find(folder, BLOCKHOST).map(|all| all.into_iter().map(|p| p.shown).collect());
+        all.map_err(|e| format!("{e:#}"))
     }
 
     fn package(folder: &Path, name: &str) -> PathBuf {
@@ -95,13 +115,13 @@ mod tests {
     #[test]
     fn packages_come_in_the_order_of_their_names() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(names(&dir.path().join("none")).unwrap_err().ends_with("does not exist"));
+        assert!(names(&dir.path().join("none")).unwrap_err().contains("does not exist; put"));
         std::fs::write(dir.path().join("README"), "x").unwrap();
-        assert!(names(dir.path()).unwrap_err().ends_with("holds no .deb file"));
+        assert!(names(dir.path()).unwrap_err().contains("holds no .deb file; put"));
         package(dir.path(), "b.deb");
         package(dir.path(), "a 'b\";$(id)\n.deb");
         assert_eq!(names(dir.path()).unwrap(), ["a 'b\";$(id)\\n.deb", "b.deb"]);
-        let mut all = find(dir.path()).unwrap();
+        let mut all = find(dir.path(), BLOCKHOST).unwrap();
         let sum = all[1].copy(&dir.path().join("copy"), &Interrupt::never()).unwrap();
         assert_eq!(sum, Sum::of(&[MAGIC, b"   1"].concat()));
     }
@@ -122,19 +142,41 @@ mod tests {
         refusal("not a regular file");
         std::fs::remove_dir(&bad).unwrap();
         package(dir.path(), "bad.deb");
-        for mode in [0o664, 0o646] {
-            std::fs::set_permissions(&bad, PermissionsExt::from_mode(mode)).unwrap();
-            refusal("writable by root alone");
+        std::fs::set_permissions(&bad, PermissionsExt::from_mode(0o646)).unwrap();
+        refusal("writable by nobody else");
+        std::fs::set_permissions(&bad, PermissionsExt::from_mode(0o664)).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&bad, Some(0), Some(4444)).unwrap();
+            refusal("writable by nobody else");
+            std::os::unix::fs::chown(&bad, Some(4444), Some(0)).unwrap();
+            refusal("must belong to root or to user blockhost");
+            std::os::unix::fs::chown(&bad, Some(0), Some(0)).unwrap();
         }
         std::fs::set_permissions(&bad, PermissionsExt::from_mode(0o600)).unwrap();
-        if rustix::process::geteuid().is_root() {
-            std::os::unix::fs::chown(&bad, Some(4242), None).unwrap();
-            refusal("must belong to root");
-            std::os::unix::fs::chown(&bad, Some(0), None).unwrap();
-        }
         std::fs::write(&bad, "<html>").unwrap();
-        refusal("no Debian package");
+        refusal("not a Debian package");
         std::fs::remove_file(&bad).unwrap();
         assert_eq!(names(dir.path()).unwrap(), ["good.deb"]);
+        // Nor is the directory itself a link to somewhere else.
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+        assert!(names(&link).unwrap_err().contains("symbolic link"));
+    }
+
+    #[test]
+    fn h29_packages_of_user_blockhost_are_copied_and_root_follows_no_change_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = package(dir.path(), "a.deb");
+        if rustix::process::geteuid().is_root() {
+            // What the installer's `chown -R blockhost:blockhost` makes of it.
+            std::os::unix::fs::chown(&path, Some(BLOCKHOST.uid), Some(BLOCKHOST.gid)).unwrap();
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(0o664)).unwrap();
+        }
+        let mut all = find(dir.path(), BLOCKHOST).unwrap();
+        // Put in its place after the look: what was opened is what is copied.
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/etc/shadow", &path).unwrap();
+        let sum = all[0].copy(&dir.path().join("copy"), &Interrupt::never()).unwrap();
+        assert_eq!(sum, Sum::of(&[MAGIC, b"   1"].concat()));
     }
 }
