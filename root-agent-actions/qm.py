@@ -120,6 +120,7 @@ LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
 NAME_RE = re.compile(rf"(?=.{{1,63}}\Z){LABEL}(?:\.{LABEL})*")
 STORAGE = r"[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]"
 STORAGE_RE = re.compile(rf"(?=.{{2,100}}\Z){STORAGE}")
+ADDRESS_RE = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
 TAP_RE = re.compile(r"tap([1-9][0-9]{2,5})i([0-9]|[12][0-9]|3[01])")
 USER_RE = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 GECOS_RE = re.compile(r"wallet=[A-Za-z0-9_]{1,128},nft=(?:[0-9]{1,78}|[0-9A-Fa-f]{1,64})")
@@ -749,6 +750,85 @@ def vm_state(params: dict) -> dict:
         **(_port(guest) if running else {}),
     )
     return answer
+
+
+def _quorate() -> bool:
+    """Whether the cluster's file system is the cluster's word: without quorum a node sees an old copy.
+
+    A node that is in no cluster has no part `cluster` there.
+    """
+    path = _node_path("/etc/pve/.members")
+    try:
+        members = json.loads(_read(path, 1024 * 1024))
+        cluster = members.get("cluster", {"quorate": 1})
+        return cluster["quorate"] == 1
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise Refusal("failed", f"{path} cannot be read: {type(error).__name__}: {error}") from None
+
+
+def _all_configs(ids: dict[str, Any]) -> dict[tuple[int, str], str]:
+    """The configuration of every VM of the cluster by VMID and node; a refusal where one cannot be read."""
+    own = _own_node()
+    if own is None:
+        raise Refusal("failed", "which node this is cannot be told: /etc/pve/local cannot be read")
+    folders = {own: _node_path("/etc/pve/qemu-server")}
+    nodes = _node_path("/etc/pve/nodes")
+    configs: dict[tuple[int, str], str] = {}
+    try:
+        for node in os.listdir(nodes) if nodes.exists() else ():
+            folders.setdefault(node, nodes / node / "qemu-server")
+        for node, folder in folders.items():
+            for file in os.listdir(folder) if folder.exists() else ():
+                if re.fullmatch(r"[1-9][0-9]{2,8}\.conf", file):
+                    text = _read(folder / file, 1024 * 1024).decode("utf-8", "replace")
+                    configs[int(file[:-5]), node] = text
+    except OSError as error:
+        raise Refusal("failed", f"the cluster's configurations cannot all be read: {error}") from None
+    for vmid, entry in ids.items():
+        if entry.get("type") != "lxc" and (int(vmid), entry.get("node")) not in configs:
+            raise Refusal("failed", f"VMID {vmid} is on node {entry.get('node')}, but its configuration is not there")
+    return configs
+
+
+@_handler
+def vm_find(params: dict) -> dict:
+    """The VMs of the cluster that are, or may be, the one with this UUID; without one, those of this name or address.
+
+    An answer with none is the proof that it is gone, so what cannot be known is a refusal:
+    no quorum, a configuration that cannot be read, a guest that moves meanwhile, one that is
+    just being restored and does not say yet whose it is.
+    """
+    uuid = _text(params, "uuid", UUID_RE).lower() if params.get("uuid") is not None else None
+    name = _text(params, "name", NAME_RE) if params.get("name") is not None else None
+    address = _text(params, "address", ADDRESS_RE) if params.get("address") is not None else None
+    if uuid is None and name is None:
+        raise Refusal("failed", "neither uuid nor name was given")
+    before = _vmlist()
+    if not _quorate():
+        raise Refusal("failed", "the cluster has no quorum, so this node may not see all guests")
+    configs = _all_configs(before)
+    if _where(_vmlist()) != _where(before):
+        raise Refusal("failed", "guests were made, moved or removed meanwhile; ask again")
+    found = []
+    for (vmid, node), text in sorted(configs.items()):
+        config, _, description = _parse_config(text)
+        if config.get("lock") == "create" and "smbios1" not in config:
+            raise Refusal("failed", f"VMID {vmid} on node {node} is being made, and does not say yet what it is")
+        if uuid is not None:
+            # Wherever the text has it: in the settings, a description, a snapshot.
+            fits = uuid in text.lower()
+        else:
+            words = description.split("\n")[0].split(" ")
+            fits = config.get("name") == name or words[:3] == ["BlockHost", "VM", name]
+            # A guest that was renamed is known by its address.
+            fits = fits or (address is not None and re.search(rf"\bip={re.escape(address)}(?:/|,|$)", text, re.M))
+        if fits:
+            found.append({"vmid": vmid, "node": node, "name": config.get("name")})
+    return {"found": found}
+
+
+def _where(ids: dict[str, Any]) -> dict[str, Any]:
+    return {vmid: (entry.get("node"), entry.get("type")) for vmid, entry in ids.items()}
 
 
 @_handler
@@ -1565,6 +1645,7 @@ def tc_rate_limit(params: dict) -> dict:
 
 ACTIONS = {
     "vm-state": vm_state,
+    "vm-find": vm_find,
     "qm-start": qm_start,
     "qm-stop": qm_stop,
     "qm-shutdown": qm_shutdown,

@@ -62,6 +62,7 @@ class Node:
         self.config_dir.mkdir()
         (root / "etc/pve/local").symlink_to("nodes/pve")
         self.db("vmid_range:\n  start: 100\n  end: 999\n")
+        (root / "etc/pve/.members").write_text('{"nodename": "pve", "version": 3}')
         self.write_list()
 
     # --- files

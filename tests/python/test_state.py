@@ -49,7 +49,7 @@ def test_the_plugin_imports_the_standard_library_and_common_only():
 
 def test_the_actions_are_those_of_the_contract():
     assert set(qm.ACTIONS) == {
-        "vm-state", "qm-start", "qm-stop", "qm-shutdown", "qm-resume", "qm-destroy", "qm-create", "qm-set",
+        "vm-state", "vm-find", "qm-start", "qm-stop", "qm-shutdown", "qm-resume", "qm-destroy", "qm-create", "qm-set",
         "qm-importdisk", "qm-template", "qm-guest-ping", "qm-guest-exec", "qm-guest-exec-status",
         "qm-update-gecos", "snippet-put", "snippet-delete", "pve-set-throttle", "tc-rate-limit",
     }  # fmt: skip
@@ -281,7 +281,7 @@ def test_h28_configuration_links_are_not_followed(node, ask, tmp_path):
     "vmid", [None, "100", 100.0, True, 99, 0, -100, 1000000, 10**30, [100], {"vmid": 100}]
 )
 @pytest.mark.parametrize(
-    "action", sorted(set(qm.ACTIONS) - {"snippet-put", "snippet-delete", "tc-rate-limit"})
+    "action", sorted(set(qm.ACTIONS) - {"vm-find", "snippet-put", "snippet-delete", "tc-rate-limit"})
 )
 def test_h28_a_vmid_is_an_integer_in_range(node, ask, action, vmid):
     answer = ask(action, vmid=vmid, uuid=UUID, timeout=5)

@@ -164,6 +164,15 @@ where
     }
 }
 
+/// Asks a person at the terminal; an error where there is none, which names the flag that answers beforehand.
+pub fn confirmed(question: &str, flag: &str) -> anyhow::Result<bool> {
+    anyhow::ensure!(io::stdin().is_terminal(), "nobody can be asked: there is no terminal; use {flag}");
+    let _ = write!(io::stderr(), "{question} [y/N] ");
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).context("cannot read the answer")?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
 /// Whether a person reads stdout.
 pub fn on_terminal() -> bool {
     io::stdout().is_terminal()

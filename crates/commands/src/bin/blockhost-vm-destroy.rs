@@ -2,7 +2,7 @@
 use clap::Parser;
 use commands::OneVm;
 use provisioner::operation::audited::audited;
-use provisioner::operation::destroy::{Destroyed, destroy};
+use provisioner::operation::destroy::{Destroyed, destroy, forget};
 
 /// Destroy a VM with its disks, files, route and addresses; its record stays
 #[derive(Debug, Parser)]
@@ -11,7 +11,8 @@ use provisioner::operation::destroy::{Destroyed, destroy};
     version,
     styles = commands::STYLES,
     after_help = "Safe to run again: a VM that is unknown or destroyed already is success.\n\n\
-        Examples:\n  blockhost-vm-destroy web-1\n  blockhost-vm-destroy web-1 --force   # although its record is protected"
+        Examples:\n  blockhost-vm-destroy web-1\n  blockhost-vm-destroy web-1 --force   # although its record is protected\n  \
+        blockhost-vm-destroy web-1 --forget  # its VM was deleted by hand, and somebody else's has its VMID"
 )]
 struct Command {
     #[command(flatten)]
@@ -19,6 +20,12 @@ struct Command {
     /// Destroy it although its record is protected
     #[arg(long)]
     force: bool,
+    /// Close the record alone: free its addresses and files, leave whatever has its VMID alone
+    #[arg(long)]
+    forget: bool,
+    /// Do not ask before closing the record
+    #[arg(long, requires = "forget")]
+    yes: bool,
 }
 
 fn main() -> std::process::ExitCode {
@@ -26,7 +33,19 @@ fn main() -> std::process::ExitCode {
     commands::run(&command.vm.common, |host| {
         let name = &command.vm.name;
         let ctx = commands::open(host, &command.vm)?;
-        commands::say(&match audited(&ctx, "destroy", name, || destroy(&ctx, name, command.force))? {
+        if command.forget && !command.yes {
+            let question =
+                format!("Close the record of VM {name} and free its addresses, without deleting any VM?");
+            anyhow::ensure!(
+                commands::confirmed(&question, "--yes")?,
+                "VM {name}: not confirmed; nothing was done"
+            );
+        }
+        let act = || match command.forget {
+            true => forget(&ctx, name, command.force),
+            false => destroy(&ctx, name, command.force),
+        };
+        commands::say(&match audited(&ctx, "destroy", name, act)? {
             Destroyed::Gone => format!("VM {name} is destroyed"),
             Destroyed::Already => format!("VM {name} was destroyed before; nothing to do"),
             Destroyed::NotDue | Destroyed::Runs => format!("VM {name} was left alone"),

@@ -14,7 +14,7 @@ static POINTS: LazyLock<Vec<String>> = LazyLock::new(|| {
 
 #[test]
 fn h08_h09_a_destroy_killed_anywhere_is_completed_by_the_next() {
-    assert!(POINTS.iter().any(|p| p == "destroy.running") && POINTS.iter().any(|p| p == "destroy.marked"));
+    assert!(POINTS.iter().any(|p| p == "destroy.terraform") && POINTS.iter().any(|p| p == "destroy.marked"));
     sweep(&POINTS, |point| {
         let site = Site::new();
         site.created("web-1");
@@ -65,7 +65,6 @@ fn h08_no_record_is_marked_destroyed_while_the_machine_cannot_be_deleted() {
     let site = Site::of(Lab::builder());
     site.created("web-1");
     let control = site.lab().control();
-    control.fault("provider.delete.delete", FaultAction::error("no right to delete"), 1).unwrap();
     control.fault("qm.destroy", FaultAction::error("can't remove the disk"), 1).unwrap();
     let error = run(&mut site.destroy("web-1")).failed();
     assert!(error.contains("VM web-1 (VMID 100)") && error.contains("can't remove the disk"), "{error}");

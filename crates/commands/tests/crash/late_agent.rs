@@ -28,7 +28,6 @@ fn h48_an_agent_that_closes_around_the_deletion_does_not_stop_destroy() {
         let site = Site::new();
         site.created("web-1");
         let control = site.lab().control();
-        control.fault("provider.delete.delete", FaultAction::error("no right to delete"), 1).unwrap();
         control.fault(&format!("agent.qm-destroy.{when}"), FaultAction::Kill, 1).unwrap();
         asked(&site.destroyed("web-1"));
         site.world().must_be(&REFERENCE.web_1_destroyed, "after destroy");
@@ -51,7 +50,6 @@ fn h48_a_deletion_that_is_carried_out_too_late_is_seen() {
     let site = Site::new();
     site.created("web-1");
     let control = site.lab().control();
-    control.fault("provider.delete.delete", FaultAction::error("no right to delete"), 1).unwrap();
     control.fault("agent.qm-destroy", LATE, 1).unwrap();
     let ended = site.destroyed("web-1");
     assert!(ended.err.contains("did not answer qm-destroy within"), "{}", ended.err);

@@ -92,7 +92,7 @@ fn h05_a_create_that_is_told_to_end_while_the_guest_boots_is_undone() {
 #[test]
 fn h09_a_destroy_that_is_told_to_end_can_be_run_again() {
     sweep(&CALLERS, |caller| {
-        for point in ["agent.qm-stop.before", "provider.delete.delete.before"] {
+        for point in ["agent.qm-stop.before", "agent.qm-destroy.before"] {
             let site = Site::new();
             site.created("web-1");
             let control = site.lab().control();

@@ -89,7 +89,7 @@ fn files(folder: &Path, name: &str, all: &mut BTreeMap<String, String>) {
         } else {
             let text = match file.as_str() {
                 "terraform.log" => "a log".into(),
-                "terraform.tfstate" | "terraform.tfstate.blockhost" => state(&path),
+                "terraform.tfstate" => state(&path),
                 _ => String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned(),
             };
             all.insert(key, blotted(&text));

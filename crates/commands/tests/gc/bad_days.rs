@@ -22,7 +22,7 @@ fn h49_machines_that_were_removed_by_hand() {
 }
 
 #[test]
-fn h02_h49_a_stranger_at_the_vmid_is_left_alone() {
+fn h02_h64_a_stranger_at_the_vmid_is_left_alone_and_ours_is_closed() {
     let site = Site::with(&[expired("over", 100), due("due", 101), paid("paid", 102)]);
     for vmid in [100, 101] {
         site.lab.control().remove_guest(vmid).unwrap();
@@ -37,20 +37,31 @@ fn h02_h49_a_stranger_at_the_vmid_is_left_alone() {
             })
             .unwrap();
     }
-    let before = site.lab.control().snapshot().unwrap();
-    site.gc(&["--execute"]).fails(&["VM over (VMID 100)", "not ours"]).says(&[
-        "VM due (VMID 101)",
-        "not ours",
-        "somebody",
-    ]);
-    assert_eq!(site.lab.control().snapshot().unwrap(), before);
-    assert_eq!((site.status("over"), site.status("due")), ("active".into(), "suspended".into()));
-    // A container there, and one on another node.
-    site.lab.control().remove_guest(101).unwrap();
-    let container = NewGuest { vmid: 101, container: true, ..NewGuest::default() };
-    site.lab.control().add_guest(container).unwrap();
-    site.gc(&["--execute"]).fails(&["VM due (VMID 101)"]);
-    assert_eq!(site.status("due"), "suspended");
+    let strangers = |site: &Site| (site.guest(100), site.guest(101));
+    let before = strangers(&site);
+    // Where it is not known that ours are nowhere, nothing is done, night after night.
+    let members = site.path("node/etc/pve/.members");
+    let good = read(&members);
+    write(&members, r#"{"nodename": "pve", "cluster": {"quorate": 0}}"#);
+    for _ in 0..2 {
+        site.gc(&["--execute"]).fails(&["VM over (VMID 100)", "now belongs to another guest"]).says(&[
+            "VM due (VMID 101)",
+            "now belongs to another guest",
+            "somebody",
+        ]);
+        assert_eq!(strangers(&site), before);
+        assert_eq!((site.status("over"), site.status("due")), ("active".into(), "suspended".into()));
+    }
+    write(&members, &good);
+    site.gc(&["--execute"]).ok().says(&["VM due (VMID 101)", "its record is closed", "left alone"]);
+    assert_eq!(strangers(&site), before);
+    assert_eq!((site.status("over"), site.status("due")), ("suspended".into(), "destroyed".into()));
+    site.days_pass(8);
+    site.renew("paid", 10);
+    site.gc(&["--execute"]).ok().says(&["VM over (VMID 100)", "its record is closed"]);
+    assert_eq!(strangers(&site), before);
+    assert_eq!(site.status("over"), "destroyed");
+    site.gc(&["--execute"]).ok();
 }
 
 #[test]
@@ -77,7 +88,7 @@ fn h02_an_older_record_is_known_by_its_name_alone() {
         }
     });
     site.lab.control().rename(102, "by-hand").unwrap();
-    site.gc(&["--execute"]).fails(&["VM renamed (VMID 102)", "not ours", "by-hand"]);
+    site.gc(&["--execute"]).fails(&["VM renamed (VMID 102)", "now belongs to another guest", "by-hand"]);
     site.is_destroyed("due", 101);
     assert_eq!((site.status("over").as_str(), site.runs(100)), ("suspended", false));
     assert!(site.runs(102));
@@ -187,9 +198,10 @@ fn h10_h16_the_database_replaced_by_an_older_copy() {
     site.lab.control().set(101, "smbios1", "uuid=11111111-0000-4000-8000-000000000101").unwrap();
     let before = site.guest(101);
     write(&site.path("var/vms.json"), &older);
-    site.gc(&["--execute"]).fails(&["VM due (VMID 101)", "not ours"]);
-    site.resume(&["due"]).fails(&["VM due (VMID 101)", "not ours"]);
-    run(site.verb("destroy", &["due"])).fails(&["not ours"]);
+    // Ours is nowhere in the cluster: its record is suspended and closed, and the number left to its new owner.
+    site.gc(&["--execute"]).ok().says(&["VM due (VMID 101)", "the node has no such machine"]);
+    site.resume(&["due"]).fails(&["VM due (VMID 101)", "now belongs to another guest"]);
+    run(site.verb("destroy", &["due"])).ok().says(&["now belongs to another guest", "its record is closed"]);
     assert_eq!(site.guest(101), before, "the new customer's machine was touched");
     site.is_suspended("over", 100);
     site.is_active("paid", 102);

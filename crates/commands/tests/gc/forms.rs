@@ -145,9 +145,11 @@ fn one_vms_failure_never_stops_the_others() {
         .collect();
     let site = Site::with(&fleet);
     let control = site.lab.control();
-    // Another machine stands at the place of one to be suspended and of one to be destroyed, and one has a bad record.
+    // Another machine stands at the place of one to be suspended and of one to be destroyed, where ours are may not be
+    // known, and one has a bad record.
     control.set(101, "smbios1", "uuid=99999999-0000-4000-8000-000000000000").unwrap();
     control.set(111, "smbios1", "uuid=99999999-0000-4000-8000-000000000001").unwrap();
+    control.fault("agent.vm-find", FaultAction::error("no quorum"), 99).unwrap();
     site.write_as_another(|all| {
         all["vms"]["no-zone"] = json!({"vm_name": "no-zone", "vmid": 130, "status": "active",
             "ip_address": "192.168.122.130", "expires_at": "2020-01-01T00:00:00"});
@@ -158,8 +160,12 @@ fn one_vms_failure_never_stops_the_others() {
     let strangers = (site.guest(101), site.guest(111));
     let said = site
         .gc(&["--execute"])
-        .fails(&["VM over-1 (VMID 101)", "not ours", "99999999-0000-4000-8000-000000000000"])
-        .says(&["VM due-1 (VMID 111)", "not ours"])
+        .fails(&[
+            "VM over-1 (VMID 101)",
+            "now belongs to another guest",
+            "99999999-0000-4000-8000-000000000000",
+        ])
+        .says(&["VM due-1 (VMID 111)", "now belongs to another guest"])
         .says(&["warning: ", "no-zone"])
         .says(&["warning: ", "no-status"])
         .says(&["warning: ", "a-text"])

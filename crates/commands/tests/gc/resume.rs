@@ -182,7 +182,7 @@ fn h02_resume_starts_no_stranger() {
     let site = Site::with(&[in_grace("web-1", 100)]);
     site.lab.control().set(100, "smbios1", "uuid=99999999-0000-4000-8000-000000000000").unwrap();
     let (guest, record) = (site.guest(100), site.record("web-1"));
-    site.resume(&["web-1"]).fails(&["VM web-1 (VMID 100)", "not ours"]);
+    site.resume(&["web-1"]).fails(&["VM web-1 (VMID 100)", "now belongs to another guest"]);
     assert_eq!((site.guest(100), site.record("web-1")), (guest, record));
 }
 

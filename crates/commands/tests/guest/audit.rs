@@ -177,7 +177,7 @@ fn what_failed_is_told_with_its_reason() {
     vm(&lab, "kill", &["web-1"]).ends(1);
     let line = last(&lab);
     assert_eq!((&line[2], &line[3], &line[4]), (&json!(100), &json!("active"), &json!("active")));
-    assert!(line[5].as_str().unwrap().contains("not ours"), "{line}");
+    assert!(line[5].as_str().unwrap().contains("now belongs to another guest"), "{line}");
     let all = lines(&lab);
     assert!(all.iter().all(|line| line["result"].as_str().unwrap().len() <= 500), "bounded");
 }

@@ -84,7 +84,7 @@ fn h51_suspended_destroyed_stopped_and_foreign_machines_are_left_alone() {
     let said = reapply(&lab, "").ends(1);
     let lines: Vec<&str> = said.err.lines().collect();
     assert!(
-        lines[0].starts_with("warning: VM foreign-1 (VMID 104): the machine with this VMID is not ours"),
+        lines[0].starts_with("warning: VM foreign-1 (VMID 104): VMID 104 now belongs to another guest"),
         "{said:?}"
     );
     assert_eq!(

@@ -81,7 +81,6 @@ fn h30_no_secret_in_any_command_line() {
         lab.control().clear_faults().unwrap();
     };
     looks("create", &["vm-1", "--owner-wallet", WALLET, "--apply"], "provider.create.clone");
-    looks("destroy", &["vm-1"], "provider.delete.delete");
 }
 
 #[test]
@@ -136,11 +135,6 @@ fn h30_errors_of_others_that_repeat_the_token_are_blotted() {
         assert_eq!(ended.code, Some(1), "{point}: {ended:?}");
         assert_hidden(std::slice::from_ref(&ended), std::slice::from_ref(&secret));
     }
-    create(&lab, "vm-1", &[]).ok();
-    lab.control().fault("provider.delete.delete", FaultAction::error(&words), 5).unwrap();
-    let ended = vm(&lab, "destroy", &["vm-1", "-vv"]);
-    assert!(ended.stderr.contains("[secret]"), "{ended:?}");
-    assert_hidden(&[ended], &[secret]);
 }
 
 #[test]

@@ -5,12 +5,6 @@ use crate::support::{Commands, SOON, database, edit_record, guest, record, world
 use lab::Lab;
 use lab::model::{FaultAction, Power};
 
-/// Terraform is of no use, so destroy goes through the root agent.
-fn without_terraform(lab: &Lab) {
-    lab.control().fault("provider.delete.stop", FaultAction::error("no terraform today"), 9).unwrap();
-    lab.control().fault("provider.delete.delete", FaultAction::error("no terraform today"), 9).unwrap();
-}
-
 #[track_caller]
 fn still_there(lab: &Lab, name: &str) {
     assert_eq!(record(lab, name)["status"], "active");
@@ -61,10 +55,10 @@ fn h49_no_answer_about_the_machine_destroys_no_record() {
 fn h49_unmounted_between_the_act_and_the_look_is_no_proof() {
     let lab = Lab::builder().start().unwrap();
     lab.made("web-1");
-    // Terraform's destroy does nothing and says it was done; the list of guests has gone.
-    lab.control().fault("provider.delete.delete", FaultAction::Slow { ms: 300 }, 1).unwrap();
-    let running = lab.vm_start("", "destroy", &["web-1"]);
-    lab.control().wait_fault("provider.delete.delete", SOON).unwrap();
+    // qm does nothing and says it was done; the list of guests has gone.
+    lab.control().fault("qm.destroy", FaultAction::Slow { ms: 600 }, 1).unwrap();
+    let running = lab.vm_start("limit@destroy=6000", "destroy", &["web-1"]);
+    lab.control().wait_fault("qm.destroy", SOON).unwrap();
     lab.control().mount_etc_pve(false).unwrap();
     running.wait().fails(&["not mounted"]);
     still_there(&lab, "web-1");
@@ -85,14 +79,14 @@ fn h39_h49_the_api_alone_never_decides() {
     for (code, message) in answers {
         let fault = FaultAction::Error { message: message.into(), code: Some(code) };
         lab.control().fault("api.* /nodes/{node}/qemu/100*", fault, 99).unwrap();
-        // Terraform believes it, or fails; the VM is there all the same, and we find that out.
+        // The VM is there all the same, and only the root agent is asked about it.
         lab.control().fault("agent.qm-destroy", FaultAction::error("not now"), 99).unwrap();
         lab.vm_with("limit@destroy=9000", "destroy", &["web-1"]).fails(&["failed to delete it", "not now"]);
         still_there(&lab, "web-1");
         assert!(lab.control().snapshot().unwrap().guests.contains_key(&100), "{code}");
         lab.control().clear_faults().unwrap();
     }
-    // What terraform cannot, the root agent can.
+    // What the API cannot, the root agent can.
     let fault = FaultAction::Error { message: "no".into(), code: Some(500) };
     lab.control().fault("api.* /nodes/{node}/qemu/100*", fault, 99).unwrap();
     lab.vm("destroy", &["web-1"]).ok();
@@ -127,7 +121,6 @@ fn h33_gone_has_two_wordings_and_both_are_gone() {
     ] {
         lab.made("web-1");
         let id = crate::support::vmid(&lab, "web-1");
-        without_terraform(&lab);
         lab.control().fault(point, FaultAction::Slow { ms: 700 }, 1).unwrap();
         let since = lab.control().last_call().unwrap();
         let running = lab.vm_start("", "destroy", &["web-1"]);
@@ -148,7 +141,6 @@ fn h33_gone_has_two_wordings_and_both_are_gone() {
 fn h33_wordings_about_a_machine_that_is_there_are_errors() {
     let lab = Lab::builder().start().unwrap();
     lab.made("web-1");
-    without_terraform(&lab);
     for words in [
         "Configuration file 'nodes/pve/qemu-server/100.conf' does not exist",
         "unable to find configuration file for VM 100 on node 'pve'",
@@ -169,7 +161,6 @@ fn h33_wordings_about_a_machine_that_is_there_are_errors() {
 fn h32_a_destroy_that_exits_0_and_did_nothing_is_found_out() {
     let lab = Lab::builder().start().unwrap();
     lab.made("web-1");
-    without_terraform(&lab);
     let liar = FaultAction::Error { message: String::new(), code: Some(0) };
     lab.control().fault("qm.destroy", liar, 1).unwrap();
     lab.vm_with("limit@destroy=9000", "destroy", &["web-1"]).fails(&["failed to delete it", "still there"]);
@@ -178,26 +169,13 @@ fn h32_a_destroy_that_exits_0_and_did_nothing_is_found_out() {
 
 #[test]
 fn h32_disks_that_could_not_be_freed_are_named() {
-    for version in ["0.93.0", "0.111.1"] {
-        let lab = Lab::builder().provider(version).start().unwrap();
-        lab.made("web-1");
-        let disk = guest(&lab, 100).config["scsi0"].split(',').next().unwrap().to_owned();
-        lab.control().stick_volumes(&[&disk]).unwrap();
-        let said = lab.vm("destroy", &["web-1"]).ok();
-        // The older provider takes a warning for a failure and does not repeat it.
-        let words = if version == "0.93.0" { "WARNINGS: 1" } else { &disk };
-        assert!(said.err.contains("warning: ") && said.err.contains(words), "{version}: {said:?}");
-        assert_eq!(record(&lab, "web-1")["status"], "destroyed");
-        // By the root agent as well.
-        lab.control().stick_volumes(&[]).unwrap();
-        lab.made("web-2");
-        let id = crate::support::vmid(&lab, "web-2");
-        let disk = guest(&lab, id).config["scsi0"].split(',').next().unwrap().to_owned();
-        lab.control().stick_volumes(&[&disk]).unwrap();
-        without_terraform(&lab);
-        let said = lab.vm("destroy", &["web-2"]).ok();
-        assert!(said.err.contains(&format!("pvesm free {disk}")), "{version}: {said:?}");
-    }
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    let disk = guest(&lab, 100).config["scsi0"].split(',').next().unwrap().to_owned();
+    lab.control().stick_volumes(&[&disk]).unwrap();
+    let said = lab.vm("destroy", &["web-1"]).ok();
+    assert!(said.err.contains(&format!("pvesm free {disk}")), "{said:?}");
+    assert_eq!(record(&lab, "web-1")["status"], "destroyed");
 }
 
 #[test]

@@ -102,6 +102,51 @@ fn h02_where_nothing_agrees_it_is_refused() {
 }
 
 #[test]
+fn h02_h58_terraform_is_not_let_loose_on_what_the_shared_state_names() {
+    // The state names a neighbour's machine, and as the file a neighbour's file.
+    let lab = legacy_site();
+    let id = add(&lab, "web-001", "192.168.122.200", None);
+    let other = add(&lab, "web-002", "192.168.122.201", None);
+    let path = lab.path(SHARED_STATE);
+    let mut state: serde_json::Value = serde_json::from_str(&read(&path)).unwrap();
+    for resource in state["resources"].as_array_mut().unwrap() {
+        let name = resource["name"].as_str().unwrap().to_string();
+        let attributes = &mut resource["instances"][0]["attributes"];
+        match name.as_str() {
+            "web_001" => {
+                (attributes["vm_id"], attributes["id"]) = (other.into(), other.to_string().into());
+            }
+            "cloud_config_web_001" => {
+                attributes["id"] = "local:snippets/web-002-cloud-config.yaml".into();
+                attributes["file_name"] = "web-002-cloud-config.yaml".into();
+            }
+            _ => {}
+        }
+    }
+    write(&path, &state.to_string());
+    let neighbour = (guest(&lab, other), state_of(&lab, "web_002"), legacy_record(&lab, "web-002"));
+    lab.vm("destroy", &["web-001"]).ok().says(&["names another file"]);
+    assert!(!lab.control().snapshot().unwrap().guests.contains_key(&id));
+    let now = (guest(&lab, other), state_of(&lab, "web_002"), legacy_record(&lab, "web-002"));
+    assert_eq!(now, neighbour);
+    assert!(snippets(&lab).contains(&"web-002-cloud-config.yaml".to_string()));
+    assert_eq!(legacy_record(&lab, "web-001")["status"], "destroyed");
+}
+
+#[test]
+fn h44_a_terraform_killed_while_it_tidies_the_shared_state_does_not_stop_destroy() {
+    for point in ["provider.read.file.before", "provider.delete.file.before", "provider.delete.file.after"] {
+        let lab = legacy_site();
+        let id = add(&lab, "web-001", "192.168.122.200", None);
+        lab.control().fault(point, lab::model::FaultAction::Kill, 1).unwrap();
+        lab.vm("destroy", &["web-001"]).ok().says(&["warning: ", "it is gone, but terraform failed to"]);
+        assert!(lab.control().faults().unwrap().iter().any(|f| f.hits == 1), "{point}");
+        assert!(!lab.control().snapshot().unwrap().guests.contains_key(&id));
+        assert_eq!(legacy_record(&lab, "web-001")["status"], "destroyed");
+    }
+}
+
+#[test]
 fn new_vms_live_beside_them() {
     let lab = legacy_site();
     let id = add(&lab, "web-001", "192.168.122.200", None);
@@ -129,7 +174,7 @@ fn h43_a_broken_neighbour_does_not_keep_the_machine() {
     let id = add(&lab, "web-001", "192.168.122.200", None);
     write(&lab.path("var/terraform/web-009.tf.json"), "{\"resource\": {");
     let said = lab.vm("destroy", &["web-001"]).ok();
-    said.says(&["through the root agent", "web_001"]);
+    said.says(&["warning: ", "it is gone, but terraform failed to", "web_001"]);
     assert!(!lab.control().snapshot().unwrap().guests.contains_key(&id));
     assert_eq!(legacy_record(&lab, "web-001")["status"], "destroyed");
     assert_eq!(read(&lab.path("var/terraform/web-009.tf.json")), "{\"resource\": {", "not ours to touch");
@@ -166,7 +211,7 @@ fn h21_two_at_once_wait_for_the_shared_state() {
     let running: Vec<_> = (1..=3).map(|n| lab.vm_start("", "destroy", &[&format!("web-00{n}")])).collect();
     for destroy in running {
         let said = destroy.wait().ok();
-        assert!(!said.err.contains("root agent"), "terraform did it: {said:?}");
+        assert!(!said.err.contains("warning"), "{said:?}");
     }
     assert_eq!(lab.control().snapshot().unwrap().guests.len(), 1);
     assert!(snippets(&lab).is_empty());
@@ -178,7 +223,7 @@ fn a_legacy_vm_without_its_file_is_known_by_its_name() {
     let lab = legacy_site();
     let id = add(&lab, "web-001", "192.168.122.200", None);
     std::fs::remove_file(lab.path("var/terraform/web-001.tf.json")).unwrap();
-    lab.vm("destroy", &["web-001"]).ok().says(&["through the root agent"]);
+    lab.vm("destroy", &["web-001"]).ok();
     assert!(!lab.control().snapshot().unwrap().guests.contains_key(&id));
     // A name that no live record knows keeps its file from being overwritten.
     write(&lab.path("var/terraform/web-007.tf.json"), "{}");

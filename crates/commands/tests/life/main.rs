@@ -18,3 +18,4 @@ mod states;
 mod support;
 mod terraform;
 mod turns;
+mod vanished;

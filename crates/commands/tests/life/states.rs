@@ -54,7 +54,7 @@ fn a_machine_that_is_gone_or_a_stranger_is_unknown() {
         .add_guest(NewGuest { vmid: 100, name: "web-1".into(), running: true, ..NewGuest::default() })
         .unwrap();
     // Its name alone does not make it ours.
-    status(&lab, "web-1", "unknown").says(&["not ours", "found web-1"]);
+    status(&lab, "web-1", "unknown").says(&["now belongs to another guest", "found web-1"]);
     // Ours with another name is still ours: the UUID counts.
     lab.control().rename(101, "renamed").unwrap();
     status(&lab, "web-2", "active");

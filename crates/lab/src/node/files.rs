@@ -146,6 +146,16 @@ impl NodeFiles {
             .collect();
         let text = serde_json::json!({"version": self.version, "ids": ids}).to_string();
         replace(&self.root.join("etc/pve/.vmlist"), text.as_bytes());
+        let local = self.root.join("etc/pve/local");
+        if local.symlink_metadata().is_err() {
+            complain(symlink(format!("nodes/{}", self.node), &local), &local);
+        }
+        // A node without a cluster has no part `cluster` there. What a test puts in its place stays.
+        let members = self.root.join("etc/pve/.members");
+        if !members.exists() {
+            let text = serde_json::json!({"nodename": self.node, "version": 3}).to_string();
+            replace(&members, text.as_bytes());
+        }
     }
 
     /// Takes everything below `/etc/pve` away, or makes the folders anew; the caller writes the files again.

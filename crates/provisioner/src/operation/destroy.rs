@@ -6,15 +6,16 @@
 
 use super::kill::power_off;
 use super::machine::{self, Machine};
+use super::vanished::{self, Target};
 use super::{Context, leftovers, recovery};
 use crate::host::clock::{self, Deadline};
 use crate::host::failpoint;
-use crate::plan::terraform_json;
+use crate::store::audit::{self, Change};
 use crate::store::journal::{Entry, Step};
 use crate::store::settings::NodeAccess;
 use crate::store::vm_database::{Status, VmRecord};
 use crate::store::vm_lock::VmLock;
-use crate::tool::node::Waited;
+use crate::tool::node::{Attempt, Identity, VmState};
 use crate::tool::terraform::{LegacyFolder, Outcome, Run, StateFile, VmFolder};
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
@@ -26,8 +27,12 @@ pub const LIMIT: Duration = Duration::from_secs(50);
 /// What is left for files, route and database after the machine is gone.
 const TIDYING: Duration = Duration::from_secs(15);
 
-/// How the words about a terraform that ran and failed begin.
-const TERRAFORM_FAILED: &str = "terraform could not destroy it";
+/// How long switching the guest off may take.
+const POWER_OFF: Duration = Duration::from_secs(25);
+/// It is not tried again with less time than this: the answer would come too late, and with it the reason.
+const LAST_CALL: Duration = Duration::from_millis(500);
+/// How long a terraform that an earlier run left at work is waited for.
+const EARLIER_TERRAFORM: Duration = Duration::from_secs(30);
 
 /// What `destroy` found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +70,8 @@ pub enum MachineMust {
 /// How the removal of the machine ended.
 enum Removal {
     Gone,
+    /// Another guest has its VMID, and it is nowhere: why its record may be closed.
+    Vanished(String),
     NotDue,
     Runs,
 }
@@ -123,6 +130,10 @@ pub fn destroy_when(
         let entry = ctx.journal().read(name)?;
         match remove_machine(ctx, &machine, &lock, deadline, condition)? {
             Removal::Gone => {}
+            Removal::Vanished(why) => {
+                tracing::warn!("{why}");
+                note_closed(ctx, &machine.record, &why);
+            }
             objection => {
                 // As if nothing had been begun.
                 match entry {
@@ -169,15 +180,15 @@ fn remove_leftovers_of_unknown(ctx: &Context<'_>, name: &VmName, lock: VmLock) -
     Ok(Destroyed::Unknown)
 }
 
-/// Whether the condition still holds: `None`, or what to say. Everything that takes time comes before this look.
+/// Whether the condition still holds: `None`, or what to say. The record is read last: what takes time (the root
+/// agent's lane) comes before it, and the act right after it (H10).
 fn objection(
     ctx: &Context<'_>,
     machine: &Machine,
-    deadline: Deadline,
+    state: &VmState,
     condition: Option<&Condition<'_>>,
 ) -> anyhow::Result<Option<Removal>> {
     let Some(condition) = condition else { return Ok(None) };
-    let state = machine.proven_state(ctx, deadline)?;
     let record = ctx.record(&machine.record.name)?;
     let due = record.is_some_and(|record| (condition.due)(&record));
     let is_gone_as_it_must = condition.machine != MachineMust::BeGone || !state.exists;
@@ -191,6 +202,9 @@ fn objection(
 }
 
 /// Ends with the node saying that the machine is gone, or with an objection.
+///
+/// The root agent proves and deletes in one request. Terraform would delete what its state names, which nobody has
+/// proven (H02), and would need a second between our last look and its act, in which a renewal is lost (H10).
 fn remove_machine(
     ctx: &Context<'_>,
     machine: &Machine,
@@ -198,10 +212,13 @@ fn remove_machine(
     deadline: Deadline,
     condition: Option<&Condition<'_>>,
 ) -> anyhow::Result<Removal> {
-    if let Some(objection) = objection(ctx, machine, deadline, condition)? {
+    let state = match vanished::target(ctx, machine, deadline)? {
+        Target::Here(state) => state,
+        Target::Vanished(why) => return vanished(ctx, machine, why, lock, condition),
+    };
+    if let Some(objection) = objection(ctx, machine, &state, condition)? {
         return Ok(objection);
     }
-    let state = machine.proven_state(ctx, deadline)?;
     // The node would refuse at the very end, after the guest was switched off.
     anyhow::ensure!(
         !state.protection,
@@ -212,51 +229,143 @@ fn remove_machine(
     write_entry(ctx, machine, lock)?;
     ctx.host.step("destroy.begun")?;
     if state.exists && state.running {
-        power_off(ctx, machine, deadline.at_most(Duration::from_secs(25)))?;
+        power_off(ctx, machine, deadline.at_most(POWER_OFF))?;
     }
     ctx.host.step("destroy.stopped")?;
-    let mut terraform = prepare_terraform(ctx, machine, deadline)?;
-    // Asked again: what came before takes time, and terraform asks for no proof before it deletes (H02).
-    if !machine.proven_state(ctx, deadline)?.exists && matches!(terraform, Terraform::Own(..)) {
-        terraform = Terraform::Useless("the node has no such machine".to_string());
-    }
-    if let Some(objection) = objection(ctx, machine, deadline, condition)? {
-        return Ok(objection);
-    }
-    // What terraform says is noted and not believed: the node is asked in any case (H44).
-    let said = run_terraform(ctx, machine, terraform, deadline)?;
+    wait_for_earlier_terraform(ctx, machine, deadline)?;
     ctx.host.step("destroy.terraform")?;
-    let state = machine.proven_state(ctx, deadline)?;
-    if !state.exists {
-        if let Some(words) = said.filter(|words| words.starts_with(TERRAFORM_FAILED)) {
-            tracing::warn!(
-                "{}: it is gone, although {words}; disks may be left over (pvesm list)",
-                machine.label()
-            );
-        }
-        return Ok(Removal::Gone);
+    match delete(ctx, machine, deadline, condition)? {
+        None => {}
+        Some(Removal::Vanished(why)) => return vanished(ctx, machine, why, lock, condition),
+        Some(objection) => return Ok(objection),
     }
-    if let Some(objection) = objection(ctx, machine, deadline, condition)? {
+    if let Err(error) = tidy_shared_state(ctx, machine, deadline) {
+        ctx.host.interrupt.check()?;
+        tracing::warn!("{}: it is gone, but {error:#}", machine.label());
+    }
+    Ok(Removal::Gone)
+}
+
+/// Its machine is gone, by proof; the condition counts all the same.
+fn vanished(
+    ctx: &Context<'_>,
+    machine: &Machine,
+    why: String,
+    lock: &VmLock,
+    condition: Option<&Condition<'_>>,
+) -> anyhow::Result<Removal> {
+    if let Some(objection) = objection(ctx, machine, &VmState::default(), condition)? {
         return Ok(objection);
     }
-    if let Some(words) = &said {
-        tracing::warn!("{}: {words}; deleting it through the root agent", machine.label());
+    write_entry(ctx, machine, lock)?;
+    Ok(Removal::Vanished(why))
+}
+
+/// A record that is closed although nothing was deleted has a line of its own in the audit trail.
+fn note_closed(ctx: &Context<'_>, record: &VmRecord, why: &str) {
+    let change = Change {
+        verb: "close-record",
+        vm: record.name.as_str(),
+        vmid: Some(record.vmid.get()),
+        before: Some(record.status.as_str()),
+        after: Some(Status::Destroyed.as_str()),
+        result: why,
+        duration: Duration::ZERO,
+    };
+    audit::write(ctx.host, &change);
+}
+
+/// `--forget`: closes the record alone, frees its addresses and removes its files. Whatever has its VMID is left alone;
+/// a machine that is known to be the VM is a refusal.
+pub fn forget(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<Destroyed> {
+    if ctx.mock {
+        return destroy_mock(ctx, name, force, &|_| true);
     }
-    if state.running {
-        // Somebody has started it since.
-        power_off(ctx, machine, deadline.at_most(Duration::from_secs(25)))?;
+    if let Some(answer) = nothing_to_do(ctx, name)? {
+        return Ok(answer);
     }
-    let node = ctx.node();
-    let (waited, leftovers) = node.destroy(machine.vmid, &machine.identity, deadline)?;
-    for disk in leftovers {
-        tracing::warn!("{}: a disk was left over: {disk}; free it with pvesm free {disk}", machine.label());
-    }
-    match waited {
-        Waited::Done(_) => Ok(Removal::Gone),
-        Waited::Failed(words) => anyhow::bail!("{}: failed to delete it: {words}", machine.label()),
-        Waited::TimedOut(_) => {
-            anyhow::bail!("{}: the node is still deleting it; run the same command again", machine.label())
+    let deadline = Deadline::after(failpoint::limit("destroy", LIMIT));
+    let lock = VmLock::take(ctx.host, name, "destroy", deadline.left())?;
+    let record = ctx.live_record(name)?;
+    anyhow::ensure!(
+        !record.protected || force,
+        "VM {name} is protected (\"protected\": true in its record); --force closes its record all the same"
+    );
+    let unfinished =
+        ctx.journal().read(name)?.is_some_and(|e| matches!(e.step, Step::Taken | Step::Applying));
+    anyhow::ensure!(
+        !unfinished,
+        "VM {name}: its create did not end; undo it with blockhost-vm-destroy {name}"
+    );
+    vanished::ensure_not_here(ctx, &record, deadline)?;
+    let vmid = record.vmid;
+    let identity = record.smbios_uuid.map_or_else(|| Identity::Name(name.clone()), Identity::Uuid);
+    write_entry(ctx, &Machine { record: record.clone(), vmid, identity }, &lock)?;
+    ctx.host.step("destroy.gone")?;
+    let why = format!("VM {name}: its record is closed by --forget; whatever has VMID {vmid} is left alone");
+    tracing::warn!("{why}");
+    note_closed(ctx, &record, &why);
+    tidy_up(ctx, &record, &lock)?;
+    lock.forget();
+    Ok(Destroyed::Gone)
+}
+
+/// Deletes the machine: each request right after a look at machine and condition. One that has been started
+/// meanwhile is stopped again, one that is busy is waited for.
+fn delete(
+    ctx: &Context<'_>,
+    machine: &Machine,
+    deadline: Deadline,
+    condition: Option<&Condition<'_>>,
+) -> anyhow::Result<Option<Removal>> {
+    let node = ctx.node().impatient();
+    let mut pause = Duration::from_millis(200);
+    loop {
+        let state = match vanished::target(ctx, machine, deadline)? {
+            Target::Here(state) => state,
+            Target::Vanished(why) => return Ok(Some(Removal::Vanished(why))),
+        };
+        if let Some(objection) = objection(ctx, machine, &state, condition)? {
+            return Ok(Some(objection));
         }
+        if !state.exists {
+            return Ok(None);
+        }
+        if state.running {
+            power_off(ctx, machine, deadline.at_most(POWER_OFF))?;
+            continue;
+        }
+        let words = match node.destroy_once(machine.vmid, &machine.identity, deadline)? {
+            Attempt::Done(state) => {
+                for disk in state.leftovers {
+                    tracing::warn!(
+                        "{}: a disk was left over: {disk}; free it with pvesm free {disk}",
+                        machine.label()
+                    );
+                }
+                return Ok(None);
+            }
+            // A start that was on its way is met here: the next look finds it running.
+            Attempt::Failed(words) if !words.contains("is running") => {
+                anyhow::bail!("{}: failed to delete it: {words}", machine.label())
+            }
+            Attempt::Failed(words) | Attempt::Busy(words) => words,
+            Attempt::Lost => "the request was lost".to_string(),
+            Attempt::TimedOut(_) => {
+                anyhow::bail!(
+                    "{}: the node is still deleting it; run the same command again",
+                    machine.label()
+                )
+            }
+        };
+        anyhow::ensure!(
+            deadline.left() > pause + LAST_CALL,
+            "{}: failed to delete it: {words}; run the same command again",
+            machine.label()
+        );
+        tracing::debug!("{}: {words}; trying again", machine.label());
+        node.pause(pause)?;
+        pause = (pause * 2).min(Duration::from_secs(3));
     }
 }
 
@@ -279,118 +388,65 @@ fn write_entry(ctx: &Context<'_>, machine: &Machine, lock: &VmLock) -> anyhow::R
     ctx.journal().write(&entry, lock)
 }
 
-/// What terraform can do about a machine.
-enum Terraform {
-    /// Destroy this address in the VM's own folder.
-    Own(VmFolder, String, NodeAccess),
-    /// Destroy it in the older package's shared folder.
-    Shared(LegacyFolder, NodeAccess),
-    /// Nothing, and why; the root agent must.
-    Useless(String),
+/// A create or destroy that was killed may have left a terraform at work in the VM's directory.
+fn wait_for_earlier_terraform(
+    ctx: &Context<'_>,
+    machine: &Machine,
+    deadline: Deadline,
+) -> anyhow::Result<()> {
+    let folder = VmFolder::new(ctx.host, &ctx.settings, &machine.record.name);
+    let idle = folder.wait_until_idle(None, deadline.at_most(EARLIER_TERRAFORM), &ctx.host.interrupt)?;
+    anyhow::ensure!(
+        idle,
+        "{}: an earlier terraform is still running in {}; run the same command again",
+        machine.label(),
+        folder.path().display()
+    );
+    Ok(())
 }
 
-/// Waits for earlier terraforms and makes sure of the state.
-fn prepare_terraform(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -> anyhow::Result<Terraform> {
-    let name = &machine.record.name;
-    let folder = VmFolder::new(ctx.host, &ctx.settings, name);
-    let legacy = LegacyFolder::new(ctx.host, &ctx.settings, name);
-    let useless = |words: &str| Ok(Terraform::Useless(words.to_string()));
-    let access = match NodeAccess::read(ctx.host, &ctx.settings) {
-        Ok(access) => access,
-        Err(error) => return useless(&format!("terraform cannot be used: {error:#}")),
-    };
-    if folder.exists() {
-        let idle =
-            folder.wait_until_idle(None, deadline.at_most(Duration::from_secs(30)), &ctx.host.interrupt)?;
-        anyhow::ensure!(
-            idle,
-            "{}: an earlier terraform is still at it; run the same command again",
-            machine.label()
-        );
-        let Some(label) = folder.resource_label().unwrap_or_default() else {
-            return useless(&format!("{} has no terraform file of this VM", folder.path().display()));
-        };
-        // An older copy of the database may have brought back the record of an earlier VM of this name.
-        let described = folder.machine().unwrap_or_default();
-        if described
-            .is_some_and(|other| Some(other) != machine.record.smbios_uuid.map(|uuid| (machine.vmid, uuid)))
-        {
-            return useless(&format!(
-                "the terraform file in {} is of another machine",
-                folder.path().display()
-            ));
-        }
-        match folder.secure_state()? {
-            StateFile::Holds(resources) if !resources.is_empty() => {
-                Ok(Terraform::Own(folder, terraform_json::resource_address(&label), access))
-            }
-            StateFile::Torn => useless("its terraform state is torn and has no good copy"),
-            _ => useless("its terraform state holds nothing"),
-        }
-    } else if legacy.has_file() {
-        while legacy.is_busy()? {
-            anyhow::ensure!(
-                !deadline.passed(),
-                "{}: another terraform works in the shared folder; run the same command again",
-                machine.label()
+/// A VM of the older package is in a state that it shares with others. Its machine is gone by now, and its VMID may be
+/// a stranger's: terraform forgets it without touching the node, and removes the uploaded cloud-init file alone.
+fn tidy_shared_state(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -> anyhow::Result<()> {
+    let legacy = LegacyFolder::new(ctx.host, &ctx.settings, &machine.record.name);
+    if !legacy.has_file() {
+        return Ok(());
+    }
+    while legacy.is_busy()? && !deadline.passed() {
+        ctx.host.interrupt.sleep(Duration::from_millis(100));
+        ctx.host.interrupt.check()?;
+    }
+    if legacy.secure_state()? == StateFile::Torn {
+        anyhow::bail!("the shared terraform state is torn and has no good copy; it was left as it is");
+    }
+    let access = NodeAccess::read(ctx.host, &ctx.settings)?;
+    let left = legacy.left_in_state()?;
+    if left.contains(&legacy.vm_address()) {
+        let run = legacy.forget_machine(&access)?;
+        wait_for_tidying(ctx, run, "remove it from the shared terraform state", deadline)?;
+    }
+    if left.contains(&legacy.file_address()) {
+        if legacy.file_in_state()?.is_some_and(|id| legacy.is_its_file(&id)) {
+            let run = legacy.destroy_file(&access)?;
+            wait_for_tidying(ctx, run, "remove its cloud-init file", deadline)?;
+        } else {
+            anyhow::bail!(
+                "the shared terraform state names another file under {}; it was left alone",
+                legacy.file_address()
             );
-            ctx.host.interrupt.sleep(Duration::from_millis(100));
-            ctx.host.interrupt.check()?;
-        }
-        match legacy.secure_state()? {
-            StateFile::Holds(_) if !legacy.left_in_state()?.is_empty() => {
-                Ok(Terraform::Shared(legacy, access))
-            }
-            StateFile::Torn => useless("the shared terraform state is torn and has no good copy"),
-            _ => useless("the shared terraform state does not hold it"),
-        }
-    } else {
-        useless("it has no terraform file")
-    }
-}
-
-/// Lets terraform destroy what its state holds. `Ok(Some(words))`: it could not, and the root agent must.
-fn run_terraform(
-    ctx: &Context<'_>,
-    machine: &Machine,
-    terraform: Terraform,
-    deadline: Deadline,
-) -> anyhow::Result<Option<String>> {
-    match terraform {
-        Terraform::Useless(words) => Ok(Some(words)),
-        Terraform::Own(folder, address, access) => {
-            outcome_in_words(ctx, machine, folder.run("destroy", &[address], &access), deadline)
-        }
-        Terraform::Shared(legacy, access) => {
-            outcome_in_words(ctx, machine, legacy.run_destroy(&access), deadline)
         }
     }
+    Ok(())
 }
 
-fn outcome_in_words(
-    ctx: &Context<'_>,
-    machine: &Machine,
-    run: anyhow::Result<Run>,
-    deadline: Deadline,
-) -> anyhow::Result<Option<String>> {
-    let run = match run {
-        Ok(run) => run,
-        Err(error) => return Ok(Some(format!("terraform cannot be started: {error:#}"))),
-    };
-    ctx.host.step("destroy.running")?;
+fn wait_for_tidying(ctx: &Context<'_>, run: Run, what: &str, deadline: Deadline) -> anyhow::Result<()> {
     match run.wait(deadline, &ctx.host.interrupt)? {
-        Outcome::Done => Ok(None),
+        Outcome::Done => Ok(()),
         Outcome::Failed(diagnostics) => {
             let words: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
-            Ok(Some(format!("{TERRAFORM_FAILED}: {}", words.join("; "))))
+            anyhow::bail!("terraform failed to {what}: {}", words.join("; "))
         }
-        Outcome::StillRunning => {
-            anyhow::bail!(
-                "{}: terraform is still deleting it after {} s; run the same command again",
-                machine.label(),
-                LIMIT.as_secs()
-            )
-        }
+        Outcome::StillRunning => anyhow::bail!("terraform did not {what} in time and is still running"),
     }
 }
 

@@ -41,10 +41,15 @@ impl Machine {
 
     /// The same without asking the API whether it is paused.
     pub fn state(&self, ctx: &Context<'_>, deadline: Deadline) -> anyhow::Result<VmState> {
-        let state = ctx.node().state(self.vmid, deadline.at_most(LOOK));
-        let state = state.with_context(|| format!("{}: cannot ask the node", self.label()))?;
+        let state = self.look(ctx, deadline)?;
         self.prove(&state)?;
         Ok(state)
+    }
+
+    /// What is at its VMID, whosever it is.
+    pub fn look(&self, ctx: &Context<'_>, deadline: Deadline) -> anyhow::Result<VmState> {
+        let state = ctx.node().state(self.vmid, deadline.at_most(LOOK));
+        state.with_context(|| format!("{}: cannot ask the node", self.label()))
     }
 
     /// Checks a state that was asked for.
@@ -60,10 +65,13 @@ impl Machine {
         );
         anyhow::ensure!(
             state.is(&self.identity, &self.record.name) && !state.template,
-            "{}: the machine with this VMID is not ours: expected {}, found {}; nothing was done",
+            "{}: VMID {} now belongs to another guest: expected {}, found {}; nothing was done. If VM {} was deleted outside BlockHost, close its record with blockhost-vm-destroy {}",
             self.label(),
+            self.vmid,
             self.identity,
-            state.found()
+            state.found(),
+            self.record.name,
+            self.record.name
         );
         Ok(())
     }

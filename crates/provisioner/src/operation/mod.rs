@@ -22,6 +22,7 @@ pub mod start;
 pub mod status;
 pub mod stop;
 pub mod update_gecos;
+pub mod vanished;
 
 use crate::host::Host;
 use crate::host::interrupt::Interrupt;

@@ -100,7 +100,8 @@ fn judge(
         return (
             Shown::Unknown,
             Some(format!(
-                "{label}: the machine with this VMID is not ours: expected {identity}, found {}",
+                "{label}: VMID {} now belongs to another guest: expected {identity}, found {}",
+                record.vmid,
                 state.found()
             )),
         );

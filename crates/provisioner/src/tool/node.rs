@@ -9,7 +9,7 @@ use crate::value::text::{BridgeName, UserName};
 use crate::value::vm_name::VmName;
 use crate::value::vmid::Vmid;
 use serde_json::{Map, Value, json};
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
@@ -213,6 +213,34 @@ impl Node {
         VmState::from_answer(&answer).ok_or_else(|| AgentError::NotJson("vm-state".to_string()))
     }
 
+    /// The VMs of the whole cluster that are, or may be, the one of this identity (`address`: or have this address in
+    /// their configuration), in words. An error means that it cannot be known.
+    pub fn find(
+        &self,
+        identity: &Identity,
+        address: Option<Ipv4Addr>,
+        deadline: Deadline,
+    ) -> Result<Vec<String>, AgentError> {
+        let mut params = Map::new();
+        identity.put(&mut params);
+        if let Some(address) = address {
+            params.insert("address".into(), address.to_string().into());
+        }
+        let answer = self.act("vm-find", Value::Object(params), deadline)?;
+        let found = answer.get("found").and_then(Value::as_array);
+        let found = found.ok_or_else(|| AgentError::NotJson("vm-find".to_string()))?;
+        let text = |guest: &Value, key: &str| {
+            guest
+                .get(key)
+                .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_string))
+                .unwrap_or_default()
+        };
+        Ok(found
+            .iter()
+            .map(|g| format!("VMID {} ({}) on node {}", text(g, "vmid"), text(g, "name"), text(g, "node")))
+            .collect())
+    }
+
     /// Starts the VM.
     pub fn start(&self, vmid: Vmid, identity: &Identity, deadline: Deadline) -> Result<(), AgentError> {
         self.forceful("qm-start", vmid, identity, json!({}), deadline).map(drop)
@@ -255,6 +283,17 @@ impl Node {
             _ => Vec::new(),
         };
         Ok((waited, leftovers))
+    }
+
+    /// The same by one request, for callers who look again before they repeat it.
+    pub fn destroy_once(
+        &self,
+        vmid: Vmid,
+        identity: &Identity,
+        deadline: Deadline,
+    ) -> anyhow::Result<Attempt> {
+        let destroy = || self.forceful("qm-destroy", vmid, identity, json!({}), deadline).map(drop);
+        self.act_once(vmid, "qm-destroy", deadline, destroy, |s| !s.exists)
     }
 
     /// Whether the node starts the VM when it boots itself.
@@ -421,36 +460,58 @@ impl Node {
     ) -> anyhow::Result<Waited> {
         let mut pause = Duration::from_millis(500);
         loop {
-            let mut until = deadline;
-            match ask() {
-                Err(error) if error.outcome_unknown() => {
-                    tracing::warn!("VMID {vmid}: {error}; asking for its state");
-                    until = deadline.at_most(UNANSWERED);
+            match self.act_once(vmid, action, deadline, &ask, &mut done)? {
+                Attempt::Done(state) => return Ok(Waited::Done(state)),
+                Attempt::Failed(words) => return Ok(Waited::Failed(words)),
+                Attempt::TimedOut(state) => return Ok(Waited::TimedOut(state)),
+                // Each of these acts does no harm when it is asked for twice.
+                Attempt::Lost => {}
+                Attempt::Busy(words) if !self.patient || deadline.left() < pause + LAST_CALL => {
+                    return Ok(Waited::Failed(words));
                 }
-                Err(error) if error.code() == "missing" => {
-                    tracing::warn!("VMID {vmid}: {error}; asking for its state");
+                Attempt::Busy(words) => {
+                    tracing::debug!("VMID {vmid}: {words}; trying again");
+                    self.pause(pause)?;
+                    pause = (pause * 2).min(Duration::from_secs(3));
                 }
-                Err(error) => return Ok(Waited::Failed(error.to_string())),
-                Ok(()) => {}
             }
-            let failure = |state: &VmState| state.failed.clone().filter(|failed| failed.action == action);
-            let state = match self.wait_for(vmid, until, |s| done(s) || failure(s).is_some())? {
-                Waited::Done(state) => state,
-                // The request was lost. Each of these acts does no harm when it is asked for twice.
-                Waited::TimedOut(_) if !deadline.passed() => continue,
-                other => return Ok(other),
-            };
-            if done(&state) {
-                return Ok(Waited::Done(state));
-            }
-            let words = failure(&state).map(|failed| failed.words).unwrap_or_default();
-            if !is_busy_tool(&words) || deadline.left() < pause + LAST_CALL {
-                return Ok(Waited::Failed(words));
-            }
-            tracing::debug!("VMID {vmid}: {words}; trying again");
-            self.pause(pause)?;
-            pause = (pause * 2).min(Duration::from_secs(3));
         }
+    }
+
+    /// Asks once for an act and waits until `done`, or until it is known that nothing comes of it.
+    fn act_once(
+        &self,
+        vmid: Vmid,
+        action: &str,
+        deadline: Deadline,
+        ask: impl Fn() -> Result<(), AgentError>,
+        mut done: impl FnMut(&VmState) -> bool,
+    ) -> anyhow::Result<Attempt> {
+        let mut until = deadline;
+        match ask() {
+            Err(error) if error.outcome_unknown() => {
+                tracing::warn!("VMID {vmid}: {error}; asking for its state");
+                until = deadline.at_most(UNANSWERED);
+            }
+            Err(error) if error.code() == "missing" => {
+                tracing::warn!("VMID {vmid}: {error}; asking for its state");
+            }
+            Err(error) if error.is_busy() => return Ok(Attempt::Busy(error.to_string())),
+            Err(error) => return Ok(Attempt::Failed(error.to_string())),
+            Ok(()) => {}
+        }
+        let failure = |state: &VmState| state.failed.clone().filter(|failed| failed.action == action);
+        let state = match self.wait_for(vmid, until, |s| done(s) || failure(s).is_some())? {
+            Waited::Done(state) => state,
+            Waited::TimedOut(_) if !deadline.passed() => return Ok(Attempt::Lost),
+            Waited::TimedOut(state) => return Ok(Attempt::TimedOut(state)),
+            Waited::Failed(words) => return Ok(Attempt::Failed(words)),
+        };
+        if done(&state) {
+            return Ok(Attempt::Done(state));
+        }
+        let words = failure(&state).map(|failed| failed.words).unwrap_or_default();
+        Ok(if is_busy_tool(&words) { Attempt::Busy(words) } else { Attempt::Failed(words) })
     }
 
     /// Sleeps; an error when a signal arrives.
@@ -485,6 +546,21 @@ impl Node {
             self.interrupt.sleep(POLL.min(deadline.left()));
         }
     }
+}
+
+/// What came of one request for an act.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attempt {
+    /// The state that was wanted.
+    Done(VmState),
+    /// It failed, in the tool's words.
+    Failed(String),
+    /// Likewise, because the VM was busy: worth another try.
+    Busy(String),
+    /// There was no answer, and the state does not show it: worth another try.
+    Lost,
+    /// The last state before the deadline.
+    TimedOut(VmState),
 }
 
 /// How a wait ended.

@@ -4,7 +4,7 @@
 //! <terraform_dir>/provider.tf.json variables.tf.json terraform.tfvars .terraform/ .terraform.lock.hcl
 //! <terraform_dir>/vms/<name>/<name>.tf.json        the VM
 //!                            provider.tf.json …    links to ../../
-//!                            terraform.tfstate     its state; terraform.tfstate.blockhost our copy of the last good one
+//!                            terraform.tfstate     its state; nothing is decided by it: destroy goes by identity
 //!                            terraform.log         what the last run printed
 //!                            terraform.lock        locked (flock) while a terraform or its provider lives
 //! ```
@@ -32,6 +32,7 @@ use uuid::Uuid;
 
 /// Files that each VM's folder shares with the parent.
 const SHARED_FILES: [&str; 3] = ["provider.tf.json", "variables.tf.json", ".terraform.lock.hcl"];
+const TOKEN_FILE: &str = "pve-token.tfvars.json";
 const STATE: &str = "terraform.tfstate";
 const STATE_COPY: &str = "terraform.tfstate.blockhost";
 /// Variables of the caller that would change what terraform does.
@@ -114,11 +115,6 @@ impl VmFolder {
         self.dir.join(format!("{}.tf.json", self.name))
     }
 
-    /// The label of the VM's resource, from its own file (H03); `None` where the file is missing.
-    pub fn resource_label(&self) -> anyhow::Result<Option<String>> {
-        label_in(&self.vm_file())
-    }
-
     /// The machine that the VM's own file describes: its VMID and its SMBIOS UUID; `None` where the file is missing
     /// or does not say.
     pub fn machine(&self) -> anyhow::Result<Option<(Vmid, Uuid)>> {
@@ -136,15 +132,36 @@ impl VmFolder {
         Ok(vmid.zip(uuid.and_then(|text| Uuid::parse_str(text).ok())))
     }
 
+    /// Fails unless an apply here can only make this machine: the file describes it, there is no state that could
+    /// name a stranger, and nothing else that terraform would read (H02). To be asked right before the apply.
+    pub fn ensure_fresh(&self, vmid: Vmid, uuid: Uuid) -> anyhow::Result<()> {
+        let dir = self.dir.display();
+        anyhow::ensure!(
+            self.machine()? == Some((vmid, uuid)),
+            "{dir}/{}.tf.json does not describe VMID {vmid} with UUID {uuid}: somebody changed it; nothing was applied",
+            self.name
+        );
+        let ours = self.vm_file();
+        let entries = std::fs::read_dir(&self.dir).with_context(|| format!("cannot read {dir}"))?;
+        for entry in entries {
+            let path = entry.with_context(|| format!("cannot read {dir}"))?.path();
+            let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let is_read =
+                [".tf", ".tf.json", ".tfvars", ".tfvars.json"].iter().any(|end| file.ends_with(end))
+                    || file.starts_with(STATE);
+            let is_known = path == ours || file == TOKEN_FILE || SHARED_FILES.contains(&file.as_str());
+            anyhow::ensure!(
+                is_known || !is_read,
+                "{} is none of ours, and terraform would use it; move it away, then create the VM again",
+                path.display()
+            );
+        }
+        Ok(())
+    }
+
     /// What the state says.
     pub fn state(&self) -> anyhow::Result<StateFile> {
         read_state(&self.dir.join(STATE))
-    }
-
-    /// Makes sure that the next run sees the last good state: a torn one is replaced by our copy or terraform's
-    /// own backup, a good one is copied aside. An error where nothing good is left.
-    pub fn secure_state(&self) -> anyhow::Result<StateFile> {
-        secure_state(&self.dir.join(STATE), &self.dir.join(STATE_COPY))
     }
 
     /// Whether a terraform (or its provider) of this VM lives.
@@ -217,35 +234,36 @@ impl LegacyFolder {
         label_in(&self.vm_file()).ok().flatten().unwrap_or_else(|| self.name.legacy_resource_label())
     }
 
-    /// The addresses of the VM and its cloud-init file: a destroy of one alone leaves the other (facts, section 6).
-    pub fn addresses(&self) -> Vec<String> {
-        let label = self.label();
-        vec![
-            format!("proxmox_virtual_environment_vm.{label}"),
-            format!("proxmox_virtual_environment_file.cloud_config_{label}"),
-        ]
+    /// The address of the VM's own resource.
+    pub fn vm_address(&self) -> String {
+        format!("proxmox_virtual_environment_vm.{}", self.label())
+    }
+
+    /// The address of its cloud-init file, a resource of its own (facts/terraform.md).
+    pub fn file_address(&self) -> String {
+        format!("proxmox_virtual_environment_file.cloud_config_{}", self.label())
     }
 
     /// The VMID of the VM's resource in the shared state.
     pub fn vmid_in_state(&self) -> anyhow::Result<Option<u32>> {
-        let path = self.dir.join(STATE);
-        if !path.exists() {
-            return Ok(None);
-        }
-        let text = super::super::store::document::read_text(&path)?;
-        let state: Value = serde_json::from_str(&text)
-            .with_context(|| format!("{} is not a terraform state", path.display()))?;
-        let label = self.label();
-        let resources = state.get("resources").and_then(Value::as_array).cloned().unwrap_or_default();
-        let ours = resources.iter().find(|r| {
-            r.get("type").and_then(Value::as_str) == Some("proxmox_virtual_environment_vm")
-                && r.get("name").and_then(Value::as_str) == Some(&label)
-        });
-        let vmid = ours.and_then(|r| r.pointer("/instances/0/attributes/vm_id")).and_then(Value::as_u64);
+        let attributes = attributes_in(&self.dir.join(STATE), &self.vm_address())?;
+        let vmid = attributes.as_ref().and_then(|a| a.get("vm_id")).and_then(Value::as_u64);
         Ok(vmid.and_then(|n| u32::try_from(n).ok()))
     }
 
-    /// As [`VmFolder::secure_state`], with a copy of this VM's own so that side-by-side runs do not meet.
+    /// The volume that the shared state names as the VM's cloud-init file.
+    pub fn file_in_state(&self) -> anyhow::Result<Option<String>> {
+        let attributes = attributes_in(&self.dir.join(STATE), &self.file_address())?;
+        Ok(attributes.as_ref().and_then(|a| a.get("id")).and_then(Value::as_str).map(str::to_string))
+    }
+
+    /// Whether this volume is the file that the older package made for the VM.
+    pub fn is_its_file(&self, volume: &str) -> bool {
+        volume.ends_with(&format!(":snippets/{}-cloud-config.yaml", self.name))
+    }
+
+    /// Makes sure that the next run sees the last good state: a torn one is replaced by our copy or terraform's
+    /// own backup, a good one is copied aside. `Torn` where nothing good is left.
     pub fn secure_state(&self) -> anyhow::Result<StateFile> {
         secure_state(&self.dir.join(STATE), &self.dir.join(STATE_COPY))
     }
@@ -255,14 +273,26 @@ impl LegacyFolder {
         is_busy(&self.dir)
     }
 
-    /// Starts `terraform destroy` for the VM and its file.
-    pub fn run_destroy(&self, access: &NodeAccess) -> anyhow::Result<Run> {
-        run(&self.dir, &self.dir, &self.home, "terraform.tfvars", "destroy", &self.addresses(), access)
+    /// Starts what takes the VM out of the shared state and leaves the node alone (`terraform state rm`).
+    pub fn forget_machine(&self, access: &NodeAccess) -> anyhow::Result<Run> {
+        let arguments = ["state", "rm", LOCK_TIMEOUT, "-backup=terraform.tfstate.backup", &self.vm_address()];
+        start(&self.dir, &self.dir, &self.home, arguments.map(OsString::from).to_vec(), access)
+    }
+
+    /// Starts `terraform destroy` for the VM's cloud-init file. The state must not hold the VM any more: terraform
+    /// destroys what depends on a target, too.
+    pub fn destroy_file(&self, access: &NodeAccess) -> anyhow::Result<Run> {
+        anyhow::ensure!(
+            !self.left_in_state()?.contains(&self.vm_address()),
+            "the shared terraform state still holds {}",
+            self.vm_address()
+        );
+        run(&self.dir, &self.dir, &self.home, "terraform.tfvars", "destroy", &[self.file_address()], access)
     }
 
     /// The addresses that the shared state still holds of this VM.
     pub fn left_in_state(&self) -> anyhow::Result<Vec<String>> {
-        let ours = self.addresses();
+        let ours = [self.vm_address(), self.file_address()];
         Ok(match read_state(&self.dir.join(STATE))? {
             StateFile::Holds(all) => all.into_iter().filter(|a| ours.contains(a)).collect(),
             StateFile::Missing => Vec::new(),
@@ -380,25 +410,35 @@ fn run(
     addresses: &[String],
     access: &NodeAccess,
 ) -> anyhow::Result<Run> {
-    let lock_path = dir.join("terraform.lock");
-    // Two VMs of the older package share a folder: the second waits for the first.
-    let lock = LockFile::lock(&lock_path, Deadline::after(FOLDER_WAIT), &Interrupt::never())
-        .with_context(|| format!("another terraform works in {}", dir.display()))?;
     let mut arguments: Vec<OsString> = [verb, "-json", "-input=false", "-auto-approve", LOCK_TIMEOUT]
         .into_iter()
         .map(OsString::from)
         .collect();
     arguments.push(format!("-var-file={variables}").into());
     // The token of /etc/blockhost/pve-token wins over the one in tfvars: a later -var-file wins (and argv stays clean).
-    let token_file = dir.join("pve-token.tfvars.json");
+    let token_file = dir.join(TOKEN_FILE);
     if access.token_overrides_tfvars {
         let text = serde_json::json!({ "proxmox_api_token": access.token.reveal() }).to_string();
         replace_file::replace(&token_file, text.as_bytes(), PRIVATE, "token-variable")?;
-        arguments.push("-var-file=pve-token.tfvars.json".into());
+        arguments.push(format!("-var-file={TOKEN_FILE}").into());
     } else {
         replace_file::remove(&token_file)?;
     }
     arguments.extend(addresses.iter().map(|address| OsString::from(format!("-target={address}"))));
+    start(dir, parent, home, arguments, access)
+}
+
+fn start(
+    dir: &Path,
+    parent: &Path,
+    home: &Path,
+    arguments: Vec<OsString>,
+    access: &NodeAccess,
+) -> anyhow::Result<Run> {
+    // Two VMs of the older package share a folder: the second waits for the first.
+    let lock = LockFile::lock(&dir.join("terraform.lock"), Deadline::after(FOLDER_WAIT), &Interrupt::never())
+        .with_context(|| format!("another terraform works in {}", dir.display()))?;
+    let verb = arguments.first().map(|verb| verb.to_string_lossy().into_owned()).unwrap_or_default();
     let program = Program {
         name: "terraform",
         arguments,
@@ -423,6 +463,22 @@ fn run(
         diagnostics: Vec::new(),
         warnings_matter: verb == "destroy",
     })
+}
+
+/// The attributes of the resource at this address (`type.name`) in a state file; `None` where it has none such.
+fn attributes_in(state: &Path, address: &str) -> anyhow::Result<Option<Value>> {
+    if !state.exists() {
+        return Ok(None);
+    }
+    let text = crate::store::document::read_text(state)?;
+    let mut json: Value = serde_json::from_str(&text)
+        .with_context(|| format!("{} is not a terraform state", state.display()))?;
+    let resources = json.get_mut("resources").and_then(Value::as_array_mut).map(std::mem::take);
+    let ours = resources.unwrap_or_default().into_iter().find(|resource| {
+        let text = |key: &str| resource.get(key).and_then(Value::as_str).unwrap_or_default();
+        format!("{}.{}", text("type"), text("name")) == address
+    });
+    Ok(ours.and_then(|resource| resource.pointer("/instances/0/attributes").cloned()))
 }
 
 fn is_busy(dir: &Path) -> anyhow::Result<bool> {

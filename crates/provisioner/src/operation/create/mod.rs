@@ -357,6 +357,8 @@ fn apply(
     lock: &VmLock,
 ) -> Result<(), Failure> {
     let label = checked.name.resource_label();
+    let uuid = entry.smbios_uuid.context("the journal entry has no UUID")?;
+    folder.ensure_fresh(entry.checked_vmid()?, uuid)?;
     let run = folder.run("apply", &[terraform_json::resource_address(&label)], &checked.access)?;
     entry.terraform_pid = Some(run.pid());
     ctx.journal().write(entry, lock)?;
@@ -365,10 +367,7 @@ fn apply(
     // Terraform ends its step after a signal and then says it failed: what it made is undone like any failure.
     ctx.host.interrupt.check()?;
     match outcome {
-        Outcome::Done => {
-            folder.secure_state()?;
-            Ok(())
-        }
+        Outcome::Done => Ok(()),
         Outcome::StillRunning => Err(anyhow::anyhow!(
             "terraform did not end within {} s; it goes on and is tidied up after",
             APPLY_LIMIT.as_secs()

@@ -15,6 +15,7 @@ use crate::host::failpoint::limit;
 use crate::host::proxmox_api::ApiError;
 use crate::operation::Context;
 use crate::operation::machine::{self, Machine};
+use crate::operation::vanished;
 use crate::plan::garbage_collection::{is_due_for_suspension, is_past};
 use crate::store::settings::NodeAccess;
 use crate::store::vm_database::{Status, VmRecord};
@@ -198,7 +199,7 @@ impl Phase<'_, '_> {
             let Some(record) = ctx.record(name)?.filter(look) else { return Ok(Turn::Nothing) };
             let paid = !is_past(&record, clock::now());
             let machine = machine::of_record(ctx, record, deadline)?;
-            let state = machine.state(ctx, deadline)?;
+            let state = vanished::state(ctx, &machine, deadline)?;
             if paid && state.running {
                 self.report.notes.push(format!(
                     "{}: it runs and is paid for, but its record says suspended; blockhost-vm-resume {name} sets that right",
@@ -220,7 +221,7 @@ impl Phase<'_, '_> {
             return Ok(Turn::Nothing);
         }
         let machine = machine::of_record(ctx, record, deadline)?;
-        let state = machine.state(ctx, deadline)?;
+        let state = vanished::state(ctx, &machine, deadline)?;
         let label = machine.label();
         let node = ctx.node().impatient();
         let onboot =
@@ -323,10 +324,10 @@ impl Phase<'_, '_> {
                     one.fails(error.to_string());
                     on.push(one);
                 }
-                Ok(state) => match one.machine.prove(&state) {
+                Ok(state) => match vanished::judged(self.ctx, &one.machine, state, Deadline::after(LOOK)) {
                     Err(error) => self.report.failures.push(format!("{error:#}")),
-                    Ok(()) if !state.exists || !state.running => off.push(one),
-                    Ok(()) => {
+                    Ok(state) if !state.exists || !state.running => off.push(one),
+                    Ok(state) => {
                         one.hear(&state);
                         on.push(one);
                     }
