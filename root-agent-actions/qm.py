@@ -50,8 +50,14 @@ import _common
 
 # Seconds that a detached tool is waited for before the answer is "pending".
 PATIENCE = 3.0
-# Seconds that a tool may take which is run in the lane.
-LANE = 4.0
+# Seconds that a tool may take which is run in the lane (one `qm` took up to 4.6 s on a busy node).
+LANE = 5.0
+# Seconds of the lane that one request to a guest's agent takes while `qm` is slow; what has not
+# answered by then goes on, and is asked about as a `job`.
+AGENT_LANE = 4.0
+# `qm guest` that go on or were not asked about, and the seconds after which one is given up.
+JOBS_MAX = 16
+JOB_LIFE = 120.0
 # What the daemon's frame, a person and a log can bear of a tool's words.
 ERROR_MAX = 2000
 # Seconds that QEMU may take to say whether a guest is paused.
@@ -568,7 +574,9 @@ def _tool_refusal(argv: list[str], code: int, stdout: str, stderr: str) -> Refus
         return Refusal("missing", words)
     if match := LOCKED_RE.search(said):
         return Refusal("locked", words, lock=match.group(1))
-    return Refusal("failed", f"{' '.join(argv[:2])} ended with {code}: {words}")
+    # The exit code of `qm guest` says nothing, and its words are the agent's.
+    start = "" if argv[:2] == ["qm", "guest"] else f"{' '.join(argv[:2])} ended with {code}: "
+    return Refusal("failed", f"{start}{words}")
 
 
 def _run(argv: list[str], timeout: float = LANE) -> tuple[int, str, str]:
@@ -576,7 +584,10 @@ def _run(argv: list[str], timeout: float = LANE) -> tuple[int, str, str]:
     try:
         return _common.run(argv, timeout=timeout)
     except subprocess.TimeoutExpired:
-        text = f"{' '.join(argv[:2])} timed out after {timeout:g} s; whether it took effect is unknown"
+        text = (
+            f"the node is busy: {' '.join(argv[:2])} did not answer within {timeout:g} s; "
+            "whether it took effect is unknown"
+        )
         raise Refusal("failed", text, unknown=True) from None
     except (OSError, ValueError) as error:
         raise Refusal("failed", f"{argv[0]} could not be run: {error}") from None
@@ -614,14 +625,23 @@ class Job:
         except subprocess.TimeoutExpired:
             return None
 
-    def output(self) -> tuple[str, str]:
-        """stdout and stderr, of each the last 64 KiB. To be called once, after its end."""
+    def output(self, limit: int = 65536) -> tuple[str, str]:
+        """The end of stdout and stderr, `limit` bytes of each. To be called once, after its end."""
         texts = []
         for fd in self._files:
             size = os.fstat(fd).st_size
-            texts.append(os.pread(fd, 65536, max(0, size - 65536)).decode("utf-8", "replace").strip())
+            start = max(0, size - limit)
+            with os.fdopen(os.dup(fd), "rb") as file:
+                file.seek(start)
+                texts.append(file.read(limit).decode("utf-8", "replace").strip())
         self._close()
         return texts[0], texts[1]
+
+    def kill(self) -> None:
+        """Ends it, for one that nobody will ask about any more."""
+        self._process.kill()
+        self._process.wait()
+        self._close()
 
     def _close(self) -> None:
         for fd in self._files:
@@ -706,6 +726,67 @@ def _detached(action: str, vmid: int, argv: list[str], patience: float, keep: in
 
 
 PENDING = {"pending": True}
+
+
+class Asked:
+    """One `qm guest` on its way: a busy node takes seconds for it, which the lane does not wait for."""
+
+    def __init__(self, vmid: int, kind: str, pid: int | None, argv: list[str]) -> None:
+        # kind: `exec`, `status` (of `pid` in the guest) or `ping`.
+        self.vmid, self.kind, self.pid, self.argv = vmid, kind, pid, argv
+        self.begun = time.monotonic()
+        self.job = _spawn_detached(argv)
+
+    def answer(self, seconds: float) -> str | None:
+        """Its stdout; None where it goes on after that time. A refusal where it failed."""
+        code = self.job.wait(seconds)
+        if code is None:
+            return None
+        for number in [number for number, asked in _asked.items() if asked is self]:
+            del _asked[number]
+        # Both streams of a guest's command, each byte up to six characters of JSON.
+        stdout, stderr = self.job.output(256 * 1024 * 1024)
+        if code != 0:
+            raise _tool_refusal(self.argv, code, stdout, stderr)
+        return stdout
+
+
+_asked: dict[int, Asked] = {}
+_last_job = 0
+
+
+def _ask_agent(vmid: int, kind: str, words: list[str], pid: int | None = None) -> tuple[int, Asked]:
+    """Begins `qm guest WORDS`.
+
+    Nothing beyond ASCII may go that way: Proxmox counts characters where it sends bytes,
+    the guest's agent waits for the rest, and is dead for everybody from then on.
+    """
+    global _last_job
+    if not all(word.isascii() for word in words):
+        raise Refusal(
+            "failed",
+            "the text for the guest has characters beyond ASCII, which would break its agent; "
+            "nothing was sent, encode them (blockhost-vm-guest-exec does)",
+        )
+    for number, asked in list(_asked.items()):
+        if time.monotonic() - asked.begun > JOB_LIFE:
+            del _asked[number]
+            if asked.job.wait(0) is None:
+                asked.job.kill()
+            else:
+                asked.job.output(0)
+    if len(_asked) >= JOBS_MAX:
+        ended = next((number for number, asked in _asked.items() if asked.job.wait(0) is not None), None)
+        if ended is None:
+            raise Refusal("failed", f"the node is busy: {JOBS_MAX} qm guest commands go on, try again later")
+        _asked.pop(ended).job.output(0)
+    try:
+        asked = Asked(vmid, kind, pid, ["qm", "guest", *words])
+    except (OSError, ValueError) as error:
+        raise Refusal("failed", f"qm could not be run: {error}") from None
+    _last_job += 1
+    _asked[_last_job] = asked
+    return _last_job, asked
 
 
 # --- actions: state and power -----------------------------------------------------------
@@ -1032,7 +1113,15 @@ def qm_set(params: dict) -> dict:
     guest = _unlocked(_ours(params))
     if delete:
         argv += ["--delete", ",".join(sorted(delete))]
-    _run_checked(["qm", "set", str(guest.vmid), *argv])
+    argv = ["qm", "set", str(guest.vmid), *argv]
+    task = _detached("qm-set", guest.vmid, argv, PATIENCE)
+    if task.argv != argv:
+        raise Refusal("locked", f"VM {guest.vmid}: another qm set goes on")
+    result = task.wait(0)
+    if result is None:
+        return PENDING
+    if result[0] != 0:
+        raise _tool_refusal(argv, *result)
     return {}
 
 
@@ -1228,16 +1317,17 @@ def _agent_guest(params: dict) -> Guest:
 @_handler
 def qm_guest_ping(params: dict) -> dict:
     guest = _agent_guest(params)
-    argv = ["qm", "guest", "cmd", str(guest.vmid), "ping"]
-    try:
-        code, stdout, stderr = _common.run(argv, timeout=3)
-    except subprocess.TimeoutExpired:
-        raise Refusal("failed", f"the guest agent of VM {guest.vmid} did not answer within 3 s") from None
-    except (OSError, ValueError) as error:
-        raise Refusal("failed", f"qm could not be run: {error}") from None
+    wait = _number(4 if params.get("wait") is None else params["wait"], "wait", 0, 5)
+    # The same question once at a time: one that is still on its way is this one's.
+    asked = next((a for a in _asked.values() if (a.vmid, a.kind) == (guest.vmid, "ping")), None)
+    if asked is None or (asked.job.wait(0) is not None and time.monotonic() - asked.begun > 10):
+        _, asked = _ask_agent(guest.vmid, "ping", ["cmd", str(guest.vmid), "ping"])
+    stdout = asked.answer(wait)
+    if stdout is None:
+        raise Refusal("failed", f"the node is busy: qm did not answer within {wait:g} s", unknown=True)
     # The agent's own error comes as JSON with exit 0; success is silent.
-    if code != 0 or "error" in stdout:
-        raise _tool_refusal(argv, code, stdout, stderr)
+    if "error" in stdout:
+        raise Refusal("failed", _last_words(stdout, ""))
     return {}
 
 
@@ -1294,26 +1384,38 @@ def _exec_result(status: dict) -> dict | None:
     return result
 
 
-def _guest_status(vmid: int, pid: int) -> dict | None:
-    argv = ["qm", "guest", "exec-status", str(vmid), str(pid)]
-    return _exec_result(_json_object(_run_checked(argv)))
+def _guest_pid(stdout: str) -> int:
+    pid = _json_object(stdout).get("pid")
+    if type(pid) is not int or pid < 1:
+        raise Refusal("failed", "the guest agent told no PID")
+    return pid
+
+
+def _ask_status(vmid: int, pid: int) -> tuple[int, Asked]:
+    return _ask_agent(vmid, "status", ["exec-status", str(vmid), str(pid)], pid)
 
 
 def _guest_exec(vmid: int, words: list[str], wait: float) -> dict:
     """Runs a program in the guest, waiting `wait` seconds from now for its end.
 
     `--synchronous 0`: else qm waits itself, and a time-out looks like success. The end of
-    a process is told once only, so a status call is never cut short because of `wait`.
+    a process is told once only, so a `qm` that has not answered in time stays a job.
     """
-    end = time.monotonic() + wait
-    argv = ["qm", "guest", "exec", str(vmid), "--synchronous", "0", "--", *words]
-    pid = _json_object(_run_checked(argv)).get("pid")
-    if type(pid) is not int or pid < 1:
-        raise Refusal("failed", "the guest agent told no PID")
+    begun = time.monotonic()
+    end, lane = begun + wait, begun + max(wait, AGENT_LANE)
+    job, asked = _ask_agent(vmid, "exec", ["exec", str(vmid), "--synchronous", "0", "--", *words])
+    stdout = asked.answer(lane - begun)
+    if stdout is None:
+        return {"exited": False, "job": job}
+    pid = _guest_pid(stdout)
     pause = 0.02
     while time.monotonic() < end:
+        job, asked = _ask_status(vmid, pid)
         try:
-            result = _guest_status(vmid, pid)
+            stdout = asked.answer(max(0.0, lane - time.monotonic()))
+            if stdout is None:
+                return {"exited": False, "pid": pid, "job": job}
+            result = _exec_result(_json_object(stdout))
         except Refusal:
             # A busy guest misses the agent's ping while the command goes on.
             break
@@ -1328,7 +1430,7 @@ def _guest_exec(vmid: int, words: list[str], wait: float) -> dict:
 def qm_guest_exec(params: dict) -> dict:
     command = _text(params, "command")
     if not command.strip() or "\0" in command or len(command.encode("utf-8")) > COMMAND_MAX:
-        raise Refusal("failed", f"command must have 1 to {COMMAND_MAX} bytes and no NUL")
+        raise Refusal("failed", f"the command must have 1 to {COMMAND_MAX} bytes and no NUL")
     wait = _number(2 if params.get("wait") is None else params["wait"], "wait", 0, 5)
     guest = _agent_guest(params)
     return _guest_exec(guest.vmid, ["/bin/sh", "-c", command], wait)
@@ -1336,9 +1438,26 @@ def qm_guest_exec(params: dict) -> dict:
 
 @_handler
 def qm_guest_exec_status(params: dict) -> dict:
-    pid = _integer(params, "pid", 1, 2**31 - 1)
-    guest = _agent_guest(params)
-    return _guest_status(guest.vmid, pid) or {"exited": False}
+    """Of a process (`pid`), or of a `qm` that had not answered yet (`job`)."""
+    job = params.get("job")
+    if job is None:
+        pid = _integer(params, "pid", 1, 2**31 - 1)
+        guest = _agent_guest(params)
+        job, asked = _ask_status(guest.vmid, pid)
+        patience = AGENT_LANE
+    else:
+        job = _integer(params, "job", 1, 2**53)
+        guest = _agent_guest(params)
+        asked, patience = _asked.get(job), 0.5
+        if asked is None or asked.vmid != guest.vmid or asked.kind == "ping":
+            raise Refusal("failed", f"no qm of VM {guest.vmid} is job {job} (any more)", unknown=True)
+    stdout = asked.answer(patience)
+    told = {"exited": False} if asked.pid is None else {"exited": False, "pid": asked.pid}
+    if stdout is None:
+        return {**told, "job": job}
+    if asked.kind == "exec":
+        return {"exited": False, "pid": _guest_pid(stdout)}
+    return _exec_result(_json_object(stdout)) or {"exited": False}
 
 
 @_handler

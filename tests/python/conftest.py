@@ -23,6 +23,8 @@ def make_node(folder, monkeypatch):
     monkeypatch.setattr(_common, "run", node.run)
     monkeypatch.setattr(qm, "_spawn_detached", node.spawn_detached)
     monkeypatch.setattr(qm, "_tasks", [])
+    monkeypatch.setattr(qm, "_asked", {})
+    monkeypatch.setattr(qm, "_last_job", 0)
     monkeypatch.setattr(qm, "time", node.clock)
     monkeypatch.setattr(qm, "ROOT_UID", os.getuid())
     return node

@@ -28,7 +28,7 @@ class FakeJob:
     """A detached process that ended already, or goes on until `end` is called."""
 
     def __init__(self, clock, result, slow):
-        self.clock, self.result, self.slow = clock, result, slow
+        self.clock, self.result, self.slow, self.killed = clock, result, slow, False
 
     def end(self):
         self.slow = False
@@ -39,8 +39,12 @@ class FakeJob:
             return None
         return self.result[0]
 
-    def output(self):
-        return self.result[1:]
+    def output(self, limit=65536):
+        return tuple(text[len(text) - min(len(text), limit) :] for text in self.result[1:])
+
+    def kill(self):
+        assert self.slow
+        self.killed = True
 
 
 class Node:

@@ -267,9 +267,20 @@ def test_a_job_that_cannot_start_leaves_no_descriptor(real):
 
 
 def test_h48_a_timeout_in_the_lane_is_unknown(node, ask, monkeypatch):
-    node.reply("qm set", raises=subprocess.TimeoutExpired(["qm"], 4))
-    answer = ask("qm-set", vmid=100, uuid=UUID, config={"onboot": 0})
-    assert answer["ok"] is False and answer["unknown"] is True and "timed out after 4 s" in answer["error"]
+    node.reply("qm set", slow=True)
+    answer = ask("pve-set-throttle", vmid=100, uuid=UUID, limits={"cpulimit": 1})
+    assert answer["ok"] is False and answer["unknown"] is True
+    assert "the node is busy: qm set did not answer within 5 s" in answer["error"]
+
+
+def test_a_slow_set_goes_on_and_is_told_of(node, ask):
+    node.reply("qm set", code=255, stderr="no", slow=True)
+    begun = node.clock.now
+    assert ask("qm-set", vmid=100, uuid=UUID, config={"onboot": 0}) == {"ok": True, "pending": True}
+    assert node.clock.now - begun < 3.1
+    assert ask("qm-set", vmid=100, uuid=UUID, config={"onboot": 1})["code"] == "locked", "one at a time"
+    node.jobs[0].end()
+    assert ask("vm-state", vmid=100)["task"] == {"action": "qm-set", "running": False, "exit": 255, "error": "no"}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::api;
-use crate::model::{FaultAction, GuestChange, NewGuest, Power, Timing};
+use crate::model::{AgentMode, FaultAction, GuestChange, NewGuest, Power, Timing};
 use crate::node::Shared;
 use crate::node::power;
 use crate::node::refusal::{Outcome, Refusal};
@@ -217,6 +217,10 @@ fn change_state(node: &Shared, request: Request) -> Outcome<()> {
         }
         Request::Guest { vmid, change } => {
             let guest = state.guests.get_mut(&vmid).ok_or_else(|| missing(vmid))?;
+            // Told to be on, it is started anew.
+            if let (Some(AgentMode::On), Some(run)) = (change.agent, &mut guest.run) {
+                run.agent_stuck = false;
+            }
             let behaviour = &mut guest.behaviour;
             behaviour.agent = change.agent.unwrap_or(behaviour.agent);
             behaviour.boot_ms = change.boot_ms.or(behaviour.boot_ms);

@@ -196,7 +196,7 @@ fn h30_neither_text_nor_output_of_a_guest_command_is_kept() {
     lab.control().agent(100, AgentMode::Off).unwrap();
     exec(&lab, &["echo hunter2"]).ends(1);
     let results: Vec<Value> = lines(&lab).iter().map(|line| line["result"].clone()).collect();
-    let not_run = "VM web-1 (VMID 100): the command was not run";
+    let not_run = "VM web-1 (VMID 100): could not run the command";
     assert_eq!(results, ["exit 1", "no end within its limit", "exit 137", not_run, not_run]);
     for mark in marks {
         assert!(!text(&lab).contains(mark), "{mark}");

@@ -55,7 +55,7 @@ fn h25_a_silent_agent_is_said() {
         [(AgentMode::Off, "QEMU guest agent is not running"), (AgentMode::Never, "not running")]
     {
         lab.control().agent(100, agent).unwrap();
-        exec(&lab, &["echo hi"]).fails(&["VM web-1 (VMID 100)", "the command was not run", words]);
+        exec(&lab, &["echo hi"]).fails(&["VM web-1 (VMID 100)", "could not run the command", words]);
     }
     lab.control().agent(100, AgentMode::On).unwrap();
     lab.control().unset(100, "agent").unwrap();
@@ -121,7 +121,7 @@ fn an_agent_that_answers_an_error() {
     let refused =
         FaultAction::error("Agent error: The command guest-exec has been disabled for this instance");
     lab.control().fault("qm.guest-exec", refused, 1).unwrap();
-    exec(&lab, &["echo hi"]).fails(&["the command was not run", "guest-exec has been disabled"]);
+    exec(&lab, &["echo hi"]).fails(&["could not run the command", "guest-exec has been disabled"]);
     assert_eq!(commands_in_guests(&lab), 0);
 }
 
@@ -136,18 +136,26 @@ fn h48_where_nobody_knows_whether_it_was_run_that_is_said() {
     // The tool hangs; the root agent gives up on it first.
     lab.control().fault("qm.guest-exec.after", FaultAction::Hang, 1).unwrap();
     let begun = Instant::now();
-    exec(&lab, &["true"]).fails(&["whether the command was run is unknown", "timed out"]);
+    exec(&lab, &["--timeout", "3", "true"]).fails(&[
+        "whether the command was run is unknown",
+        "the node is busy",
+        "qm did not answer",
+    ]);
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     lab.control().clear_faults().unwrap();
     lab.control().stop_root_agent().unwrap();
-    exec(&lab, &["true"]).fails(&["the command was not run", "root-agent.sock does not exist"]);
+    exec(&lab, &["true"]).fails(&["could not run the command", "root-agent.sock does not exist"]);
 }
 
 #[test]
 fn a_vm_that_is_off_or_unknown() {
     let lab = site();
     lab.control().power(100, Power::Stopped).unwrap();
-    exec(&lab, &["true"]).fails(&["VM web-1 (VMID 100)", "the command was not run", "VM 100 is not running"]);
+    exec(&lab, &["true"]).fails(&[
+        "VM web-1 (VMID 100)",
+        "could not run the command",
+        "VM 100 is not running",
+    ]);
     set_field(&lab, "web-1", "status", "suspended".into());
     exec(&lab, &["true"]).fails(&["VM 100 is not running"]);
     vm(&lab, "guest-exec", &["nobody", "true"]).fails(&["VM nobody is unknown", "no such record"]);
@@ -171,7 +179,11 @@ fn h02_a_strangers_machine_is_not_entered() {
     lab.control().remove_guest(100).unwrap();
     // The same name and number do not make it ours.
     stand_in(&lab, 100, "web-1", &uuid(777));
-    exec(&lab, &["touch /tmp/x"]).fails(&["VM web-1 (VMID 100)", "the command was not run", "another guest"]);
+    exec(&lab, &["touch /tmp/x"]).fails(&[
+        "VM web-1 (VMID 100)",
+        "could not run the command",
+        "another guest",
+    ]);
     // A record of the older package has only the name.
     edit_database(&lab, |all| {
         all["vms"]["web-1"].as_object_mut().unwrap().remove("smbios_uuid");
@@ -210,4 +222,48 @@ fn a_signal_to_us_ends_the_wait() {
     let said = running.wait().ends(1);
     assert!(said.out.is_empty() && said.err.starts_with("error: "), "{said:?}");
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+}
+
+const FROZEN: &str = "Agent error: Command guest-exec-status has been disabled: the agent is in frozen state";
+
+#[test]
+fn a_guest_that_is_frozen_for_a_backup_is_waited_for() {
+    let lab = site();
+    // While the command runs: its end is its own.
+    lab.control().fault("qm.guest-exec-status", FaultAction::error(FROZEN), 4).unwrap();
+    assert_eq!(exec(&lab, &["--timeout", "25", "sleep 2; echo done; exit 7"]).ends(7).out, "done\n");
+    // Before it was begun: it is begun once, after the thaw.
+    let frozen = FROZEN.replace("-status", "");
+    lab.control().clear_faults().unwrap();
+    lab.control().fault("qm.guest-exec", FaultAction::error(&frozen), 2).unwrap();
+    assert_eq!(exec(&lab, &["echo once >> count; cat count"]).ok().out, "once\n");
+    // A ping that was missed in between.
+    lab.control().fault("qm.guest-exec", FaultAction::error("QEMU guest agent is not running"), 1).unwrap();
+    assert_eq!(exec(&lab, &["echo twice >> count; cat count"]).ok().out, "once\ntwice\n");
+    // Frozen for longer than the limit.
+    lab.control().fault("qm.guest-exec", FaultAction::error(&frozen), 100).unwrap();
+    exec(&lab, &["--timeout", "3", "true"]).fails(&["could not run the command", "frozen"]);
+    lab.control().clear_faults().unwrap();
+    lab.control().fault("qm.guest-exec-status", FaultAction::error(FROZEN), 100).unwrap();
+    exec(&lab, &["--timeout", "3", "true"]).ends(124);
+}
+
+#[test]
+fn h20_on_a_busy_node_a_healthy_agent_is_not_blamed() {
+    // Each start of `qm` takes longer than the root agent gives it in its lane.
+    let lab = Lab::builder().no_terraform().qm_ms(4_600).start().unwrap();
+    crate::support::place(&lab, 100, "web-1");
+    assert_eq!(exec(&lab, &["echo hi; exit 3"]).ends(3).out, "hi\n");
+    vm(&lab, "update-gecos", &["web-1", "w", "--nft-id", "7"]).ok();
+}
+
+#[test]
+fn an_agent_that_is_off_is_said_however_short_the_limit() {
+    // `qm` needs longer to find that out than the caller's limit.
+    let lab = Lab::builder().no_terraform().qm_ms(600).start().unwrap();
+    crate::support::place(&lab, 100, "web-1");
+    lab.control().timing(|timing| timing.agent_ping = 3_000).unwrap();
+    lab.control().agent(100, AgentMode::Off).unwrap();
+    exec(&lab, &["--timeout", "3", "uptime"])
+        .fails(&["could not run the command: QEMU guest agent is not running"]);
 }

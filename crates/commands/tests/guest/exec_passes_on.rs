@@ -118,8 +118,8 @@ fn wrong_usage_is_2_and_asks_nobody() {
     vm(&lab, "guest-exec", &["../web-1", "true"]).ends(2);
     assert_eq!(lab.control().last_call().unwrap(), before);
     // What is no command is refused by the root agent.
-    exec(&lab, &["  "]).fails(&["VM web-1 (VMID 100)", "the command was not run", "1 to 65536 bytes"]);
-    exec(&lab, &[&"x".repeat(70_000)]).fails(&["the command was not run", "1 to 65536 bytes"]);
+    exec(&lab, &["  "]).fails(&["VM web-1 (VMID 100)", "could not run the command", "1 to 65536 bytes"]);
+    exec(&lab, &[&"x".repeat(70_000)]).fails(&["could not run the command", "1 to 65536 bytes"]);
 }
 
 #[test]

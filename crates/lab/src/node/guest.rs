@@ -19,6 +19,8 @@ pub(crate) struct Run {
     pub boot_at: Instant,
     /// CPUs halted.
     pub paused: bool,
+    /// Its agent waits for the rest of a request that will never come; until it, or the guest, is started anew.
+    pub agent_stuck: bool,
 }
 
 /// What a test may choose about a guest.
@@ -123,7 +125,10 @@ impl Guest {
 
     /// Whether the agent answers a ping now.
     pub fn agent_answers(&self) -> bool {
-        self.booted() && self.behaviour.agent == AgentMode::On && self.agent_enabled()
+        self.booted()
+            && self.behaviour.agent == AgentMode::On
+            && self.agent_enabled()
+            && !self.run.as_ref().is_some_and(|run| run.agent_stuck)
     }
 
     /// Whether the running machine has the agent's device.

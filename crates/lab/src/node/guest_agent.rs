@@ -103,6 +103,16 @@ pub(crate) async fn exec(
     input: Vec<u8>,
 ) -> Outcome<u32> {
     check(node, on, vmid).await?;
+    if lost_bytes(command) > 1 {
+        if let Ok(guest) = node.state().guest_mut(on, vmid)
+            && let Some(run) = &mut guest.run
+        {
+            run.agent_stuck = true;
+        }
+        // Proxmox gives the agent more time for a command than for a ping.
+        pause(node.timing().agent_ping * 2).await;
+        return Err(Refusal::die(format!("VM {vmid} qmp command 'guest-exec' failed - got timeout")));
+    }
     node.log.add("guest", format!("exec {vmid}"), None, json!(command));
     let program = command
         .first()
@@ -149,6 +159,12 @@ pub(crate) async fn exec(
         }
     });
     Ok(pid)
+}
+
+/// How many bytes a request to the agent lacks at its end: Proxmox writes as many bytes as it has characters. One is
+/// its newline, which nobody misses; with more the agent waits for the rest, and is stuck until it is started anew.
+fn lost_bytes(command: &[String]) -> usize {
+    command.iter().map(|word| word.len() - word.chars().count()).sum()
 }
 
 async fn read(stream: Option<impl tokio::io::AsyncRead + Unpin>) -> Vec<u8> {

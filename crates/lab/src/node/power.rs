@@ -108,7 +108,13 @@ fn run_qemu(node: &Node, on: &str, vmid: u32) -> Outcome<u32> {
     guest.starts += 1;
     guest.config.remove("lock");
     guest.config.remove("vmstate");
-    guest.run = Some(Run { pid, since: now, boot_at: now + Duration::from_millis(boot), paused: false });
+    guest.run = Some(Run {
+        pid,
+        since: now,
+        boot_at: now + Duration::from_millis(boot),
+        paused: false,
+        agent_stuck: false,
+    });
     if guest.behaviour.agent != AgentMode::Never {
         guest_system::boot(&mut guest.system, &folder, data.as_ref());
     }

@@ -3,7 +3,7 @@
 use super::Context;
 use crate::host::root_agent::AgentError;
 use crate::store::audit::{self, Change};
-use crate::tool::guest_agent::Ended;
+use crate::tool::guest_agent::{Ended, ToolWords};
 use crate::value::vm_name::VmName;
 use std::time::Instant;
 
@@ -32,7 +32,8 @@ pub fn audited_guest_command(
         Ok(Some(ended)) => format!("exit {}", ended.exit_code),
         Ok(None) => "no end within its limit".to_string(),
         Err(error) => {
-            let ours = error.chain().filter(|cause| !cause.is::<AgentError>()).map(ToString::to_string);
+            let ours = error.chain().filter(|cause| !cause.is::<AgentError>() && !cause.is::<ToolWords>());
+            let ours = ours.map(ToString::to_string);
             ours.collect::<Vec<_>>().join(": ")
         }
     };

@@ -3,6 +3,7 @@
 use super::{Context, machine};
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
+use crate::host::root_agent::AgentError;
 use crate::store::vm_lock::VmLock;
 use crate::tool::guest_agent;
 use crate::value::text::UserName;
@@ -13,6 +14,8 @@ use std::time::Duration;
 
 /// Engines kill us at 30 s.
 const LIMIT: Duration = Duration::from_secs(25);
+/// How long the begin of usermod, and then its end, are waited for before the guest is read.
+const BEGIN: Duration = Duration::from_secs(8);
 
 /// Sets the user's GECOS to `wallet=<wallet>,nft=<id>` and reads it back before success is said. The user is
 /// `username`, else the record's, else `admin`. Returns what the guest has now.
@@ -41,21 +44,55 @@ pub fn update_gecos(
     };
     let machine = machine::of_record(ctx, record, deadline)?;
     let (node, label) = (ctx.node(), machine.label());
-    match node.update_gecos(machine.vmid, &machine.identity, &user, &gecos, deadline) {
+    let asked = node.update_gecos(machine.vmid, &machine.identity, &user, &gecos, deadline);
+    let mut slow = false;
+    let asked = asked.and_then(|answer| {
+        slow = guest_agent::is_job(&answer);
+        guest_agent::until_begun(&node, machine.vmid, &machine.identity, answer, deadline.at_most(BEGIN))
+    });
+    match asked {
         // It may have been done, or be done later: what the guest has by then decides (H48).
         Err(error) if error.outcome_unknown() => {
             tracing::warn!("{label}: {error}; reading what the guest has");
         }
-        other => {
-            other.with_context(|| format!("{label}: the GECOS of user {user} was not changed"))?;
+        Err(AgentError::Said { error, .. }) => {
+            anyhow::bail!("{label}: the GECOS of user {user} was not changed: {error}");
         }
+        Err(error) => {
+            return Err(error).with_context(|| format!("{label}: the GECOS of user {user} was not changed"));
+        }
+        Ok(answer) if guest_agent::is_job(&answer) => {
+            tracing::warn!("{label}: the node is busy, qm has not answered; reading what the guest has");
+        }
+        // usermod goes on: what it says when it fails is the better answer, its end is not waited for alone.
+        Ok(answer) if answer.contains_key("pid") && !slow => {
+            let ended =
+                guest_agent::end_of(&node, machine.vmid, &machine.identity, &answer, deadline.at_most(BEGIN));
+            if let Ok(Some(ended)) = ended
+                && ended.exit_code != 0
+            {
+                anyhow::bail!(
+                    "{label}: the GECOS of user {user} was not changed: usermod in the guest ended with {}: {}",
+                    ended.exit_code,
+                    String::from_utf8_lossy(&ended.stderr).trim()
+                );
+            }
+        }
+        Ok(_) => {}
     }
     ctx.host.step("gecos.written")?;
     // usermod may still run when the request has ended: read until it stands there or the time is over.
     let command = format!("getent passwd {user}");
     let mut found = None;
     while !deadline.passed() {
-        let read = guest_agent::run(&node, machine.vmid, &machine.identity, &command, deadline);
+        let read =
+            guest_agent::run(&node, machine.vmid, &machine.identity, &command, deadline, Duration::ZERO);
+        if let Err(error) = &read
+            && deadline.passed()
+        {
+            tracing::debug!("{label}: {error:#}");
+            break;
+        }
         match read.with_context(|| format!("{label}: the GECOS of user {user} cannot be read back"))? {
             None => break,
             Some(ended) => {

@@ -6,9 +6,10 @@
 //! (a start of `qm` takes longer than the command); what runs on is looked at in pauses that grow with what a look
 //! costs (hazard H20).
 
-use super::node::{Identity, Node};
+use super::node::{Asked, Identity, Node};
 use crate::host::clock::Deadline;
 use crate::host::root_agent::AgentError;
+use crate::plan::guest_command;
 use crate::value::vmid::Vmid;
 use anyhow::Context as _;
 use base64::Engine as _;
@@ -21,6 +22,13 @@ const QUICK: f64 = 1.0;
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(1000));
 /// A pause is at least so many times as long as the last look took.
 const SHARE: u32 = 2;
+
+/// Pause before a command that was surely not begun is asked for again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// So often an agent that is silent is asked again.
+const SILENT_TRIES: u32 = 1;
+/// What an error begins with where nothing was begun.
+const NOT_RUN: &str = "could not run the command";
 
 /// A command that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,41 +43,127 @@ pub struct Ended {
     pub truncated: bool,
 }
 
-/// Runs `command` in the guest and waits for its end; `Ok(None)` when the deadline came first.
+/// Runs `command` in the guest and waits for its end; `Ok(None)`: it was begun, and the deadline came first. Whether
+/// it was begun at all is waited for up to `grace` longer: that is what the caller has to know.
 pub fn run(
     node: &Node,
     vmid: Vmid,
     identity: &Identity,
     command: &str,
     deadline: Deadline,
+    grace: Duration,
 ) -> anyhow::Result<Option<Ended>> {
-    let quick = QUICK.min(deadline.left().as_secs_f64() / 2.0);
-    let answer = match node.guest_exec(vmid, identity, command, quick, deadline) {
-        Ok(answer) => answer,
-        Err(error) if deadline.passed() => {
-            tracing::debug!("{error}");
-            return Ok(None);
+    let begin = Deadline::after(deadline.left() + grace);
+    let command = guest_command::for_guest(command).context(NOT_RUN)?;
+    let asked = Instant::now();
+    let mut patience = Some(SILENT_TRIES);
+    loop {
+        let quick = QUICK.min(deadline.left().as_secs_f64() / 2.0);
+        let begun = node.guest_exec(vmid, identity, &command, quick, begin);
+        let begun = begun.and_then(|answer| until_begun(node, vmid, identity, answer, begin));
+        match begun {
+            Ok(answer) if is_job(&answer) => {
+                anyhow::bail!(
+                    "whether the command was run is unknown: the node is busy, qm did not answer within {} s",
+                    asked.elapsed().as_secs()
+                );
+            }
+            Ok(answer) => return end_of(node, vmid, identity, &answer, deadline),
+            Err(error) if may_begin_again(&error, &mut patience) && deadline.left() > AGAIN * 2 => {
+                tracing::debug!("{error}; nothing was begun, trying again");
+                node.pause(AGAIN)?;
+            }
+            Err(error) if error.outcome_unknown() => {
+                return Err(plain(error)).context("whether the command was run is unknown");
+            }
+            Err(error) => return Err(plain(error)).context(NOT_RUN),
         }
-        Err(error) if error.outcome_unknown() => {
-            return Err(error).context("whether the command was run is unknown");
-        }
-        Err(error) => return Err(error).context("the command was not run"),
-    };
-    if let Some(ended) = ended(&answer)? {
+    }
+}
+
+/// Waits for the end of what an answer of `qm-guest-exec` or `qm-update-gecos` tells of; `Ok(None)` when the deadline
+/// came first.
+pub fn end_of(
+    node: &Node,
+    vmid: Vmid,
+    identity: &Identity,
+    answer: &Map<String, Value>,
+    deadline: Deadline,
+) -> anyhow::Result<Option<Ended>> {
+    if let Some(ended) = ended(answer)? {
         return Ok(Some(ended));
     }
     let pid = answer.get("pid").and_then(Value::as_u64);
     let pid = pid.context("the guest agent told neither an end nor a process")?;
-    wait_for(node, vmid, identity, pid, deadline)
+    wait_for(node, vmid, identity, pid, job_of(answer), deadline)
 }
 
-/// Looks at a process of the guest until it has ended. A look that fails is tried again, because a busy guest misses
-/// the agent's ping while the command goes on; unless the agent has forgotten the process, or the guest is off.
+/// The `qm` that has not answered yet.
+fn job_of(answer: &Map<String, Value>) -> Option<u64> {
+    answer.get("job").and_then(Value::as_u64)
+}
+
+/// Whether it is not even known whether the command was begun: the node's `qm` is still at it.
+pub fn is_job(answer: &Map<String, Value>) -> bool {
+    answer.get("pid").is_none() && job_of(answer).is_some()
+}
+
+/// Waits until a slow `qm` has said whether the command was begun.
+pub fn until_begun(
+    node: &Node,
+    vmid: Vmid,
+    identity: &Identity,
+    mut answer: Map<String, Value>,
+    deadline: Deadline,
+) -> Result<Map<String, Value>, AgentError> {
+    while is_job(&answer) && deadline.left() > PAUSES.1 {
+        // A signal ends the wait at once; whether it was begun stays open.
+        if node.pause(PAUSES.0 * 4).is_err() {
+            break;
+        }
+        let asked = Asked::Job(job_of(&answer).unwrap_or_default());
+        answer = node.guest_exec_status(vmid, identity, asked, deadline)?;
+    }
+    Ok(answer)
+}
+
+/// Whether the command was surely not begun, and the reason may pass: a guest that is frozen for a backup, an agent
+/// that misses the ping before the command (once: most often it is simply not there).
+fn may_begin_again(error: &AgentError, patience: &mut Option<u32>) -> bool {
+    let AgentError::Said { error: words, unknown: false, .. } = error else { return false };
+    if is_frozen(words) {
+        return true;
+    }
+    *patience = patience.and_then(|left| left.checked_sub(1));
+    words.contains("QEMU guest agent is not running") && patience.is_some()
+}
+
+/// The agent's refusal of everything but a few commands between freeze and thaw.
+fn is_frozen(words: &str) -> bool {
+    words.contains("frozen")
+}
+
+/// What a tool on the node said: it may repeat the command or what it printed, so the audit trail leaves it out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ToolWords(String);
+
+/// A refusal in the tool's own words.
+fn plain(error: AgentError) -> anyhow::Error {
+    match error {
+        AgentError::Said { error, .. } => ToolWords(error).into(),
+        other => other.into(),
+    }
+}
+
+/// Looks at a process of the guest until it has ended. A look that fails is tried again, because a busy or frozen
+/// guest refuses it while the command goes on; unless the agent has forgotten the process, or the guest is off.
 fn wait_for(
     node: &Node,
     vmid: Vmid,
     identity: &Identity,
     pid: u64,
+    mut job: Option<u64>,
     deadline: Deadline,
 ) -> anyhow::Result<Option<Ended>> {
     let (mut pause, longest) = PAUSES;
@@ -79,11 +173,13 @@ fn wait_for(
         }
         node.pause(pause)?;
         let begun = Instant::now();
-        match node.guest_exec_status(vmid, identity, pid, deadline) {
+        let asked = job.take().map_or(Asked::Process(pid), Asked::Job);
+        match node.guest_exec_status(vmid, identity, asked, deadline) {
             Ok(answer) => {
                 if let Some(ended) = ended(&answer)? {
                     return Ok(Some(ended));
                 }
+                job = job_of(&answer);
             }
             // This look was cut short by the limit itself.
             Err(error) if deadline.passed() => {
@@ -91,10 +187,13 @@ fn wait_for(
                 return Ok(None);
             }
             Err(error) if is_lost(node, vmid, &error, deadline) => {
-                return Err(error).context("the command was started, but its end cannot be known");
+                return Err(plain(error)).context("the command was started, but its end cannot be known");
+            }
+            Err(AgentError::Said { error, .. }) if is_frozen(&error) => {
+                tracing::debug!("{error}; asking again");
             }
             Err(error) if deadline.left() < Duration::from_secs(1) => {
-                return Err(error).context("the command was started, but the guest agent was lost");
+                return Err(plain(error)).context("the command was started, but the guest agent was lost");
             }
             Err(error) => tracing::debug!("{error}; asking again"),
         }
@@ -107,7 +206,7 @@ fn wait_for(
 fn is_lost(node: &Node, vmid: Vmid, error: &AgentError, deadline: Deadline) -> bool {
     let AgentError::Said { error: words, code, .. } = error else { return false };
     matches!(code.as_str(), "identity" | "missing" | "range" | "elsewhere")
-        || words.contains("Agent error:")
+        || (words.contains("Agent error:") && !is_frozen(words))
         || node.state(vmid, deadline).is_ok_and(|state| !state.running)
 }
 

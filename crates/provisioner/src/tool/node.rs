@@ -50,6 +50,15 @@ impl std::fmt::Display for Identity {
     }
 }
 
+/// What is asked about in a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// A process, by its PID there.
+    Process(u64),
+    /// A `qm` of the root agent's that had not answered in time.
+    Job(u64),
+}
+
 /// What the node says about a VMID.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VmState {
@@ -304,8 +313,29 @@ impl Node {
         on: bool,
         deadline: Deadline,
     ) -> Result<(), AgentError> {
+        const SET: &str = "qm-set";
         let config = json!({ "config": { "onboot": u8::from(on) } });
-        self.forceful("qm-set", vmid, identity, config, deadline).map(drop)
+        let answer = self.forceful(SET, vmid, identity, config, deadline)?;
+        if answer.get("pending") != Some(&Value::Bool(true)) {
+            return Ok(());
+        }
+        // A busy node takes longer for one `qm` than the root agent waits for it.
+        let said = |words: &str, unknown: bool| AgentError::Said {
+            action: SET.to_string(),
+            error: words.to_string(),
+            code: "failed".to_string(),
+            unknown,
+        };
+        let failure = |state: &VmState| state.failed.clone().filter(|failed| failed.action == SET);
+        let waited = self.wait_for(vmid, deadline, |s| s.onboot == on || failure(s).is_some());
+        match waited {
+            Ok(Waited::Done(state)) if state.onboot == on => Ok(()),
+            Ok(Waited::Done(state)) => {
+                Err(said(&failure(&state).map(|failed| failed.words).unwrap_or_default(), false))
+            }
+            Ok(_) => Err(said("the node is busy: qm set did not end in time", true)),
+            Err(error) => Err(said(&format!("{error:#}"), true)),
+        }
     }
 
     /// Whether the guest agent answers.
@@ -330,13 +360,17 @@ impl Node {
         &self,
         vmid: Vmid,
         identity: &Identity,
-        pid: u64,
+        asked: Asked,
         deadline: Deadline,
     ) -> Result<Map<String, Value>, AgentError> {
-        self.forceful("qm-guest-exec-status", vmid, identity, json!({ "pid": pid }), deadline)
+        let about = match asked {
+            Asked::Process(pid) => json!({ "pid": pid }),
+            Asked::Job(job) => json!({ "job": job }),
+        };
+        self.forceful("qm-guest-exec-status", vmid, identity, about, deadline)
     }
 
-    /// Sets a guest user's GECOS.
+    /// Sets a guest user's GECOS; the answer is as that of [`Node::guest_exec`].
     pub fn update_gecos(
         &self,
         vmid: Vmid,
@@ -344,7 +378,7 @@ impl Node {
         user: &UserName,
         gecos: &str,
         deadline: Deadline,
-    ) -> Result<(), AgentError> {
+    ) -> Result<Map<String, Value>, AgentError> {
         self.forceful(
             "qm-update-gecos",
             vmid,
@@ -352,7 +386,6 @@ impl Node {
             json!({ "username": user.as_str(), "gecos": gecos }),
             deadline,
         )
-        .map(drop)
     }
 
     /// Writes a snippet of the VM (`user` or `meta`).
