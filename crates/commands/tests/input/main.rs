@@ -11,6 +11,7 @@ mod hammer;
 mod malformed_cloud_init;
 mod malformed_database;
 mod malformed_settings;
+mod odd_files;
 mod ownership;
 mod properties;
 mod records;

@@ -106,7 +106,7 @@ impl GrowingFile {
         let complete = || -> io::Result<()> {
             self.file.sync_all()?;
             std::fs::rename(&self.path, name)?;
-            File::open(folder_of(name))?.sync_all()
+            open_folder(folder_of(name))?.sync_all()
         };
         complete().map_err(|error| in_words("write", name, &error))
     }
@@ -145,6 +145,12 @@ pub fn open_plain_at(directory: impl std::os::fd::AsFd, name: impl rustix::path:
         return Err(io::Error::other("it is not a regular file"));
     }
     Ok(file)
+}
+
+/// Opens a folder; a link is none.
+pub fn open_folder(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
 }
 
 /// Whether `file` or folder is ours alone to change: it belongs to the running user, and neither group nor others may

@@ -120,14 +120,14 @@ impl LockFile {
 /// What the holder wrote into the lock file, one line.
 pub fn read_note(path: &Path) -> String {
     let mut text = String::new();
-    if let Ok(file) = File::open(path) {
+    if let Ok(file) = super::read_file::open(path) {
         let _ = file.take(200).read_to_string(&mut text);
     }
     text.lines().next().unwrap_or_default().trim().to_string()
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(SHARED))?);
     let data = file.metadata()?;
     if !data.is_file() {

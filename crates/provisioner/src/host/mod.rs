@@ -10,6 +10,7 @@ pub mod interrupt;
 pub mod large_file;
 pub mod lock_file;
 pub mod proxmox_api;
+pub mod read_file;
 pub mod replace_file;
 pub mod root_agent;
 pub mod run_process;

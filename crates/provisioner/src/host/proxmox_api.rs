@@ -225,7 +225,7 @@ pub fn host_of(endpoint: &str) -> Option<&str> {
 /// The system's authorities and, where the operator put one, the node's own.
 pub(super) fn certificates(extra: Option<PathBuf>) -> Vec<Certificate<'static>> {
     let files = [Some(PathBuf::from("/etc/ssl/certs/ca-certificates.crt")), extra];
-    let texts = files.into_iter().flatten().filter_map(|path| std::fs::read(path).ok());
+    let texts = files.into_iter().flatten().filter_map(|path| crate::host::read_file::bytes(path).ok());
     texts
         .flat_map(|pem| {
             parse_pem(&pem)

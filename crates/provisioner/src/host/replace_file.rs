@@ -145,7 +145,7 @@ pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
             other => other?,
         }
-        let folder = std::fs::File::open(path)?;
+        let folder = super::large_file::open_folder(path)?;
         give_to_owner_of(&folder, folder_of(path))?;
         std::fs::set_permissions(path, PermissionsExt::from_mode(mode))?;
         sync_folder(folder_of(path))
@@ -192,6 +192,17 @@ fn give_folder(folder: rustix::fd::OwnedFd, owner: Account, flags: OFlags) -> io
         }
     }
     Ok(rustix::fs::fchown(&folder, uid, gid)?)
+}
+
+/// Opens a child's log, emptied. It is made anew each time: what somebody put in its place (a link, a hard link, a
+/// pipe) is removed, and neither followed nor emptied (hazard H56).
+pub fn empty_log(path: &Path) -> io::Result<std::fs::File> {
+    let make = || -> io::Result<std::fs::File> {
+        remove(path)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        Ok(std::fs::File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(PRIVATE))?))
+    };
+    make().map_err(|error| in_words("write", path, &error))
 }
 
 /// Makes `link` a symbolic link to `target`; one that is there already is left.
@@ -252,9 +263,9 @@ fn give_to(file: &std::fs::File, uid: u32, gid: u32) {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "this is the room that writes files")]
 fn sync_folder(folder: &Path) -> io::Result<()> {
-    std::fs::File::open(folder)?.sync_all()
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    std::fs::File::from(rustix::fs::open(folder, flags, Mode::empty())?).sync_all()
 }
 
 pub(super) fn folder_of(path: &Path) -> &Path {

@@ -42,8 +42,7 @@ pub fn spawn_outliving(program: &Program<'_>, output: &Path, lock: File) -> std:
         failpoint::reached(&format!("spawn.{}", program.name))?;
         return machine.spawn(program, output, lock).map(Child::Simulated);
     }
-    #[allow(clippy::disallowed_methods, reason = "the log of a child, emptied for each run")]
-    let log = File::create(output)?;
+    let log = super::replace_file::empty_log(output)?;
     let mut command = start(program)?;
     if are_root() {
         let (uid, gid) = owner_of(program.folder)?;

@@ -53,6 +53,6 @@ pub fn write(host: &Host, change: &Change<'_>) {
 /// The program that ran us, by name alone: its arguments are not ours to keep.
 fn caller() -> Option<String> {
     let parent = rustix::process::getppid()?.as_raw_nonzero();
-    let name = std::fs::read_to_string(format!("/proc/{parent}/comm")).ok()?;
+    let name = crate::host::read_file::text(format!("/proc/{parent}/comm")).ok()?;
     Some(name.trim().to_string())
 }

@@ -144,7 +144,7 @@ impl Document {
 
 /// Reads a text file; the error names it and says whether it is missing.
 pub fn read_text(path: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).map_err(|error| match error.kind() {
+    crate::host::read_file::text(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => anyhow::anyhow!("{} does not exist", path.display()),
         std::io::ErrorKind::InvalidData => anyhow::anyhow!("{}: not valid UTF-8 text", path.display()),
         _ => anyhow::anyhow!("cannot read {}: {error}", path.display()),

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const QUEUE_LOCK_WAIT: Duration = Duration::from_secs(20);
+/// Nobody gets so far by counting; above it the next number would soon be none.
+const LAST: u64 = u64::MAX / 2;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A place among the creates; leaving it (also by dying) lets the next one go on.
@@ -91,12 +93,19 @@ fn guard(host: &Host) -> anyhow::Result<LockFile> {
         .context("failed to lock the queue of creates")
 }
 
-/// The numbers of all tickets, rising; dead ones included.
+/// The numbers of all tickets, rising; dead ones included. A name that we would not write (`007`, one so large that
+/// numbering could not go on for ever) is no ticket.
 fn tickets(folder: &Path) -> anyhow::Result<Vec<u64>> {
     let listing = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let mut numbers: Vec<u64> = Vec::new();
     for entry in listing {
-        numbers.extend(entry?.file_name().to_str().and_then(|n| n.parse::<u64>().ok()));
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| Some((name, name.parse::<u64>().ok()?)));
+        numbers.extend(
+            number
+                .filter(|(name, number)| *number <= LAST && *name == number.to_string())
+                .map(|(_, number)| number),
+        );
     }
     numbers.sort_unstable();
     Ok(numbers)

@@ -16,6 +16,7 @@ pub use record_view::{Fields, RecordView};
 use crate::host::clock::Deadline;
 use crate::host::interrupt::Interrupt;
 use crate::host::lock_file::LockFile;
+use crate::host::read_file;
 use crate::host::replace_file::{self, SHARED};
 use crate::value::field_names::FieldNames;
 use anyhow::Context;
@@ -25,6 +26,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Bytes that the database may have; far beyond a hundred thousand VMs.
+const LIMIT: u64 = 1 << 30;
 /// How long a file that does not parse is read again before it is called corrupt.
 const TORN_READ: Duration = Duration::from_secs(1);
 /// How long a writer waits for the lock. Other writers hold it for milliseconds.
@@ -180,7 +183,8 @@ impl VmDatabase {
     ) -> Result<T, DatabaseError> {
         let deadline = Deadline::after(self.torn_read);
         loop {
-            let mut file = File::open(&self.path).map_err(|error| self.cannot_read(&error))?;
+            let mut file =
+                read_file::open_up_to(&self.path, LIMIT).map_err(|error| self.cannot_read(&error))?;
             match look(&mut file).map_err(|error| self.cannot_read(&error))? {
                 Ok(value) => return Ok(value),
                 Err(why) => self.read_again_or_fail(why, deadline)?,
@@ -189,7 +193,7 @@ impl VmDatabase {
     }
 
     fn bytes(&self) -> Result<Vec<u8>, DatabaseError> {
-        std::fs::read(&self.path).map_err(|error| self.cannot_read(&error))
+        read_file::bytes_up_to(&self.path, LIMIT).map_err(|error| self.cannot_read(&error))
     }
 
     fn cannot_read(&self, error: &io::Error) -> DatabaseError {

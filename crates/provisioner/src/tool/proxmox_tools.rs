@@ -14,7 +14,6 @@ use crate::value::text::{BridgeName, StorageId};
 use crate::value::vmid::Vmid;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
@@ -354,7 +353,7 @@ impl ProxmoxTools {
         let ProxmoxHost::Ssh(target) = &self.host else {
             return Ok(file.display().to_string());
         };
-        let open = File::open(file)?;
+        let open = crate::host::read_file::open(file)?;
         let length = open.metadata()?.len();
         let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let path = format!("{folder}/{name}");

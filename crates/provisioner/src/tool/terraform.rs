@@ -356,7 +356,7 @@ impl Run {
 
     fn read_log(&mut self) {
         let mut bytes = Vec::new();
-        if let Ok(mut file) = std::fs::File::open(&self.log) {
+        if let Ok(mut file) = crate::host::read_file::open(&self.log) {
             use std::io::{Seek, SeekFrom};
             if file.seek(SeekFrom::Start(self.read_so_far as u64)).is_ok() {
                 let _ = file.take(1 << 20).read_to_end(&mut bytes);
@@ -492,7 +492,7 @@ fn is_busy(dir: &Path) -> anyhow::Result<bool> {
 /// Whether PID is a terraform that works in `dir` (PIDs are used again).
 fn terraform_of(pid: u32, dir: &Path) -> bool {
     let process = PathBuf::from(format!("/proc/{pid}"));
-    let is_terraform = std::fs::read(process.join("cmdline"))
+    let is_terraform = crate::host::read_file::bytes(process.join("cmdline"))
         .is_ok_and(|line| line.split(|b| *b == 0).next().is_some_and(|arg| arg.ends_with(b"terraform")));
     is_terraform && std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == dir)
 }
@@ -504,7 +504,7 @@ fn terminate(pid: u32) {
 }
 
 fn read_state(path: &Path) -> anyhow::Result<StateFile> {
-    let text = match std::fs::read_to_string(path) {
+    let text = match crate::host::read_file::text(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(StateFile::Missing),
         Err(error) if error.kind() == std::io::ErrorKind::InvalidData => return Ok(StateFile::Torn),
@@ -527,7 +527,7 @@ fn secure_state(state: &Path, copy: &Path) -> anyhow::Result<StateFile> {
     match read_state(state)? {
         StateFile::Missing => Ok(StateFile::Missing),
         good @ StateFile::Holds(_) => {
-            let bytes = std::fs::read(state)?;
+            let bytes = crate::host::read_file::bytes(state)?;
             replace_file::replace(copy, &bytes, PRIVATE, "state-copy")?;
             Ok(good)
         }
@@ -539,7 +539,7 @@ fn secure_state(state: &Path, copy: &Path) -> anyhow::Result<StateFile> {
                         state.display(),
                         candidate.display()
                     );
-                    let bytes = std::fs::read(&candidate)?;
+                    let bytes = crate::host::read_file::bytes(&candidate)?;
                     replace_file::replace(state, &bytes, PRIVATE, "state-restore")?;
                     return Ok(StateFile::Holds(resources));
                 }

@@ -31,7 +31,7 @@ pub fn linked_clones(
     }
     for file in terraform_files(terraform_dir) {
         // One that cannot be read is its VM's matter, not ours.
-        let Ok(text) = std::fs::read_to_string(&file) else { continue };
+        let Ok(text) = crate::host::read_file::text(&file) else { continue };
         for clone in linked_in_terraform(&text, vmid) {
             if Vmid::new(clone).ok().map(|clone| tools.config(clone)).transpose()?.flatten().is_some() {
                 found.insert(format!("VM {clone} ({})", file.display()));

@@ -107,7 +107,7 @@ impl WorkFolder {
 fn check(path: &Path) -> anyhow::Result<()> {
     let found = path.symlink_metadata().with_context(|| format!("cannot look at {}", path.display()))?;
     anyhow::ensure!(found.is_dir(), "{} is not a folder", path.display());
-    let open = std::fs::File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let open = large_file::open_folder(path).with_context(|| format!("cannot open {}", path.display()))?;
     anyhow::ensure!(
         large_file::ours_alone(&open)?,
         "{} may be changed by others: it must belong to the running user, mode 0700",

@@ -93,7 +93,9 @@ pub fn everything(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Checke
     let api = access.api(host)?;
     let dns_servers = match &ctx.settings.dns_servers {
         Some(list) => list.clone(),
-        None => settings::host_name_servers(&std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default()),
+        None => {
+            settings::host_name_servers(&crate::host::read_file::text("/etc/resolv.conf").unwrap_or_default())
+        }
     };
     let checked = Checked {
         name: request.name.clone(),
@@ -223,7 +225,7 @@ fn ssh_keys(ctx: &Context<'_>) -> Vec<String> {
     let files = ["id_ed25519.pub", "id_rsa.pub"].map(|file| home.join(".ssh").join(file));
     let keys: Vec<String> = files
         .iter()
-        .filter_map(|file| std::fs::read_to_string(file).ok())
+        .filter_map(|file| crate::host::read_file::text(file).ok())
         .filter_map(|text| public_key(&text))
         .collect();
     if keys.is_empty() && !ctx.mock {

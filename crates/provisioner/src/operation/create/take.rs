@@ -183,7 +183,8 @@ pub fn traces_of_vms(ctx: &Context<'_>) -> anyhow::Result<Option<String>> {
         }
     }
     let shared = ctx.settings.terraform_dir.join("terraform.tfstate");
-    if std::fs::read_to_string(&shared).is_ok_and(|text| text.contains("proxmox_virtual_environment_vm")) {
+    if crate::host::read_file::text(&shared).is_ok_and(|text| text.contains("proxmox_virtual_environment_vm"))
+    {
         return Ok(Some(format!("{} is a terraform state with VMs", shared.display())));
     }
     Ok(None)

@@ -267,7 +267,7 @@ fn write_plan(
     cli.run("pvesh", &create)?;
     setup.host.step("setup.bridge.planned")?;
     let pending = network_guard::pending_file();
-    let written = std::fs::read_to_string(&pending)
+    let written = crate::host::read_file::text(&pending)
         .with_context(|| format!("pvesh made no pending configuration ({})", pending.display()))?;
     let ip = make.address.ip.to_string();
     anyhow::ensure!(

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     let path = setup.configuration_file("db.yaml");
-    let old = match std::fs::read_to_string(&path) {
+    let old = match crate::host::read_file::text(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),

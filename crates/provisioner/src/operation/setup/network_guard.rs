@@ -62,7 +62,7 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     pub fn take(network: &Network, goal: Goal) -> anyhow::Result<Snapshot> {
-        let interfaces = match std::fs::read_to_string(INTERFACES) {
+        let interfaces = match crate::host::read_file::text(INTERFACES) {
             Ok(text) => Some(text),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(error).with_context(|| format!("cannot read {INTERFACES}")),
@@ -131,7 +131,7 @@ impl Snapshot {
     /// Puts back what was, and looks whether it is.
     pub fn put_back(&self) -> anyhow::Result<()> {
         replace_file::remove(&pending_file())?;
-        let now = std::fs::read_to_string(INTERFACES).ok();
+        let now = crate::host::read_file::text(INTERFACES).ok();
         if now != self.interfaces {
             match &self.interfaces {
                 Some(text) => {

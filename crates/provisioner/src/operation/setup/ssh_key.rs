@@ -21,10 +21,10 @@ pub(super) fn make(setup: &Setup<'_>) -> anyhow::Result<()> {
         (setup.configuration_file("terraform_ssh_key"), setup.configuration_file("terraform_ssh_key.pub"));
     let root = rustix::process::geteuid().as_raw();
     let owner = Account { uid: root, gid: rustix::process::getegid().as_raw() };
-    let complete = std::fs::read_to_string(&public).is_ok_and(|text| blob(&text).is_some())
+    let complete = crate::host::read_file::text(&public).is_ok_and(|text| blob(&text).is_some())
         && std::fs::metadata(&private).is_ok_and(|data| data.is_file() && data.len() > 0);
     let (key, line) = if complete {
-        (std::fs::read(&private)?, std::fs::read_to_string(&public)?)
+        (crate::host::read_file::bytes(&private)?, crate::host::read_file::text(&public)?)
     } else {
         generate(setup)?
     };
@@ -52,7 +52,7 @@ fn generate(setup: &Setup<'_>) -> anyhow::Result<(Vec<u8>, String)> {
     let limit = Duration::from_secs(30);
     run_process::run(&program, Input::Nothing, limit, &setup.host.interrupt, |_, _| {})?
         .successful(&program)?;
-    let read = |name: &str| std::fs::read(temporary.path().join(name));
+    let read = |name: &str| crate::host::read_file::bytes(temporary.path().join(name));
     Ok((read("key")?, String::from_utf8(read("key.pub")?).context("ssh-keygen made no text")?))
 }
 
@@ -83,7 +83,7 @@ fn authorize(home: &Path, public: &str) -> anyhow::Result<()> {
         })?,
         _ => link,
     };
-    let old = match std::fs::read_to_string(&path) {
+    let old = match crate::host::read_file::text(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),

@@ -1,0 +1,94 @@
+//! The door for files that are read: whoever put something else in a file's place (a pipe, a device, a file without
+//! end) must not make a command hang or eat the memory, deaf to signals.
+//!
+//! Links are followed: configuration is often linked. Where root reads beside others' files, it opens with
+//! [`super::large_file::open_plain`].
+
+use rustix::fs::{Mode, OFlags};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+/// Bytes that a configuration, a state, a journal entry or a template may have: far beyond all that exist.
+pub const LIMIT: u64 = 16 << 20;
+
+/// Opens a regular file to read it; nothing else is opened, and nothing waited for.
+pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
+    let path = path.as_ref();
+    // Looked at first, since opening alone does something to some devices (a watchdog, a tape).
+    regular(&path.metadata()?)?;
+    // In between it may have become a pipe: nonblocking, and looked at again.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    regular(&file.metadata()?)?;
+    Ok(file)
+}
+
+/// Opens a regular file that may have `limit` bytes.
+pub fn open_up_to(path: impl AsRef<Path>, limit: u64) -> io::Result<File> {
+    let file = open(path)?;
+    if file.metadata()?.len() > limit { Err(too_large(limit)) } else { Ok(file) }
+}
+
+fn too_large(limit: u64) -> io::Error {
+    io::Error::other(format!("it has more than {} MiB", limit >> 20))
+}
+
+/// All of a file.
+pub fn bytes(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    bytes_up_to(path, LIMIT)
+}
+
+/// All of a file that may have `limit` bytes.
+pub fn bytes_up_to(path: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
+    let file = open_up_to(path, limit)?;
+    let length = file.metadata()?.len();
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+    // It may grow while it is read, and a file of /proc says that it has no bytes.
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit { Err(too_large(limit)) } else { Ok(bytes) }
+}
+
+/// All of a text file.
+pub fn text(path: impl AsRef<Path>) -> io::Result<String> {
+    String::from_utf8(bytes(path)?)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not valid UTF-8 text"))
+}
+
+fn regular(found: &std::fs::Metadata) -> io::Result<()> {
+    if found.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    if found.is_file() { Ok(()) } else { Err(io::Error::other("it is not a regular file")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_a_device_and_a_file_without_end_are_refused_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        assert_eq!(text(&pipe).unwrap_err().to_string(), "it is not a regular file");
+        assert_eq!(text("/dev/zero").unwrap_err().to_string(), "it is not a regular file");
+        assert_eq!(text(dir.path()).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        let huge = dir.path().join("huge");
+        File::create(&huge).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(text(&huge).unwrap_err().to_string(), "it has more than 16 MiB");
+        assert!(bytes_up_to("/proc/self/maps", 10).is_err(), "its length is told by reading alone");
+        std::fs::write(&huge, b"\xff").unwrap();
+        assert_eq!(text(&huge).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(text(dir.path().join("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        std::os::unix::fs::symlink("/etc/hostname", dir.path().join("link")).unwrap();
+        assert!(text(dir.path().join("link")).is_ok());
+    }
+}
