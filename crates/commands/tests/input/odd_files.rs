@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Each thing that can stand in a file's place, made at `path`.
-const KINDS: [(&str, fn(&Path)); 3] = [
+/// A thing that can stand in a file's place, and what makes it there.
+type Kind = (&'static str, fn(&Path));
+
+const KINDS: [Kind; 3] = [
     ("pipe", |path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success())),
     ("device", |path| std::os::unix::fs::symlink("/dev/zero", path).unwrap()),
     ("huge", |path| std::fs::File::create(path).unwrap().set_len(1 << 42).unwrap()),
