@@ -56,7 +56,7 @@ pub struct CreateCommand {
     apply: bool,
     /// Use the mock database and a mock node; the host is not touched
     #[arg(long)]
-    mock: bool,
+    pub mock: bool,
     /// A cloud-config file, used as it is
     #[arg(long, value_name = "FILE")]
     cloud_init_content: Option<PathBuf>,
@@ -140,6 +140,11 @@ impl CreateCommand {
             guest_timeout: self.guest_timeout.map(Duration::from_secs),
             queue_timeout: Duration::from_secs(self.queue_timeout),
         }
+    }
+
+    /// Files that the caller names.
+    pub fn files(&self) -> &[PathBuf] {
+        self.cloud_init_content.as_slice()
     }
 
     /// Runs the command.

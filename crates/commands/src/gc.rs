@@ -38,7 +38,7 @@ pub struct GcCommand {
     accept_share: bool,
     /// Use the mock database; the host is not touched
     #[arg(long)]
-    mock: bool,
+    pub mock: bool,
     /// Flags of every command.
     #[command(flatten)]
     pub common: Common,

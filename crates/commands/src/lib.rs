@@ -13,10 +13,13 @@ use clap::{Args, Parser};
 use provisioner::host::Host;
 use provisioner::host::interrupt::Interrupt;
 use provisioner::host::replace_file;
+use provisioner::host::rights;
 use provisioner::host::run_process;
 use provisioner::operation::Context;
+use provisioner::store::settings::Settings;
 use provisioner::value::vm_name::VmName;
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
@@ -59,9 +62,21 @@ pub fn parse<T: Parser>() -> T {
     T::parse()
 }
 
-/// Runs a command: sets up logging, signals and the umask; an error becomes one line on stderr and exit code 1.
-pub fn run(common: &Common, body: impl FnOnce(&Host) -> anyhow::Result<()>) -> ExitCode {
-    match prepare(common).and_then(|host| body(&host)) {
+/// Runs a command: sets up logging, signals and the umask, gives root's rights up; an error becomes one line on stderr
+/// and exit code 1.
+pub fn run(common: &Common, mock: bool, body: impl FnOnce(&Host) -> anyhow::Result<()>) -> ExitCode {
+    end(prepare(common, mock, &[]).and_then(|host| body(&host)))
+}
+
+/// The same for a command that must stay root where root runs it: it changes the node itself, and leaves what lies in
+/// folders of user blockhost to children of that user (hazard H56).
+pub fn run_as_root(common: &Common, body: impl FnOnce(&Host) -> anyhow::Result<()>) -> ExitCode {
+    end(prepare_as_root(common).and_then(|host| body(&host)))
+}
+
+/// An error becomes one line on stderr and exit code 1.
+pub fn end(result: anyhow::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("{error:#}"));
@@ -71,11 +86,26 @@ pub fn run(common: &Common, body: impl FnOnce(&Host) -> anyhow::Result<()>) -> E
 }
 
 /// Sets up logging, signals and the umask.
-pub fn prepare(common: &Common) -> anyhow::Result<Host> {
+pub fn prepare_as_root(common: &Common) -> anyhow::Result<Host> {
     start_logging(common);
     replace_file::set_umask();
     run_process::forbid_core_dumps();
     Ok(Host::from_environment(Interrupt::install().context("cannot listen to signals")?))
+}
+
+/// Sets up logging, signals and the umask; root becomes user blockhost for good (hazard H56), once `files`, which the
+/// caller named, are read.
+pub fn prepare(common: &Common, mock: bool, files: &[PathBuf]) -> anyhow::Result<Host> {
+    let mut host = prepare_as_root(common)?;
+    if mock {
+        // Its database alone is touched.
+        rights::give_up_root_for(&mut host, files)?;
+        return Ok(host);
+    }
+    let places = Settings::read(&host).map(|settings| vec![settings.terraform_dir, settings.db_file]);
+    // Settings that cannot be read are told by whoever needs them.
+    rights::give_up_root(&mut host, &places.unwrap_or_default(), files)?;
+    Ok(host)
 }
 
 /// Opens the settings for one VM's command.

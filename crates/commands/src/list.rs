@@ -39,7 +39,7 @@ pub struct ListCommand {
     live: bool,
     /// Use the mock database
     #[arg(long)]
-    mock: bool,
+    pub mock: bool,
     /// Flags of every command.
     #[command(flatten)]
     pub common: Common,

@@ -4,7 +4,7 @@ use crate::Common;
 use anyhow::Context as _;
 use provisioner::host::{Host, replace_file};
 pub use provisioner::operation::setup::Step as InstallerStep;
-use provisioner::operation::setup::{self, detect, network_guard, terraform_folder};
+use provisioner::operation::setup::{self, db_config, detect, network_guard, terraform_folder};
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal as _, Read as _};
 use std::process::ExitCode;
@@ -18,6 +18,8 @@ pub enum Step {
     Of(InstallerStep),
     /// The part of user blockhost.
     TerraformFolder,
+    /// The part of step db_config that is user blockhost's.
+    Database,
     /// The guard of step bridge.
     NetworkGuard,
 }
@@ -27,7 +29,7 @@ const INPUT_MAX: u64 = 4 << 20;
 
 /// Carries out a step and prints the line.
 pub fn run(common: &Common, step: Step) -> ExitCode {
-    let result = crate::prepare(common).and_then(|host| carry_out(&host, step));
+    let result = crate::prepare_as_root(common).and_then(|host| carry_out(&host, step));
     let (line, code) = match result {
         Ok(more) => {
             let mut answer = json!({"ok": true, "error": null});
@@ -55,6 +57,7 @@ fn carry_out(host: &Host, step: Step) -> anyhow::Result<Value> {
         // Its input is a conversation.
         Step::NetworkGuard => network_guard::run(host).map(|()| json!({})),
         Step::TerraformFolder => terraform_folder::run(host, &input()?).map(|()| json!({})),
+        Step::Database => db_config::database(host, &input()?).map(|()| json!({})),
         Step::DetectResources => detect::resources(host, &input()?).map(|found| json!({"resources": found})),
         Step::Of(step) => {
             anyhow::ensure!(

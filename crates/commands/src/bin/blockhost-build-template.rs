@@ -3,5 +3,5 @@ use commands::build_template::BuildTemplateCommand;
 
 fn main() -> std::process::ExitCode {
     let command: BuildTemplateCommand = commands::parse();
-    commands::run(&command.common.clone(), |host| command.run(host))
+    commands::run_as_root(&command.common.clone(), |host| command.run(host))
 }

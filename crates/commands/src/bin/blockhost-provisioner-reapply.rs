@@ -20,7 +20,7 @@ struct Command {
 
 fn main() -> std::process::ExitCode {
     let command: Command = commands::parse();
-    commands::run(&command.common, |host| {
+    commands::run(&command.common, false, |host| {
         let done = reapply(&Context::open(host, false)?)?;
         for failure in &done.failures {
             commands::warn(failure);

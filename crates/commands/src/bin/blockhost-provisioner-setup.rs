@@ -39,6 +39,9 @@ enum Step {
     /// Part of bridge: puts the former network back
     #[command(hide = true)]
     NetworkGuard,
+    /// Part of db_config: the VM database, made by user blockhost itself
+    #[command(hide = true)]
+    Database,
     /// Part of terraform and token: what user blockhost itself writes
     #[command(hide = true)]
     TerraformFolder,
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Step::Bridge => setup::Step::Of(setup::InstallerStep::Bridge),
         Step::Template => setup::Step::Of(setup::InstallerStep::Template),
         Step::NetworkGuard => setup::Step::NetworkGuard,
+        Step::Database => setup::Step::Database,
         Step::TerraformFolder => setup::Step::TerraformFolder,
     };
     setup::run(&command.common, step)

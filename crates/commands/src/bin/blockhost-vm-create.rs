@@ -3,5 +3,6 @@ use commands::create::CreateCommand;
 
 fn main() -> std::process::ExitCode {
     let command: CreateCommand = commands::parse();
-    commands::run(&command.common.clone(), |host| command.run(host))
+    let host = commands::prepare(&command.common, command.mock, command.files());
+    commands::end(host.and_then(|host| command.run(&host)))
 }

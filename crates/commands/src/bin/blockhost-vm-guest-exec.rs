@@ -34,7 +34,7 @@ struct Command {
 fn main() -> ExitCode {
     let command: Command = commands::parse();
     let name = &command.vm.name;
-    let result = commands::prepare(&command.vm.common).and_then(|host| {
+    let result = commands::prepare(&command.vm.common, command.vm.mock, &[]).and_then(|host| {
         let ctx = commands::open(&host, &command.vm)?;
         let limit = Duration::from_secs(command.timeout);
         let text = command.command.join(" ");

@@ -3,5 +3,5 @@ use commands::list::ListCommand;
 
 fn main() -> std::process::ExitCode {
     let command: ListCommand = commands::parse();
-    commands::run(&command.common.clone(), |host| command.run(host))
+    commands::run(&command.common.clone(), command.mock, |host| command.run(host))
 }

@@ -27,7 +27,7 @@ struct Command {
 
 fn main() -> std::process::ExitCode {
     let command: Command = commands::parse();
-    commands::run(&command.vm.common, |host| {
+    commands::run(&command.vm.common, command.vm.mock, |host| {
         let name = &command.vm.name;
         let ctx = commands::open(host, &command.vm)?;
         let act = || resume(&ctx, name, command.extend_days, command.dry_run);

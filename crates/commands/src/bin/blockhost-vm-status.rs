@@ -28,7 +28,7 @@ struct Command {
 fn main() -> std::process::ExitCode {
     let command: Command = commands::parse();
     let common = command.common.clone();
-    commands::run(&common, |host| {
+    commands::run(&common, command.mock, |host| {
         // Whatever is wrong, the answer is one of the four words.
         let looked = Context::open(host, command.mock).and_then(|ctx| {
             let name = VmName::parse(&command.name)?;

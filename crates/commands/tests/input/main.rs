@@ -15,6 +15,7 @@ mod odd_files;
 mod ownership;
 mod properties;
 mod records;
+mod root_gives_up;
 mod secrets;
 mod support;
 mod unlocked;

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Stand-ins for user and group blockhost.
-const USER: u32 = 4242;
-const GROUP: u32 = 4343;
+pub const USER: u32 = 4242;
+pub const GROUP: u32 = 4343;
 
 /// A command of ours where every user can run it.
 pub fn copied_command(lab: &Lab, name: &str) -> PathBuf {
@@ -43,7 +43,7 @@ fn each(path: &Path, visit: &mut dyn FnMut(&Path, &std::fs::Metadata)) {
 }
 
 /// A lab as the packages leave a host: state and run folder of `owner` and the group, terraform's of the user.
-fn owned_lab(owner: u32, database: bool) -> Lab {
+pub fn owned_lab(owner: u32, database: bool) -> Lab {
     let builder = Lab::builder().dir(world_readable());
     let lab = with_key(if database { builder } else { builder.no_database() }.start().unwrap());
     // The provider, where a user who may not enter our build folder finds it.
@@ -77,19 +77,19 @@ fn owned_lab(owner: u32, database: bool) -> Lab {
     lab
 }
 
-fn command(lab: &Lab, verb: &str) -> Command {
+pub fn command(lab: &Lab, verb: &str) -> Command {
     let mut command = Command::new(copied_command(lab, &format!("blockhost-vm-{verb}")));
     command.env_clear().envs(lab.env()).current_dir(lab.path("var"));
     command
 }
 
 /// By root, whose home nobody else may enter.
-fn as_root(lab: &Lab, verb: &str, arguments: &[&str]) -> Ended {
+pub fn as_root(lab: &Lab, verb: &str, arguments: &[&str]) -> Ended {
     run(command(lab, verb).args(arguments))
 }
 
 /// As the service runs it: that user, that group, nothing else.
-fn as_user(lab: &Lab, verb: &str, arguments: &[&str]) -> Ended {
+pub fn as_user(lab: &Lab, verb: &str, arguments: &[&str]) -> Ended {
     let mut command = command(lab, verb);
     command.uid(USER).gid(GROUP).env("HOME", lab.path("var"));
     run(command.args(arguments))

@@ -12,6 +12,7 @@ pub mod lock_file;
 pub mod proxmox_api;
 pub mod read_file;
 pub mod replace_file;
+pub mod rights;
 pub mod root_agent;
 pub mod run_process;
 #[cfg(debug_assertions)]
@@ -41,6 +42,8 @@ pub struct Host {
     pub cache_dir: PathBuf,
     /// SIGTERM and SIGINT.
     pub interrupt: Interrupt,
+    /// What root brought before it became user blockhost; `None` where nobody gave rights up.
+    pub brought: Option<rights::Brought>,
 }
 
 impl Host {
@@ -66,6 +69,7 @@ impl Host {
             cache_dir: dir("BLOCKHOST_CACHE_DIR", "/var/cache/blockhost-provisioner"),
             mock_database: dir("BLOCKHOST_MOCK_DB", "accounting/mock-db.json"),
             interrupt,
+            brought: None,
         }
     }
 

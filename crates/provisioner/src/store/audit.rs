@@ -30,7 +30,7 @@ pub fn write(host: &Host, change: &Change<'_>) {
     let now = clock::now();
     let line = json!({
         "time": timestamp::to_text(now),
-        "uid": rustix::process::getuid().as_raw(),
+        "uid": host.brought.as_ref().map_or_else(|| rustix::process::getuid().as_raw(), |brought| brought.uid),
         "sudo_user": std::env::var("SUDO_USER").ok().map(|name| name.chars().take(64).collect::<String>()),
         "caller": caller(),
         "verb": change.verb,

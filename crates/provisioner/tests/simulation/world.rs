@@ -124,6 +124,7 @@ impl World {
             cache_dir: at("cache"),
             mock_database: at("mock.json"),
             interrupt: Interrupt::never(),
+            brought: None,
         };
         let world = World {
             host,

@@ -4,6 +4,7 @@ use super::Request;
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
 use crate::host::proxmox_api::{ApiError, ProxmoxApi};
+use crate::host::rights::PUBLIC_KEYS;
 use crate::operation::Context;
 use crate::plan::allocation::Allocation;
 use crate::plan::cloud_init::{self, Variables};
@@ -20,7 +21,7 @@ use crate::value::vm_name::VmName;
 use anyhow::Context as _;
 use serde_json::Value;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Preflight questions to the API, all of them together.
@@ -180,7 +181,7 @@ pub fn name_is_free(ctx: &Context<'_>, request: &Request) -> anyhow::Result<()> 
 
 fn user_data(ctx: &Context<'_>, request: &Request) -> anyhow::Result<UserData> {
     if let Some(path) = &request.cloud_init_content {
-        let text = read_text(path)?;
+        let text = content_of(ctx, path)?;
         cloud_init::check(&text).with_context(|| format!("{}: not a usable cloud-config", path.display()))?;
         return Ok(UserData::AsIs(Secret::new(text)));
     }
@@ -207,6 +208,16 @@ fn user_data(ctx: &Context<'_>, request: &Request) -> anyhow::Result<UserData> {
     }
 }
 
+/// A file that the caller named: root's, where root called, was read with root's rights.
+fn content_of(ctx: &Context<'_>, path: &Path) -> anyhow::Result<String> {
+    let brought = ctx.host.brought.iter().flat_map(|brought| &brought.files).find(|(at, _)| at == path);
+    match brought {
+        Some((_, Ok(text))) => Ok(text.clone()),
+        Some((_, Err(why))) => anyhow::bail!("cannot read {}: {why}", path.display()),
+        None => read_text(path),
+    }
+}
+
 fn template_names(folders: &[PathBuf]) -> String {
     let files = folders.iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten();
     let mut names: Vec<String> = files
@@ -222,14 +233,18 @@ fn ssh_keys(ctx: &Context<'_>) -> Vec<String> {
     let Some(home) = &ctx.host.home else {
         return Vec::new();
     };
-    let files = ["id_ed25519.pub", "id_rsa.pub"].map(|file| home.join(".ssh").join(file));
-    let keys: Vec<String> = files
-        .iter()
-        .filter_map(|file| crate::host::read_file::text(file).ok())
-        .filter_map(|text| public_key(&text))
-        .collect();
+    let texts = match &ctx.host.brought {
+        Some(brought) => brought.public_keys.clone(),
+        None => {
+            let files = PUBLIC_KEYS.map(|file| home.join(".ssh").join(file));
+            files.iter().filter_map(|file| crate::host::read_file::text(file).ok()).collect()
+        }
+    };
+    let keys: Vec<String> = texts.iter().filter_map(|text| public_key(text)).collect();
     if keys.is_empty() && !ctx.mock {
-        tracing::warn!("no ssh public key in {}/.ssh; the VM gets none", home.display());
+        let whose =
+            if ctx.host.brought.is_some() { "root's home".into() } else { home.display().to_string() };
+        tracing::warn!("no ssh public key in {whose}/.ssh; the VM gets none");
     }
     keys
 }

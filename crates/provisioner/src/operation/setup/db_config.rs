@@ -3,7 +3,9 @@
 //! Other programs have keys in this file, and people write into it: only our keys change, and all else keeps its
 //! spelling ([`crate::plan::yaml_keys`]).
 
+use super::terraform_folder::by_blockhost;
 use super::{DEFAULT_TEMPLATE, Setup};
+use crate::host::Host;
 use crate::host::replace_file::{self, PRIVATE};
 use crate::operation::Context;
 use crate::operation::create::traces_of_vms;
@@ -12,6 +14,9 @@ use crate::store::document::Document;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::path::PathBuf;
+
+/// The hidden step's name.
+const DATABASE_STEP: &str = "database";
 
 pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     let path = setup.configuration_file("db.yaml");
@@ -27,8 +32,16 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     replace_file::make_folder(&setup.host.config_dirs[0], 0o755)?;
     replace_file::replace_as(&path, new.as_bytes(), PRIVATE, setup.configuration_owner(), "db-yaml")?;
     setup.host.step("setup.db_config.written")?;
-    let ctx = Context::open(setup.host, false)?;
-    ctx.database.make_if_missing(setup.choices.vmids.start.get(), || traces_of_vms(&ctx))
+    by_blockhost(setup, DATABASE_STEP, &json!({"first_vmid": setup.choices.vmids.start.get()}))
+}
+
+/// The hidden step: makes the VM database where it is missing, with the rights of whoever runs it.
+pub fn database(host: &Host, input: &str) -> anyhow::Result<()> {
+    let work: Value = serde_json::from_str(input).context("the work is not JSON")?;
+    let first = work["first_vmid"].as_u64().and_then(|n| u32::try_from(n).ok());
+    let first = first.context("the work has no first_vmid")?;
+    let ctx = Context::open(host, false)?;
+    ctx.database.make_if_missing(first, || traces_of_vms(&ctx))
 }
 
 /// Our keys with their values. What the wizard does not ask for is set only where it is missing.

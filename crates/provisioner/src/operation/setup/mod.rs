@@ -7,7 +7,7 @@
 
 mod bridge;
 pub mod choices;
-mod db_config;
+pub mod db_config;
 pub mod detect;
 pub mod network_guard;
 mod ssh_key;

@@ -79,11 +79,17 @@ fn hand_over(setup: &Setup<'_>, work: &Value) -> anyhow::Result<()> {
     }
     let mut work = work.clone();
     work["folder"] = json!(folder);
+    by_blockhost(setup, STEP, &work).with_context(|| format!("the work in {}", folder.display()))
+}
+
+/// Runs a hidden step with the rights of user blockhost, in whose folders root does nothing (hazard H56). The work goes
+/// by standard input.
+pub(super) fn by_blockhost(setup: &Setup<'_>, step: &str, work: &Value) -> anyhow::Result<()> {
     let own = std::env::current_exe().context("cannot tell which program this is")?;
     let name = own.to_str().context("the path of this program is no text")?;
     let program = Program {
         name,
-        arguments: vec![STEP.into()],
+        arguments: vec![step.into()],
         folder: Path::new("/"),
         environment: vec![("HOME", setup.host.state_dir.clone().into())],
         without: &[],
@@ -97,9 +103,8 @@ fn hand_over(setup: &Setup<'_>, work: &Value) -> anyhow::Result<()> {
                 tracing::info!("{line}");
             }
         })?;
-    let answer: Value = serde_json::from_str(ended.stdout.trim()).with_context(|| {
-        format!("the work in {} ended without a word: {}", folder.display(), ended.last_words())
-    })?;
+    let answer: Value = serde_json::from_str(ended.stdout.trim())
+        .with_context(|| format!("step {step} ended without a word: {}", ended.last_words()))?;
     match answer["error"].as_str() {
         None => Ok(()),
         Some(error) => Err(anyhow::anyhow!("{error}")),

@@ -1,0 +1,114 @@
+//! Root gives its rights up (hazard H56).
+//!
+//! User blockhost rules the state, run and terraform folders: it can put a link, a hard link, a pipe or another folder
+//! in the place of whatever is opened there. So a command that root runs becomes that user for good, before it touches
+//! any of them; what needs root goes through the root agent, as for everybody. What root brings by right is read before
+//! ([`Brought`]).
+
+use super::Host;
+use super::accounts::{self, Account};
+use super::replace_file;
+use anyhow::Context;
+use nix::unistd::{Gid, Uid, User};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// What the caller brought along, read with its own rights before they were given up.
+#[derive(Debug, Clone)]
+pub struct Brought {
+    /// Who called.
+    pub uid: u32,
+    /// Texts of the public keys in its home.
+    pub public_keys: Vec<String>,
+    /// Files named on the command line: their text, or why they cannot be read.
+    pub files: Vec<(PathBuf, Result<String, String>)>,
+}
+
+/// The file names of ssh public keys below a home.
+pub const PUBLIC_KEYS: [&str; 2] = ["id_ed25519.pub", "id_rsa.pub"];
+
+/// Root becomes the user who rules the folders, for good; anybody else, and root where nobody but root rules them (a
+/// lab), stays who it is. `more`: places of the configuration besides the usual ones. `files`: named by the caller.
+pub fn give_up_root(host: &mut Host, more: &[PathBuf], files: &[PathBuf]) -> anyhow::Result<()> {
+    if !replace_file::are_root() {
+        return Ok(());
+    }
+    let Some(account) = accounts::ruler(host, more)? else { return Ok(()) };
+    become_for(host, account, files)
+}
+
+/// The same for a mock run, which touches its database alone: root becomes the owner of the folder it is in.
+pub fn give_up_root_for(host: &mut Host, files: &[PathBuf]) -> anyhow::Result<()> {
+    if !replace_file::are_root() {
+        return Ok(());
+    }
+    let folders = host.mock_database.ancestors().skip(1);
+    let folders = folders.map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
+    let Some(found) = folders.filter_map(|path| path.symlink_metadata().ok()).next() else { return Ok(()) };
+    match accounts::owner(&found)? {
+        Some(account) => become_for(host, account, files),
+        None => Ok(()),
+    }
+}
+
+fn become_for(host: &mut Host, account: Account, files: &[PathBuf]) -> anyhow::Result<()> {
+    let read_file = |path: &PathBuf| {
+        let text = super::read_file::text(path).map_err(|error| error.to_string());
+        (path.clone(), text)
+    };
+    let keys = host.home.iter().flat_map(|home| PUBLIC_KEYS.map(|name| home.join(".ssh").join(name)));
+    host.brought = Some(Brought {
+        uid: rustix::process::getuid().as_raw(),
+        public_keys: keys.filter_map(|path| super::read_file::text(path).ok()).collect(),
+        files: files.iter().map(read_file).collect(),
+    });
+    become_user(account).context("root's rights could not be given up, so nothing was done")?;
+    // Root's home is closed to the user.
+    host.home = Some(host.state_dir.clone());
+    Ok(())
+}
+
+fn become_user(account: Account) -> anyhow::Result<()> {
+    anyhow::ensure!(account.uid != 0 && account.gid != 0, "the user to work as is root");
+    let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
+    match User::from_uid(uid)? {
+        Some(user) => {
+            let name = std::ffi::CString::new(user.name)?;
+            nix::unistd::initgroups(&name, gid)?;
+        }
+        None => nix::unistd::setgroups(&[gid])?,
+    }
+    nix::unistd::setresgid(gid, gid, gid)?;
+    nix::unistd::setresuid(uid, uid, uid)?;
+    // Believed when it is seen.
+    let (users, groups) = (nix::unistd::getresuid()?, nix::unistd::getresgid()?);
+    anyhow::ensure!(
+        [users.real, users.effective, users.saved] == [uid; 3]
+            && [groups.real, groups.effective, groups.saved] == [gid; 3]
+            && nix::unistd::setuid(Uid::from_raw(0)).is_err(),
+        "the kernel kept some of them"
+    );
+    Ok(())
+}
+
+/// Whether somebody besides root can put something else in the place of what is at `path`, or in it; and who.
+pub(super) fn ruled_by_others(path: &Path) -> Option<Ruler> {
+    // A link is its maker's, whatever it names.
+    let found = path.symlink_metadata().ok()?;
+    let open = !found.is_symlink() && found.mode() & 0o002 != 0;
+    let by_group = !found.is_symlink() && found.mode() & 0o020 != 0 && found.gid() != 0;
+    (found.uid() != 0 || by_group || open).then(|| Ruler { uid: found.uid(), gid: found.gid() })
+}
+
+/// Owner and group of a place that is not root's alone.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ruler {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Ruler {
+    pub(super) fn of(found: &std::fs::Metadata) -> Ruler {
+        Ruler { uid: found.uid(), gid: found.gid() }
+    }
+}
