@@ -109,8 +109,8 @@ fn places_written(lab: &Lab) -> BTreeSet<PathBuf> {
             .current_dir(lab.path("var"));
         run(&mut traced).ok();
         for line in std::fs::read_to_string(&trace).unwrap().lines() {
-            let reads =
-                line.contains("open") && !["O_WRONLY", "O_RDWR", "O_CREAT"].iter().any(|f| line.contains(f));
+            let reads = (line.contains("open(") || line.contains("openat("))
+                && !["O_WRONLY", "O_RDWR", "O_CREAT"].iter().any(|f| line.contains(f));
             let texts = line.split('"').skip(1).step_by(2).map(PathBuf::from);
             let ours = |path: &PathBuf| ["var", "run"].iter().any(|f| path.starts_with(lab.path(f)));
             if !reads {
