@@ -912,6 +912,66 @@ def _where(ids: dict[str, Any]) -> dict[str, Any]:
     return {vmid: (entry.get("node"), entry.get("type")) for vmid, entry in ids.items()}
 
 
+# Seconds that reading all configurations of the cluster may take.
+LISTING = 3.0
+HELD_RE = re.compile(r"(?:^|,)ip6?=([0-9A-Fa-f:.]+)(?:/[0-9]{1,3})?(?=,|$)")
+
+
+@_handler
+def guest_list(params: dict) -> dict:
+    """What guests of the whole cluster hold: the VMIDs of our range, and everybody's static addresses.
+
+    Of a guest nothing else is told, but for those that are ours by their description: a
+    foreign guest's UUID would be the key to act on it.
+    """
+    settings = _settings()
+    low, high = settings.get("vmid_range") or settings.get("vmid_pool") or (0, -1)
+    end = time.monotonic() + LISTING
+    guests, addresses, unread, own = [], set(_node_addresses()), 0, _own_node()
+    ids = {int(key): entry for key, entry in _vmlist().items() if re.fullmatch(r"[1-9][0-9]{0,9}", key)}
+    for vmid in sorted(ids, key=lambda n: (not low <= n <= high, n)):
+        node, kind = ids[vmid].get("node"), ids[vmid].get("type")
+        config, pending, description = {}, {}, ""
+        folder = {"qemu": "qemu-server", "lxc": "lxc"}.get(kind)
+        is_place = folder is not None and isinstance(node, str) and re.fullmatch(LABEL, node)
+        if is_place and time.monotonic() < end:
+            place = "/etc/pve" if node == own else f"/etc/pve/nodes/{node}"
+            try:
+                text = _read_config(_node_path(f"{place}/{folder}/{vmid}.conf"))
+            except Refusal:
+                text = None
+            unread += text is None
+            config, pending, description = _parse_config(text or "")
+        else:
+            unread += 1
+        for part in (config, pending):
+            for key, value in part.items():
+                if re.fullmatch(r"(ipconfig|net)[0-9]+", key):
+                    addresses.update(HELD_RE.findall(value))
+        if low <= vmid <= high:
+            words = description.split("\n")[0].split(" ")
+            ours = len(words) == 4 and words[:2] == ["BlockHost", "VM"]
+            ours = ours and bool(NAME_RE.fullmatch(words[2]) and UUID_RE.fullmatch(words[3]))
+            guests.append(
+                {
+                    "vmid": vmid,
+                    "node": node if is_place else None,
+                    "name": words[2] if ours else None,
+                    "uuid": words[3].lower() if ours else None,
+                }
+            )
+    return {"guests": guests, "addresses": sorted(addresses), "unread": unread}
+
+
+def _node_addresses() -> list[str]:
+    """The cluster's own nodes, of corosync's list; none on a node that is in no cluster."""
+    try:
+        nodes = json.loads(_read(_node_path("/etc/pve/.members"), 1024 * 1024))["nodelist"].values()
+        return [node["ip"] for node in nodes if isinstance(node.get("ip"), str)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return []
+
+
 @_handler
 def qm_start(params: dict) -> dict:
     guest = _unlocked(_ours(params, required=False))
@@ -1765,6 +1825,7 @@ def tc_rate_limit(params: dict) -> dict:
 ACTIONS = {
     "vm-state": vm_state,
     "vm-find": vm_find,
+    "guest-list": guest_list,
     "qm-start": qm_start,
     "qm-stop": qm_stop,
     "qm-shutdown": qm_shutdown,

@@ -49,7 +49,7 @@ def test_the_plugin_imports_the_standard_library_and_common_only():
 
 def test_the_actions_are_those_of_the_contract():
     assert set(qm.ACTIONS) == {
-        "vm-state", "vm-find", "qm-start", "qm-stop", "qm-shutdown", "qm-resume", "qm-destroy", "qm-create", "qm-set",
+        "vm-state", "vm-find", "guest-list", "qm-start", "qm-stop", "qm-shutdown", "qm-resume", "qm-destroy", "qm-create", "qm-set",
         "qm-importdisk", "qm-template", "qm-guest-ping", "qm-guest-exec", "qm-guest-exec-status",
         "qm-update-gecos", "snippet-put", "snippet-delete", "pve-set-throttle", "tc-rate-limit",
     }  # fmt: skip
@@ -281,7 +281,7 @@ def test_h28_configuration_links_are_not_followed(node, ask, tmp_path):
     "vmid", [None, "100", 100.0, True, 99, 0, -100, 1000000, 10**30, [100], {"vmid": 100}]
 )
 @pytest.mark.parametrize(
-    "action", sorted(set(qm.ACTIONS) - {"vm-find", "snippet-put", "snippet-delete", "tc-rate-limit"})
+    "action", sorted(set(qm.ACTIONS) - {"guest-list", "vm-find", "snippet-put", "snippet-delete", "tc-rate-limit"})
 )
 def test_h28_a_vmid_is_an_integer_in_range(node, ask, action, vmid):
     answer = ask(action, vmid=vmid, uuid=UUID, timeout=5)
@@ -397,3 +397,36 @@ def test_h54_a_bridge_that_is_none_of_the_kernels_does_not_tell(node, ask):
     _port(node, "tap100i0", "ovs-system")
     answer = ask("vm-state", vmid=100)
     assert (answer["connected"], answer["isolated"]) == (True, None)
+
+
+def test_h55_the_list_of_guests_tells_who_holds_what_and_no_secret_of_strangers(node, ask):
+    """What a create must not hand out, and no UUID by which a stranger's VM could be acted on."""
+    node.edit(100, lambda text: f"{text}ipconfig0: ip=10.0.0.7/24,gw=10.0.0.1,ip6=fd00::7/64\n")
+    node.add(101, f"name: theirs\nsmbios1: uuid={OTHER_UUID}\nipconfig1: gw=10.0.0.1,ip=10.0.0.8/24\nipconfig2: ip=dhcp,ip6=auto\n")
+    nodes = Path(_common.NODE_ROOT) / "etc/pve/nodes"
+    node.add(5000, "", node="other", here=False)
+    (nodes / "other/qemu-server").mkdir(parents=True, exist_ok=True)
+    (nodes / "other/qemu-server/5000.conf").write_text(
+        "name: far\nipconfig0: ip=10.0.0.9/24\n[PENDING]\nipconfig0: ip=10.0.0.10/24\n[old]\nipconfig0: ip=10.0.0.11/24\n"
+    )
+    node.add(5001, "", kind="lxc", here=False)
+    lxc = Path(_common.NODE_ROOT) / "etc/pve/lxc"
+    lxc.mkdir(exist_ok=True)
+    (lxc / "5001.conf").write_text(
+        "hostname: ct\nnet0: name=eth0,bridge=vmbr0,gw=10.0.0.1,hwaddr=BC:24:11:00:00:01,ip=10.0.0.12/24,type=veth\n"
+    )
+    (Path(_common.NODE_ROOT) / "etc/pve/.members").write_text(
+        json.dumps({"nodename": "pve", "nodelist": {"pve": {"id": 1, "online": 1, "ip": "10.0.0.2"}}})
+    )
+    answer = ask("guest-list")
+    assert answer["ok"] is True
+    assert [(g["vmid"], g["name"], g["uuid"]) for g in answer["guests"]] == [(100, "web-1", UUID.lower()), (101, None, None)]
+    assert set(answer["addresses"]) == {
+        "10.0.0.2", "10.0.0.7", "fd00::7", "10.0.0.8", "10.0.0.9", "10.0.0.10", "10.0.0.12",
+    }  # fmt: skip
+    assert OTHER_UUID not in json.dumps(answer) and "theirs" not in json.dumps(answer)
+
+
+def test_h49_the_list_of_guests_of_an_unmounted_node_is_an_error(node, ask):
+    (Path(_common.NODE_ROOT) / "etc/pve/.vmlist").unlink()
+    assert ask("guest-list")["ok"] is False

@@ -104,6 +104,12 @@ pub(crate) enum Request {
     Stick {
         volumes: Vec<String>,
     },
+    /// Somebody on the local network answers for this address from now on; without a hardware address nobody does.
+    Neighbour {
+        address: String,
+        lladdr: Option<String>,
+        state: Option<String>,
+    },
     /// There is a ZFS pool for disks from now on.
     Zfs {
         storage: String,
@@ -254,6 +260,13 @@ fn change_state(node: &Shared, request: Request) -> Outcome<()> {
             state.backup_jobs.insert(vmid);
         }
         Request::Stick { volumes } => state.storages.stuck = volumes,
+        Request::Neighbour { address, lladdr, state: entry } => {
+            let entry = entry.unwrap_or_else(|| "REACHABLE".into());
+            match lladdr {
+                Some(lladdr) => drop(state.network.neighbours.insert(address, (lladdr, entry))),
+                None => drop(state.network.neighbours.remove(&address)),
+            }
+        }
         Request::Zfs { storage } => {
             state.storages.add_zfs(&storage);
             let user =

@@ -49,6 +49,7 @@ fn main() -> std::process::ExitCode {
             Destroyed::Gone => format!("VM {name} is destroyed"),
             Destroyed::Already => format!("VM {name} was destroyed before; nothing to do"),
             Destroyed::NotDue | Destroyed::Runs => format!("VM {name} was left alone"),
+            Destroyed::Undone => format!("VM {name}: its create had not ended and was undone"),
             Destroyed::Unknown => format!("VM {name} is unknown; nothing to do"),
         });
         Ok(())

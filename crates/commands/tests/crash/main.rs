@@ -9,6 +9,7 @@ mod create_sweep;
 mod destroy_sweep;
 mod disk_full;
 mod late_agent;
+mod late_request;
 mod signals;
 mod site;
 mod taken_meanwhile;

@@ -1,7 +1,7 @@
 //! An error is not an absence (hazards H39, H49), and two wordings that are one (H33), and exit codes that say
 //! nothing (H32).
 
-use crate::support::{Commands, SOON, database, edit_record, guest, record, world, write_database};
+use crate::support::{Commands, SOON, database, edit_record, guest, record, write_database};
 use lab::Lab;
 use lab::model::{FaultAction, Power};
 
@@ -215,13 +215,14 @@ fn h08_what_a_living_machine_needs_stays_though_its_record_was_lost() {
             all["vms"].as_object_mut().unwrap().remove("web-1");
             write_database(&lab, &all);
         }
-        let before = world(&lab);
-        let words = ["VM web-1 (VMID 100", "lives", "restore the record, then destroy again"];
-        lab.vm("destroy", &["web-1"]).fails(&words);
-        world(&lab).same(&before, "refused");
-        // As it says.
-        write_database(&lab, &good);
-        lab.vm("destroy", &["web-1"]).ok();
+        // No file goes while the node cannot be asked.
+        lab.control().mount_etc_pve(false).unwrap();
+        lab.vm("destroy", &["web-1"]).fails(&["web-1"]);
+        lab.control().mount_etc_pve(true).unwrap();
+        assert!(lab.path("var/terraform/vms/web-1/web-1.tf.json").exists());
+        // The record is found and restored, and then it is a destroy like any other.
+        lab.vm("destroy", &["web-1"]).ok().says(&["VM web-1 (VMID 100)", "was restored"]);
+        assert_eq!(record(&lab, "web-1")["smbios_uuid"], good["vms"]["web-1"]["smbios_uuid"]);
         assert!(!lab.control().snapshot().unwrap().guests.contains_key(&100));
         assert!(!lab.path("var/terraform/vms/web-1").exists());
     }

@@ -7,6 +7,7 @@ mod absence;
 mod first_boot;
 mod forms;
 mod guests;
+mod held;
 mod identity;
 mod legacy;
 mod legacy_site;

@@ -381,11 +381,22 @@ pub(crate) fn task_log(
         .collect())
 }
 
-pub(crate) fn tasks(node: &Shared, caller: &Caller) -> Value {
+/// In the list, a task that has ended has an end time, and the words of its end as its status.
+pub(crate) fn tasks(node: &Shared, caller: &Caller, params: &Params) -> Value {
     let on = &node.options.node;
     let all = node.state().access.may(caller, &format!("/nodes/{on}"), None, "Sys.Audit");
     let mut list: Vec<(String, Task)> =
         node.tasks.all().into_iter().filter(|(_, task)| all || task.user == caller.user()).collect();
     list.sort_by_key(|(_, task)| std::cmp::Reverse(task.pid));
-    list.iter().map(|(upid, task)| task_json(upid, task, on)).collect()
+    let only = params.text("vmid");
+    let wanted = list.iter().filter(|(_, task)| only.is_none_or(|vmid| task.id.to_string() == vmid));
+    let row = |(upid, task): &(String, Task)| {
+        let mut row = task_json(upid, task, on);
+        row["status"] = task.exit.as_ref().map_or(json!("RUNNING"), |exit| json!(exit));
+        if task.exit.is_some() {
+            row["endtime"] = row["starttime"].clone();
+        }
+        row
+    };
+    wanted.map(row).collect()
 }

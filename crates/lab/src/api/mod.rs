@@ -68,7 +68,12 @@ pub(crate) async fn serve(node: Shared, listener: TcpListener, acceptor: TlsAcce
             let Ok(stream) = acceptor.accept(stream).await else {
                 return;
             };
-            let service = service_fn(move |request| answer(node.clone(), request));
+            // A task of its own: Proxmox carries a request out although its client has gone (facts/proxmox.md), and
+            // hyper drops what a connection that was closed waits for.
+            let service = service_fn(move |request| {
+                let answer = tokio::spawn(answer(node.clone(), request));
+                async move { answer.await.map_err(io::Error::other)? }
+            });
             let _ = hyper::server::conn::http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .await;

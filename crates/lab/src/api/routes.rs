@@ -57,7 +57,7 @@ async fn on_node(
         ("GET", ["network"]) => Ok(cluster::network(node)),
         ("POST", ["network"]) => cluster::make_interface(node, caller, params),
         ("PUT", ["network"]) => cluster::apply_network(node, caller).await,
-        ("GET", ["tasks"]) => Ok(cluster::tasks(node, caller)),
+        ("GET", ["tasks"]) => Ok(cluster::tasks(node, caller, params)),
         ("GET", ["tasks", upid, "status"]) => cluster::task_status(node, caller, on, upid),
         ("GET", ["tasks", upid, "log"]) => cluster::task_log(node, caller, on, upid, params),
         ("GET", ["storage"]) => Ok(cluster::storages(node, caller, params)),

@@ -304,6 +304,16 @@ impl Control {
         self.tell(&Request::Stick { volumes: volumes.iter().map(|volume| (*volume).to_owned()).collect() })
     }
 
+    /// Somebody on the local network answers for `address`; `state` is that of the entry in the neighbour table
+    /// (`REACHABLE`, `STALE` …).
+    ///
+    /// # Errors
+    /// As [`Control::snapshot`].
+    pub fn neighbour(&self, address: &str, lladdr: &str, state: &str) -> Done {
+        let (lladdr, state) = (Some(lladdr.to_owned()), Some(state.to_owned()));
+        self.tell(&Request::Neighbour { address: address.into(), lladdr, state })
+    }
+
     /// Adds a storage of type ZFS, on which linked clones can be told by their volumes.
     ///
     /// # Errors

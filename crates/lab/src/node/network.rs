@@ -29,6 +29,8 @@ pub(crate) struct Device {
 pub(crate) struct Network {
     devices: BTreeMap<String, Device>,
     pub routes: BTreeSet<Route>,
+    /// Machines on the local network that are no guests: address, and hardware address with the entry's state.
+    pub neighbours: BTreeMap<String, (String, String)>,
     /// Bridges in `interfaces.new`, not yet applied, with their addresses.
     pub planned: BTreeMap<String, Option<String>>,
     next_index: u32,
@@ -40,6 +42,7 @@ impl Network {
         let mut network = Self {
             devices: BTreeMap::new(),
             routes: BTreeSet::new(),
+            neighbours: BTreeMap::new(),
             planned: BTreeMap::new(),
             next_index: 2,
         };

@@ -37,6 +37,15 @@ fn addresses(network: &Network) -> String {
     format!("{}\n", Value::Array(rows))
 }
 
+/// `ip -j neigh show to ADDRESS`: whoever was asked for and answers on the bridge.
+fn neighbours(network: &Network, to: Option<&str>) -> String {
+    let wanted = network.neighbours.iter().filter(|(address, _)| to.is_none_or(|to| to == address.as_str()));
+    let rows: Vec<Value> = wanted
+        .map(|(address, (lladdr, state))| json!({"dst": address, "dev": "vmbr0", "lladdr": lladdr, "state": [state]}))
+        .collect();
+    format!("{}\n", Value::Array(rows))
+}
+
 /// The words without iproute2's own options (`-6`, `-o`, `-d` …).
 fn plain(argv: &[String]) -> Vec<&str> {
     argv.iter().map(String::as_str).filter(|word| !word.starts_with('-')).collect()
@@ -54,6 +63,9 @@ pub(crate) fn ip(node: &Shared, argv: &[String]) -> ToolOutput {
     match words.as_slice() {
         ["address" | "addr" | "a", "show"] if json => ToolOutput::text(addresses(&state.network)),
         ["route" | "r", "show", "default"] if json => ToolOutput::text(DEFAULT_ROUTE),
+        ["neigh" | "neighbour" | "n", "show", rest @ ..] if json => {
+            ToolOutput::text(neighbours(&state.network, after(rest, "to")))
+        }
         ["route" | "r" | "ro", rest @ ..] => route(&mut state.network, rest),
         ["link" | "l", "show" | "list" | "ls", rest @ ..] => link(&state.network, rest),
         ["link" | "l"] => link(&state.network, &[]),

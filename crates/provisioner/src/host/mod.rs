@@ -9,6 +9,7 @@ pub mod http_download;
 pub mod interrupt;
 pub mod large_file;
 pub mod lock_file;
+pub mod probe_address;
 pub mod proxmox_api;
 pub mod read_file;
 pub mod replace_file;
@@ -99,6 +100,14 @@ impl Host {
 pub fn free_kib(folder: &Path) -> Option<u64> {
     let figures = rustix::fs::statvfs(folder).ok()?;
     Some(figures.f_bavail.saturating_mul(figures.f_frsize) / 1024)
+}
+
+/// Whether this thread works on a simulated machine, which has no tools and no network of its own.
+pub fn is_simulated() -> bool {
+    #[cfg(debug_assertions)]
+    return simulated::machine().is_some();
+    #[cfg(not(debug_assertions))]
+    false
 }
 
 /// Whether `path` names something, a dangling link included.

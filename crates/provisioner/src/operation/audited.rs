@@ -1,6 +1,6 @@
 //! A change of a VM and its line in the audit trail.
 
-use super::Context;
+use super::{Context, restore};
 use crate::host::root_agent::AgentError;
 use crate::store::audit::{self, Change};
 use crate::tool::guest_agent::{Ended, ToolWords};
@@ -54,6 +54,8 @@ fn audited_in_words<T>(
     let before = ctx.record(name).ok().flatten();
     let result = act();
     let after = ctx.record(name).ok().flatten();
+    // Whatever was changed is what a record that an unlocked writer drops is restored from (H55).
+    restore::keep_copy(ctx, name);
     let change = Change {
         verb,
         vm: name.as_str(),

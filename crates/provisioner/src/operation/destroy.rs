@@ -7,7 +7,7 @@
 use super::kill::power_off;
 use super::machine::{self, Machine};
 use super::vanished::{self, Target};
-use super::{Context, leftovers, recovery};
+use super::{Context, late_requests, leftovers, recovery, restore};
 use crate::host::clock::{self, Deadline};
 use crate::host::failpoint;
 use crate::store::audit::{self, Change};
@@ -41,8 +41,10 @@ pub enum Destroyed {
     Gone,
     /// It was destroyed before.
     Already,
-    /// There is no such VM; a create of this name that had died was undone, if there was one.
+    /// There is no such VM.
     Unknown,
+    /// There was no such VM yet: a create of this name that had died was undone, machine, disks, files and addresses.
+    Undone,
     /// The condition does not hold (any more): it was left alone.
     NotDue,
     /// It runs, and the condition was that it is off: it was left alone.
@@ -94,6 +96,7 @@ pub fn destroy_when(
     if ctx.mock {
         return destroy_mock(ctx, name, force, &is_due);
     }
+    late_requests::look_again(ctx);
     if let Some(answer) = nothing_to_do(ctx, name)? {
         return Ok(answer);
     }
@@ -101,14 +104,19 @@ pub fn destroy_when(
     if let Some(answer) = nothing_to_do(ctx, name)? {
         return Ok(answer);
     }
+    restore::of_name(ctx, name, &lock)?;
     let entry = ctx.journal().read(name)?;
     let unfinished = entry.as_ref().filter(|e| matches!(e.step, Step::Taken | Step::Applying));
     if let Some(entry) = unfinished {
-        recovery::undo(ctx, entry, &lock, deadline.left())
+        recovery::undo(ctx, entry, &lock, deadline.left(), recovery::MayBeLate::Yes)
             .with_context(|| format!("VM {name}: its create did not end and cannot be undone yet"))?;
-        if let Some(answer) = nothing_to_do(ctx, name)? {
+        tracing::warn!(
+            "VM {name}: its create had not ended; it was undone, and VMID {} has no machine of it any more",
+            entry.vmid
+        );
+        if nothing_to_do(ctx, name)?.is_some() {
             lock.forget();
-            return Ok(answer);
+            return Ok(Destroyed::Undone);
         }
     } else if let Some(entry) = &entry
         && entry.step == Step::Registered
@@ -337,12 +345,7 @@ fn delete(
         }
         let words = match node.destroy_once(machine.vmid, &machine.identity, deadline)? {
             Attempt::Done(state) => {
-                for disk in state.leftovers {
-                    tracing::warn!(
-                        "{}: a disk was left over: {disk}; free it with pvesm free {disk}",
-                        machine.label()
-                    );
-                }
+                recovery::warn_of_leftovers(ctx, &machine.label(), machine.vmid, &state.leftovers);
                 return Ok(None);
             }
             // A start that was on its way is met here: the next look finds it running.

@@ -3,7 +3,7 @@
 
 use super::create::traces_of_vms;
 use super::network::Isolation;
-use super::{Context, machine, network};
+use super::{Context, machine, network, restore};
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
 use crate::host::root_agent::AgentError;
@@ -54,6 +54,10 @@ pub fn reapply(ctx: &Context<'_>) -> anyhow::Result<Reapplied> {
     }
     if let Some(first) = records.first() {
         wait_for_agent(ctx, first.vmid)?;
+    }
+    // After a reboot the root agent comes up while it is waited for.
+    for name in restore::vanished(ctx, None) {
+        records.extend(ctx.record(&name)?.filter(|record| record.status == Status::Active));
     }
     // Side by side: right after a boot the ports of all come one after the other, and each may take its time (H54).
     let mut waiting: VecDeque<(VmName, Option<Deadline>)> =

@@ -1,12 +1,13 @@
 //! Creates that died: what they took is found in the journal and given back, after asking the node
 //! (hazards H05, H06, H07, H48). Recovery never guesses: what it cannot know it leaves, and says so.
 
-use super::Context;
+use super::{Context, late_requests};
 use crate::host::clock::{self, Deadline};
 use crate::host::interrupt::Interrupt;
 use crate::store::journal::{Entry, Step};
 use crate::store::vm_database::{Status, VmRecord};
 use crate::store::vm_lock::VmLock;
+use crate::store::withheld_vmids::WithheldVmids;
 use crate::tool::node::{Identity, VmState, Waited};
 use crate::tool::terraform::VmFolder;
 use crate::value::vm_name::VmName;
@@ -18,7 +19,7 @@ use std::time::Duration;
 /// For somebody who waits for this very VM: a terraform or a clone that is still ending gets its time.
 pub const PATIENT: Duration = Duration::from_secs(120);
 /// For somebody else's VM met on the way.
-const BRIEF: Duration = Duration::from_secs(2);
+pub const BRIEF: Duration = Duration::from_secs(2);
 /// How long a registered VM waits for the create that reads its result.
 const UNREPORTED_DAYS: i64 = 7;
 
@@ -52,7 +53,7 @@ fn undo_if_dead(ctx: &Context<'_>, name: &str) -> anyhow::Result<()> {
     match entry.step {
         Step::Taken | Step::Applying => {
             tracing::info!("VM {name}: undoing a create that died");
-            undo(ctx, &entry, &lock, BRIEF)?;
+            undo(ctx, &entry, &lock, BRIEF, MayBeLate::Yes)?;
             lock.forget();
             Ok(())
         }
@@ -96,9 +97,24 @@ pub fn put_record_back(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<()> {
     })
 }
 
+/// Whether a request of the create that is undone may still be on its way to the node (H57).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MayBeLate {
+    /// It was killed, or its terraform lost its connection: nobody heard the answer.
+    Yes,
+    /// Its terraform ended by itself and had an answer to everything.
+    No,
+}
+
 /// Undoes an unregistered create: the machine, then its files, then its addresses, then the entry. Fails without
 /// giving anything back while the machine may still be there (H07).
-pub fn undo(ctx: &Context<'_>, entry: &Entry, lock: &VmLock, patience: Duration) -> anyhow::Result<()> {
+pub fn undo(
+    ctx: &Context<'_>,
+    entry: &Entry,
+    lock: &VmLock,
+    patience: Duration,
+    may_be_late: MayBeLate,
+) -> anyhow::Result<()> {
     let name = VmName::parse(&entry.name)?;
     let vmid = entry.checked_vmid()?;
     let folder = VmFolder::new(ctx.host, &ctx.settings, &name);
@@ -110,6 +126,10 @@ pub fn undo(ctx: &Context<'_>, entry: &Entry, lock: &VmLock, patience: Duration)
     );
     if entry.step == Step::Applying {
         let uuid = entry.smbios_uuid.context("the journal entry has no UUID")?;
+        // Before the look: what it does not see may come later (H57).
+        if may_be_late == MayBeLate::Yes && folder.was_run() {
+            late_requests::watch(ctx, entry)?;
+        }
         remove_machine(ctx, &name, vmid, &Identity::Uuid(uuid), patience)?;
     }
     crate::host::failpoint::reached("undo.machine")?;
@@ -152,7 +172,7 @@ fn give_back(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<()> {
 }
 
 /// Removes the half-made machine, if the one at this VMID is ours.
-fn remove_machine(
+pub fn remove_machine(
     ctx: &Context<'_>,
     name: &VmName,
     vmid: Vmid,
@@ -193,9 +213,7 @@ fn remove_machine(
         }
     }
     let (waited, leftovers) = node.destroy(vmid, identity, Deadline::after(patience))?;
-    for disk in leftovers {
-        tracing::warn!("{label}: a disk was left over: {disk}; free it with pvesm free {disk}");
-    }
+    warn_of_leftovers(ctx, &label, vmid, &leftovers);
     match waited {
         Waited::Done(_) => Ok(()),
         Waited::Failed(words) => anyhow::bail!("{label}: failed to delete it: {words}"),
@@ -223,4 +241,17 @@ fn look_twice(ctx: &Context<'_>, vmid: Vmid, patience: Duration) -> anyhow::Resu
 
 fn is_being_cloned(state: &VmState) -> bool {
     state.exists && state.lock == "clone"
+}
+
+/// Disks that `qm destroy` could not free. The next VM with this VMID would fail on them, so it is passed over (H63).
+pub fn warn_of_leftovers(ctx: &Context<'_>, label: &str, vmid: Vmid, disks: &[String]) {
+    for disk in disks {
+        tracing::warn!("{label}: a disk was left over: {disk}; free it with pvesm free {disk}");
+    }
+    if let Some(disk) = disks.first() {
+        let reason = format!("disk {disk} was left over; free it with pvesm free {disk}");
+        if let Err(error) = WithheldVmids::new(ctx.host).withhold(vmid, &reason, None) {
+            tracing::warn!("{label}: its VMID may be handed out again although a disk is left: {error:#}");
+        }
+    }
 }

@@ -106,6 +106,15 @@ impl Document {
         }
     }
 
+    /// A truth value.
+    pub fn flag(&self, key: &str) -> anyhow::Result<Option<bool>> {
+        match self.value(key)? {
+            None => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(*value)),
+            Some(other) => Err(self.wrong(key, "true or false", other)),
+        }
+    }
+
     /// A fraction between 0 and 1.
     pub fn share(&self, key: &str) -> anyhow::Result<Option<f64>> {
         let Some(value) = self.value(key)? else {

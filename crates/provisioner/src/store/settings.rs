@@ -51,6 +51,8 @@ pub struct Settings {
     pub guest_ready_timeout: Duration,
     /// How long gc gives guests to shut down before it switches them off.
     pub guest_shutdown_timeout: Duration,
+    /// Whether create asks the network who has an address before it gives it to a VM.
+    pub probe_addresses: bool,
     /// Creates that run side by side.
     pub max_parallel_creates: u32,
     /// Full or linked clones.
@@ -142,6 +144,7 @@ impl Settings {
             guest_shutdown_timeout: Duration::from_secs(
                 doc.integer("guest_shutdown_timeout", 1, 3600)?.unwrap_or(60),
             ),
+            probe_addresses: doc.flag("probe_addresses")?.unwrap_or(true),
             max_parallel_creates: doc.integer("max_parallel_creates", 1, 64)?.unwrap_or(3) as u32,
             clone_mode,
             snippet_storage: doc.checked("snippet_storage", StorageId::parse(&storage))?,

@@ -19,6 +19,7 @@ use crate::host::lock_file::LockFile;
 use crate::host::read_file;
 use crate::host::replace_file::{self, SHARED};
 use crate::value::field_names::FieldNames;
+use crate::value::json_text::whole_number;
 use anyhow::Context;
 use scan::Look;
 use std::fs::File;
@@ -100,7 +101,7 @@ impl VmDatabase {
     /// `next_vmid` as it stands now, read without judging the records: good enough to ask the node beforehand.
     pub fn next_vmid_hint(&self) -> Result<Option<u32>, DatabaseError> {
         let json = self.read(|file| scan::top_level(file, "next_vmid"))?;
-        Ok(json.and_then(|json| json.parse().ok()))
+        Ok(json.and_then(|json| whole_number(&json)))
     }
 
     /// The whole contents, for a look that changes nothing.

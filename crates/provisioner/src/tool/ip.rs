@@ -86,8 +86,48 @@ impl Network {
     }
 }
 
+/// Every address that this host itself has or needs, of both families: those on its interfaces, whatever their scope,
+/// and its routers'. None of them may be given to a guest (H55).
+pub fn host_addresses(deadline: Deadline) -> anyhow::Result<Vec<IpAddr>> {
+    let interfaces = rows::<AddressRow>(&ip(&["-j", "-d", "address", "show"], deadline)?)?;
+    let infos = interfaces.into_iter().flat_map(|row| row.addr_info);
+    let mut found: Vec<IpAddr> = infos.filter_map(|info| info.local).collect();
+    for family in ["-4", "-6"] {
+        // A host without this family has no such route, and some have no such kernel.
+        let routes = ip(&["-j", family, "route", "show", "default"], deadline).unwrap_or_default();
+        found.extend(rows::<RouteRow>(&routes).unwrap_or_default().into_iter().filter_map(|row| row.gateway));
+    }
+    Ok(found)
+}
+
+/// What the kernel's neighbour table says of an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The hardware address that answered, or was set by hand.
+    pub lladdr: Option<String>,
+    /// `REACHABLE`, `STALE`, `FAILED` …
+    pub states: Vec<String>,
+}
+
+impl Neighbour {
+    /// One of these states.
+    pub fn is(&self, states: &[&str]) -> bool {
+        self.states.iter().any(|state| states.contains(&state.as_str()))
+    }
+}
+
+/// The neighbour table's entry of an address; `None` where it is not on a link of ours, or nobody has asked.
+pub fn neighbour(address: IpAddr, deadline: Deadline) -> anyhow::Result<Option<Neighbour>> {
+    let entries = rows::<NeighbourRow>(&ip(&["-j", "neigh", "show", "to", &address.to_string()], deadline)?)?;
+    let row = entries.into_iter().find(|row| row.dst == Some(address));
+    Ok(row.map(|row| Neighbour { lladdr: row.lladdr, states: row.state }))
+}
+
 /// Runs `ip`; its standard output.
 pub fn ip(arguments: &[&str], deadline: Deadline) -> anyhow::Result<String> {
+    if crate::host::is_simulated() {
+        return Ok(String::new());
+    }
     let program = Program {
         name: "ip",
         arguments: arguments.iter().map(Into::into).collect(),
@@ -131,16 +171,21 @@ struct RouteRow {
     metric: u32,
 }
 
+#[derive(Deserialize)]
+struct NeighbourRow {
+    dst: Option<IpAddr>,
+    lladdr: Option<String>,
+    #[serde(default)]
+    state: Vec<String>,
+}
+
 /// `ip -j` prints nothing at all where there is nothing to tell, and empty objects among others.
+fn rows<T: for<'a> Deserialize<'a>>(text: &str) -> anyhow::Result<Vec<T>> {
+    let text = text.trim();
+    if text.is_empty() { Ok(vec![]) } else { serde_json::from_str(text).context("ip printed no JSON list") }
+}
+
 fn parse(addresses: &str, routes: &str) -> anyhow::Result<Network> {
-    fn rows<T: for<'a> Deserialize<'a>>(text: &str) -> anyhow::Result<Vec<T>> {
-        let text = text.trim();
-        if text.is_empty() {
-            Ok(vec![])
-        } else {
-            serde_json::from_str(text).context("ip printed no JSON list")
-        }
-    }
     let interfaces = rows::<AddressRow>(addresses)?.into_iter().filter_map(|row| {
         let addresses = row.addr_info.into_iter().filter(|info| info.scope.as_deref() == Some("global"));
         Some(Interface {

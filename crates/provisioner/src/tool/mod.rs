@@ -8,4 +8,5 @@ pub mod proxmox_cli;
 pub mod proxmox_tools;
 pub mod terraform;
 pub mod terraform_events;
+pub mod terraform_files;
 pub mod virt_customize;

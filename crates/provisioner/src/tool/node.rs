@@ -9,7 +9,7 @@ use crate::value::text::{BridgeName, UserName};
 use crate::value::vm_name::VmName;
 use crate::value::vmid::Vmid;
 use serde_json::{Map, Value, json};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
@@ -196,6 +196,24 @@ impl FailedAct {
     }
 }
 
+/// What the guests' configurations of the cluster hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Guests {
+    /// VMIDs of our range that are in use, whoever uses them.
+    pub vmids: Vec<u32>,
+    /// Static addresses of all guests, and the cluster's own nodes.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Guests {
+    fn from_answer(answer: &Map<String, Value>) -> Guests {
+        let list = |key: &str| answer.get(key).and_then(Value::as_array).into_iter().flatten();
+        let vmids = list("guests").filter_map(|guest| guest.get("vmid")?.as_u64()?.try_into().ok());
+        let addresses = list("addresses").filter_map(|address| address.as_str()?.parse().ok());
+        Guests { vmids: vmids.collect(), addresses: addresses.collect() }
+    }
+}
+
 /// The node, through the root agent.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -248,6 +266,20 @@ impl Node {
             .iter()
             .map(|g| format!("VMID {} ({}) on node {}", text(g, "vmid"), text(g, "name"), text(g, "node")))
             .collect())
+    }
+
+    /// The guests of the whole cluster, as far as they hold what we hand out; `None` from a root agent that cannot tell
+    /// (its plugin is older than this command).
+    pub fn guests(&self, deadline: Deadline) -> Result<Option<Guests>, AgentError> {
+        match self.act("guest-list", json!({}), deadline) {
+            Ok(answer) => Ok(Some(Guests::from_answer(&answer))),
+            Err(AgentError::Said { error, code, .. })
+                if code.is_empty() && error.to_ascii_lowercase().contains("unknown action") =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Starts the VM.

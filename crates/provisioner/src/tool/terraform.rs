@@ -164,6 +164,11 @@ impl VmFolder {
         read_state(&self.dir.join(STATE))
     }
 
+    /// Whether a terraform was ever started here.
+    pub fn was_run(&self) -> bool {
+        self.dir.join("terraform.log").exists()
+    }
+
     /// Whether a terraform (or its provider) of this VM lives.
     pub fn is_busy(&self) -> anyhow::Result<bool> {
         is_busy(&self.dir)

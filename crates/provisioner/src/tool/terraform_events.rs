@@ -79,16 +79,71 @@ pub enum FailureKind {
     Other,
 }
 
+/// Anything that is there already though nothing of this VMID should be: a configuration, a volume, an rbd image, a
+/// dataset, a logical volume. Each storage has a wording of its own (facts/proxmox.md), and all of them say "exists".
+/// Words about another VM alone are not about this one, and a unit of systemd that is going goes by itself.
+fn says_exists(words: &str, vmid: u32) -> bool {
+    let words = words.to_ascii_lowercase();
+    let mut said = words.match_indices("exists").map(|(at, _)| &words[..at]);
+    let is_said = said.any(|before| {
+        !["not ", "no longer ", "n't ", ".scope already "].iter().any(|other| before.ends_with(other))
+    });
+    if !is_said && !words.contains("(17)") && !words.contains("eexist") {
+        return false;
+    }
+    let mut named = vec![];
+    for mark in ["vm ", "vm-", "base-", "subvol-", "qemu-server/"] {
+        let after = words.match_indices(mark).map(|(at, mark)| &words[at + mark.len()..]);
+        named.extend(after.filter_map(|rest| {
+            let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+            rest[..end].parse::<u32>().ok()
+        }));
+    }
+    named.is_empty() || named.contains(&vmid)
+}
+
+/// The volume of this VMID that an error names: `local-lvm:vm-100-cloudinit`, or without its storage.
+pub fn volume_of(words: &str, vmid: u32) -> Option<String> {
+    let parts = words.split(|c: char| c.is_whitespace() || "'\"`(),;[]".contains(c));
+    let names = parts.map(|part| part.trim_end_matches([':', '.', '!']));
+    let found = names.filter_map(|part| {
+        let (place, name) = part.rsplit_once(['/', ':']).unwrap_or(("", part));
+        let of_vm = ["vm", "base", "subvol"].iter().any(|kind| name.starts_with(&format!("{kind}-{vmid}-")));
+        let folder = format!("/{vmid}");
+        of_vm.then(|| match part.contains(':') {
+            true => part.to_string(),
+            // Directory storages keep images in a folder of the VMID.
+            false if place.ends_with(&folder) => format!("{vmid}/{name}"),
+            false => name.to_string(),
+        })
+    });
+    found.max_by_key(|name| name.contains(':'))
+}
+
+/// Whether a request may have been carried out although its answer never came (H57).
+pub fn lost_its_answer(diagnostics: &[Diagnostic]) -> bool {
+    const LOST: [&str; 11] = [
+        "EOF",
+        "connection refused",
+        "connection reset",
+        "broken pipe",
+        "context canceled",
+        "context deadline exceeded",
+        "timeout",
+        "timed out",
+        "HTTP 595",
+        "HTTP 596",
+        "HTTP 599",
+    ];
+    let words: String = diagnostics.iter().map(|d| format!("{} {}\n", d.summary, d.detail)).collect();
+    // One that said nothing was killed.
+    LOST.iter().any(|w| words.contains(w)) || words.contains("ended with signal")
+}
+
 /// Sorts a failure by its words (facts/provider.md, section 4).
 pub fn kind_of(diagnostics: &[Diagnostic], vmid: u32) -> FailureKind {
     let words: String = diagnostics.iter().map(|d| format!("{} {}\n", d.summary, d.detail)).collect();
-    let taken = [
-        format!("unable to create VM {vmid}: config file already exists"),
-        format!("VM {vmid} already exists"),
-        format!("{vmid}.conf' already exists"),
-        format!("{vmid}.conf' - File exists"),
-    ];
-    if taken.iter().any(|t| words.contains(t)) {
+    if says_exists(&words, vmid) || words.contains(&format!("lock-{vmid}.conf")) {
         FailureKind::VmidTaken
     } else if words.contains("got timeout")
         && (words.contains("can't lock file") || words.contains("trying to acquire"))
@@ -116,6 +171,41 @@ mod tests {
         let progress = r#"{"@message":"a.b: Creating...","type":"apply_start"}"#;
         assert_eq!(parse_line(progress), Some(Event::Progress("a.b: Creating...".into())));
         assert_eq!(parse_line("Error: Unclosed object"), Some(Event::Plain("Error: Unclosed object".into())));
+    }
+
+    #[test]
+    fn h63_every_storages_way_to_say_exists() {
+        let kind = |detail: &str| {
+            kind_of(&[Diagnostic { summary: "error creating VM".into(), detail: detail.into() }], 100)
+        };
+        let said = [
+            (
+                "lvcreate 'pve/vm-100-cloudinit' error: Logical Volume \"vm-100-cloudinit\" already exists in volume group \"pve\"",
+                Some("vm-100-cloudinit"),
+            ),
+            ("volume 'local-lvm:vm-100-cloudinit' already exists", Some("local-lvm:vm-100-cloudinit")),
+            (
+                "zfs error: cannot create 'rpool/data/vm-100-disk-0': dataset already exists",
+                Some("vm-100-disk-0"),
+            ),
+            ("rbd create 'vm-100-disk-0' error: rbd: create error: (17) File exists", Some("vm-100-disk-0")),
+            ("rbd: create error: (17) File exists", None),
+            (
+                "disk image '/var/lib/vz/images/100/vm-100-disk-0.qcow2' already exists",
+                Some("100/vm-100-disk-0.qcow2"),
+            ),
+            ("local:100/vm-100-disk-0.qcow2 exists", Some("local:100/vm-100-disk-0.qcow2")),
+            ("can't lock file '/var/lock/qemu-server/lock-100.conf' - got timeout", None),
+        ];
+        for (words, volume) in said {
+            assert_eq!(kind(words), FailureKind::VmidTaken, "{words}");
+            assert_eq!(volume_of(words, 100).as_deref(), volume, "{words}");
+        }
+        for words in
+            ["storage 'x' does not exist", "VM 102 already exists", "volume vm-1000-disk-0 already exists"]
+        {
+            assert_ne!(kind(words), FailureKind::VmidTaken, "{words}");
+        }
     }
 
     #[test]

@@ -62,6 +62,15 @@ pub fn text_of(json: &str) -> Option<Cow<'_, str>> {
     Some(if has_escapes { Cow::Owned(unescaped(written)) } else { Cow::Borrowed(written) })
 }
 
+/// A whole number of a JSON text that a cursor has walked over, also one written as a text: an engine's setup writes
+/// `"next_vmid": "100"`.
+pub fn whole_number(json: &str) -> Option<u32> {
+    match text_of(json) {
+        Some(text) => text.trim().parse().ok(),
+        None => json.parse().ok(),
+    }
+}
+
 /// The meaning of a checked JSON string with escapes.
 fn unescaped(written: &str) -> String {
     let mut text = String::with_capacity(written.len());

@@ -82,8 +82,13 @@ pub fn everything(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Checke
         settings::network_mode(host, request.network_mode.as_ref())?
     };
     let mut access = if ctx.mock { mock_access()? } else { NodeAccess::read(host, &ctx.settings)? };
-    if let Some(node) = &request.node {
-        access.node = node.clone();
+    if let Some(node) = request.node.as_ref().filter(|node| **node != access.node && !ctx.mock) {
+        // Every other verb asks the root agent of this node: it would find the VM elsewhere.
+        anyhow::bail!(
+            "VM {}: --node {node}: VMs are made on node {} only, where this host's root agent is; leave --node out, or run the command on node {node}",
+            request.name,
+            access.node
+        );
     }
     if let Some(storage) = &request.disk_datastore {
         access.disk_datastore = storage.clone();
@@ -141,17 +146,22 @@ pub fn name_is_free(ctx: &Context<'_>, request: &Request) -> anyhow::Result<()> 
     }
     let label = name.resource_label();
     let fields = crate::store::vm_database::Fields::Holding;
-    let (same, mut similar) =
-        ctx.database.gather(fields, <(Option<_>, Option<_>)>::default, |(same, similar), view| {
+    let (same, mut similar, mut twin) = ctx.database.gather(
+        fields,
+        <(Option<_>, Option<_>, Option<_>)>::default,
+        |(same, similar, twin), view| {
             if view.status_text() == "destroyed" {
                 return;
             }
             if view.key == name.as_str() {
                 *same = Some(view.status_text().into_owned());
+            } else if view.key.eq_ignore_ascii_case(name.as_str()) {
+                *twin = Some(view.key.to_string());
             } else if VmName::parse(&view.key).is_ok_and(|other| other.resource_label() == label) {
                 *similar = Some(view.key.to_string());
             }
-        })?;
+        },
+    )?;
     // A create that was registered and not reported finishes instead.
     if let Some(status) = same
         && !matches!(ctx.journal().read(name), Ok(Some(entry)) if entry.step == crate::store::journal::Step::Registered)
@@ -159,11 +169,18 @@ pub fn name_is_free(ctx: &Context<'_>, request: &Request) -> anyhow::Result<()> 
         anyhow::bail!("VM {name} exists already (status {status}); choose another name or destroy it first");
     }
     for entry in if ctx.mock { Vec::new() } else { ctx.journal().entries()? } {
-        if entry.name != name.as_str()
-            && VmName::parse(&entry.name).is_ok_and(|other| other.resource_label() == label)
-        {
+        if entry.name == name.as_str() {
+            continue;
+        } else if entry.name.eq_ignore_ascii_case(name.as_str()) {
+            twin = Some(entry.name);
+        } else if VmName::parse(&entry.name).is_ok_and(|other| other.resource_label() == label) {
             similar = Some(entry.name);
         }
+    }
+    if let Some(other) = twin {
+        anyhow::bail!(
+            "VM {name}: its name differs from that of VM {other} only in capitals, and host names do not tell these apart; choose another name"
+        );
     }
     if let Some(other) = similar {
         anyhow::bail!(
@@ -377,9 +394,11 @@ pub fn hint_for(words: &str) -> &'static str {
 
 /// What would be created, for a person. No line begins with `{`: engines look for such lines.
 pub fn describe(ctx: &Context<'_>, request: &Request, checked: &Checked) -> anyhow::Result<String> {
+    let mut holders = super::holders::Holders::gather(ctx, checked, false)?;
     let allocation = if ctx.database.path().exists() {
         ctx.database.look(|db| {
-            super::take::choose(ctx, request, checked, db, &super::take::journal_entries(ctx)?, &[])
+            let entries = super::take::journal_entries(ctx)?;
+            super::take::choose(ctx, request, checked, db, &entries, &[], &mut holders)
         })?
     } else {
         super::take::first(ctx, request, checked)?
@@ -418,6 +437,12 @@ impl Checked {
     /// The node VMs are made on.
     pub fn node(&self) -> &NodeName {
         &self.access.node
+    }
+
+    /// The guests' name servers and the host's own: some are in the guests' network.
+    pub fn name_servers(&self) -> Vec<IpAddr> {
+        let own = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        self.dns_servers.iter().copied().chain(settings::host_name_servers(&own)).collect()
     }
 
     /// The IPv4 pool.

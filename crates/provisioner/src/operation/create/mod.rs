@@ -7,21 +7,25 @@
 
 mod check;
 mod guest;
+mod holders;
 mod take;
 
 pub(super) use take::traces_of_vms;
 
-use super::{Context, destroy, machine, network, recovery};
+use super::recovery::MayBeLate;
+use super::{Context, destroy, late_requests, machine, network, recovery, restore};
 use crate::host::clock::{self, Deadline};
 use crate::plan::allocation::{Allocation, Wish};
 use crate::plan::{cloud_init, terraform_json, vm_record};
 use crate::store::journal::{Entry, Step};
 use crate::store::provisioning_queue::Ticket;
+use crate::store::record_copy;
 use crate::store::vm_database::VmRecord;
 use crate::store::vm_lock::VmLock;
+use crate::store::withheld_vmids::WithheldVmids;
 use crate::tool::node::{Identity, Node};
 use crate::tool::terraform::{Outcome, StateFile, VmFolder};
-use crate::tool::terraform_events::{FailureKind, kind_of};
+use crate::tool::terraform_events::{FailureKind, kind_of, lost_its_answer, volume_of};
 use crate::value::node_name::NodeName;
 use crate::value::text::{OneLine, PlainName, StorageId, Tag, UserName};
 use crate::value::token::Secret;
@@ -155,7 +159,7 @@ pub fn create(
             Step::Registered => return finish_unreported(ctx, request, &entry, &lock, report),
             Step::Taken | Step::Applying => {
                 tracing::info!("VM {name}: undoing a create that did not end");
-                recovery::undo(ctx, &entry, &lock, recovery::PATIENT).with_context(|| {
+                recovery::undo(ctx, &entry, &lock, recovery::PATIENT, MayBeLate::Yes).with_context(|| {
                     format!("VM {name}: an earlier create of this name did not end and cannot be undone yet")
                 })?;
             }
@@ -163,6 +167,7 @@ pub fn create(
             Step::Destroying => {}
         }
     }
+    restore::of_name(ctx, name, &lock)?;
     check::name_is_free(ctx, request)?;
     remove_leftovers(ctx, name, &lock)?;
 
@@ -173,6 +178,9 @@ pub fn create(
     })?;
     ctx.host.step("create.turn")?;
     recovery::undo_dead_creates(ctx, Some(name));
+    late_requests::look_again(ctx);
+    restore::vanished(ctx, Some(name));
+    restore::keep_copies(ctx, false);
 
     let mut not_these: Vec<Vmid> = Vec::new();
     for attempt in 1..=ATTEMPTS {
@@ -190,13 +198,16 @@ pub fn create(
             && matches!(entry.step, Step::Taken | Step::Applying)
         {
             tracing::info!("VM {name}: undoing what was made");
-            if let Err(undo) = recovery::undo(ctx, &entry, &lock, recovery::PATIENT) {
+            if let Err(undo) = recovery::undo(ctx, &entry, &lock, recovery::PATIENT, failure.may_be_late) {
                 anyhow::bail!(
                     "{:#}; and undoing it failed: {undo:#}. VMID {} and its addresses stay held; the next create or gc tries again",
                     failure.error,
                     entry.vmid
                 );
             }
+        }
+        if let (FailureKind::VmidTaken, Some(vmid)) = (failure.kind, failure.vmid) {
+            pass_over(ctx, &checked, name, vmid, &failure.error);
         }
         match failure.kind {
             FailureKind::VmidTaken if attempt < ATTEMPTS && request.wish.vmid.is_none() => {
@@ -213,6 +224,24 @@ pub fn create(
         ctx.host.interrupt.check()?;
     }
     anyhow::bail!("VM {name}: given up after {ATTEMPTS} tries")
+}
+
+/// Remembers a VMID that cannot be used: it would be the next create's too, and fail it likewise (H63).
+fn pass_over(ctx: &Context<'_>, checked: &Checked, name: &VmName, vmid: Vmid, error: &anyhow::Error) {
+    let words = format!("{error:#}");
+    let left_over = volume_of(&words, vmid.get()).map(|volume| match volume.contains(':') {
+        true => volume,
+        false if volume.contains("cloudinit") => format!("{}:{volume}", checked.access.cloudinit_datastore),
+        false => format!("{}:{volume}", checked.access.disk_datastore),
+    });
+    let advice = left_over.map_or_else(
+        || "look what is left of it on the node".to_string(),
+        |volume| format!("volume {volume} is left over: free it with pvesm free {volume}"),
+    );
+    tracing::warn!("VM {name}: VMID {vmid} cannot be used and is passed over for a day; {advice}");
+    if let Err(error) = WithheldVmids::new(ctx.host).withhold(vmid, &format!("{advice} ({words})"), None) {
+        tracing::warn!("VM {name}: VMID {vmid} may be handed out again: {error:#}");
+    }
 }
 
 /// What a destroy of this name left behind. A new VM must never begin with an old one's terraform state: its
@@ -247,11 +276,12 @@ struct Failure {
     error: anyhow::Error,
     kind: FailureKind,
     vmid: Option<Vmid>,
+    may_be_late: MayBeLate,
 }
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        Failure { error, kind: FailureKind::Other, vmid: None }
+        Failure { error, kind: FailureKind::Other, vmid: None, may_be_late: MayBeLate::Yes }
     }
 }
 
@@ -292,6 +322,28 @@ fn attempt_once(
         failure.error = failure.error.context(label.clone());
         failure
     })?;
+    // From here on terraform has ended and had an answer to everything.
+    wait_and_register(ctx, request, checked, lock, &mut entry).map_err(|error| Failure {
+        error,
+        kind: FailureKind::Other,
+        vmid: None,
+        may_be_late: MayBeLate::No,
+    })
+}
+
+/// The second half of a try: the guest's own start, and the record.
+fn wait_and_register(
+    ctx: &Context<'_>,
+    request: &Request,
+    checked: &Checked,
+    lock: &VmLock,
+    entry: &mut Entry,
+) -> anyhow::Result<Registered> {
+    let name = &request.name;
+    let vmid = entry.checked_vmid()?;
+    let allocation = take::of_entry(entry)?;
+    let smbios_uuid = entry.smbios_uuid.context("the journal entry has no UUID")?;
+    let label = format!("VM {name} (VMID {vmid})");
     ctx.host.step("create.applied")?;
 
     let node = ctx.node();
@@ -302,7 +354,7 @@ fn attempt_once(
         .with_context(|| label.clone())?;
     if !state.exists || !state.is(&identity, name) {
         let found = if state.exists { state.found() } else { "no machine".to_string() };
-        return Err(anyhow::anyhow!("{label}: terraform said it was made, but the node has {found}").into());
+        anyhow::bail!("{label}: terraform said it was made, but the node has {found}");
     }
     let guest_timeout = request.guest_timeout.unwrap_or(ctx.settings.guest_ready_timeout);
     tracing::info!("{label}: waiting for the guest agent, at most {} s", guest_timeout.as_secs());
@@ -313,8 +365,11 @@ fn attempt_once(
     let new_vm = checked.record(request, allocation, Some(smbios_uuid));
     let fields = vm_record::fields(&new_vm, clock::now(), &ctx.settings.fields);
     entry.step = Step::Registered;
-    entry.record = Some(fields.iter().cloned().collect());
-    ctx.journal().write(&entry, lock)?;
+    let record: serde_json::Map<String, Value> = fields.iter().cloned().collect();
+    // What it is restored from when an unlocked writer drops it; the journal's goes when the create ends (H55).
+    record_copy::write(&ctx.settings, name, &record).with_context(|| label.clone())?;
+    entry.record = Some(record);
+    ctx.journal().write(entry, lock)?;
     ctx.host.step("create.registering")?;
     ctx.database.update(|db| {
         db.insert(name.as_str(), fields);
@@ -380,6 +435,7 @@ fn apply(
                 kind: kind_of(&diagnostics, entry.vmid),
                 error: anyhow::anyhow!("terraform failed: {words}{hint}"),
                 vmid: entry.checked_vmid().ok(),
+                may_be_late: if lost_its_answer(&diagnostics) { MayBeLate::Yes } else { MayBeLate::No },
             })
         }
     }
@@ -469,7 +525,7 @@ fn create_mock(
     }
     ctx.database.make_if_missing(range.start.get(), || Ok(None))?;
     let allocation = ctx.database.update(|db| {
-        let allocation = take::choose(ctx, request, checked, db, &[], &[])?;
+        let allocation = take::choose(ctx, request, checked, db, &[], &[], &mut holders::Holders::default())?;
         take::hold(db, allocation, range);
         let vm = checked.record(request, allocation, Some(uuid::Uuid::new_v4()));
         db.insert(name.as_str(), vm_record::fields(&vm, clock::now(), &ctx.settings.fields));

@@ -1,17 +1,19 @@
 //! VMID and addresses: one locked change of the database, journalled before it is visible
 //! (contract, database: allocation; hazards H01, H05, H13).
 
+use super::holders::Holders;
 use super::{Checked, Request};
 use crate::host::clock::{self, Deadline};
 use crate::host::proxmox_api::ApiError;
 use crate::operation::Context;
-use crate::plan::allocation::{self, Allocation, Held};
+use crate::plan::allocation::{self, Allocation, Exhausted, Held};
 use crate::store::journal::{Entry, Step};
 use crate::store::vm_database::Contents;
 use crate::store::vm_lock::VmLock;
 use crate::value::vmid::{Vmid, VmidRange};
 use anyhow::Context as _;
 use serde_json::Value;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Questions to the node about VMIDs, all of them together.
@@ -39,9 +41,12 @@ pub fn vmid_and_addresses(
         .next_vmid_hint()?
         .and_then(|n| Vmid::new(u64::from(n)).ok())
         .filter(|v| range.contains(*v));
+    let mut holders = Holders::gather(ctx, checked, true)?;
     let mut candidate = request.wish.vmid.or(hint).unwrap_or(range.start);
     loop {
-        if is_free_on_node(checked, candidate, deadline)? {
+        if free_on_node.contains(&candidate) {
+            // Only its addresses were asked about.
+        } else if is_free_on_node(checked, candidate, deadline)? {
             free_on_node.push(candidate);
         } else {
             anyhow::ensure!(
@@ -54,9 +59,10 @@ pub fn vmid_and_addresses(
         }
         let taken = ctx.database.update(|db| {
             let entries = journal_entries(ctx)?;
-            let allocation = choose(ctx, request, checked, db, &entries, &foreign)?;
-            if !free_on_node.contains(&allocation.vmid) {
-                return Ok(Err(allocation.vmid));
+            let allocation = choose(ctx, request, checked, db, &entries, &foreign, &mut holders)?;
+            let not_probed = holders.not_probed(ctx, allocation);
+            if !free_on_node.contains(&allocation.vmid) || !not_probed.is_empty() {
+                return Ok(Err((allocation.vmid, not_probed)));
             }
             let entry = Entry {
                 name: request.name.to_string(),
@@ -79,7 +85,10 @@ pub fn vmid_and_addresses(
         })?;
         match taken {
             Ok(entry) => return Ok(entry),
-            Err(other) => candidate = other,
+            Err((other, not_probed)) => {
+                candidate = other;
+                holders.probe(ctx, request, &not_probed)?;
+            }
         }
         anyhow::ensure!(
             !deadline.passed(),
@@ -102,6 +111,7 @@ pub fn choose(
     db: &Contents<'_>,
     entries: &[Entry],
     foreign: &[Vmid],
+    holders: &mut Holders,
 ) -> anyhow::Result<Allocation> {
     let mut skipped = |why: String| tracing::warn!("{}: {why}; skipped", ctx.database.path().display());
     let mut held = db.held(&mut skipped).map_err(anyhow::Error::msg)?;
@@ -111,10 +121,28 @@ pub fn choose(
         held.ipv4.extend(entry.ipv4);
         held.ipv6.extend(entry.ipv6);
     }
+    holders.add_to(ctx, db, &mut held);
+    for address in
+        [request.wish.ipv4.map(IpAddr::from), request.wish.ipv6.map(IpAddr::from)].into_iter().flatten()
+    {
+        if let Some(why) = holders.refuses(address) {
+            anyhow::bail!("VM {}: IP address {address} cannot be given to it: {why}", request.name);
+        }
+    }
+    held.foreign_vmids.extend(holders.watched());
+    // What could not be used lately may be asked for by name, and is better than nothing.
+    let mut wary = held.clone();
+    if request.wish.vmid.is_none() {
+        wary.foreign_vmids.extend(holders.unusable());
+    }
     let range = ctx.settings.vmid_range()?;
     let ipv6 = checked.broker.as_ref().map(|b| &b.pool);
     let next = db.next_vmid().map_err(anyhow::Error::msg)?;
-    Ok(allocation::choose(&held, next, range, checked.ipv4_pool(), ipv6, request.wish)?)
+    let choose = |held: &Held| allocation::choose(held, next, range, checked.ipv4_pool(), ipv6, request.wish);
+    Ok(match choose(&wary) {
+        Err(Exhausted::Vmids { .. }) => choose(&held)?,
+        other => other?,
+    })
 }
 
 /// What the very first VM would get, where there is no database yet.

@@ -10,7 +10,7 @@ mod suspend;
 mod under_way;
 
 use super::destroy::{Condition, Destroyed, LIMIT, MachineMust, destroy_when};
-use super::{Context, recovery};
+use super::{Context, late_requests, recovery, restore};
 use crate::host::clock::{self, Deadline};
 use crate::host::failpoint;
 use crate::host::lock_file::LockFile;
@@ -76,6 +76,9 @@ pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
     let _only_one = if options.execute && !ctx.mock { Some(only_one(ctx)?) } else { None };
     if options.execute && !ctx.mock {
         recovery::undo_dead_creates(ctx, None);
+        late_requests::look_again(ctx);
+        restore::vanished(ctx, None);
+        restore::keep_copies(ctx, true);
     }
     let now = clock::now();
     let mut report = Report { candidates: candidates(ctx, options, grace)?, ..Report::default() };

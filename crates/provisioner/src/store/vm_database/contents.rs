@@ -5,7 +5,7 @@ use super::record_view::{Fields, RecordView, Wanted};
 use super::scan::{Fault, RECORDS, ROOT};
 use crate::plan::allocation::Held;
 use crate::value::field_names::FieldNames;
-use crate::value::json_text::{Cursor, RawText, Stop};
+use crate::value::json_text::{Cursor, RawText, Stop, whole_number};
 use crate::value::vmid::Vmid;
 use serde_json::Value;
 use std::borrow::Cow;
@@ -105,6 +105,13 @@ impl<'a> Contents<'a> {
         self.records.iter().rev().find(|r| r.key.is(name)).map(|record| self.checked(record))
     }
 
+    /// Every field of a record, others' too.
+    pub fn fields(&self, name: &str) -> Option<serde_json::Map<String, Value>> {
+        let fields = self.records.iter().rev().find(|r| r.key.is(name))?.body.as_ref().ok()?;
+        let value = |json: &str| serde_json::from_str(json).ok();
+        fields.iter().map(|(key, json)| Some((key.meaning().into_owned(), value(json)?))).collect()
+    }
+
     fn checked(&self, record: &Record<'_>) -> Result<VmRecord, String> {
         self.view(record).to_record()
     }
@@ -196,9 +203,9 @@ impl<'a> Contents<'a> {
     pub fn next_vmid(&self) -> Result<Option<u32>, String> {
         match self.other("next_vmid") {
             None | Some("null") => Ok(None),
-            Some(json) => serde_json::from_str(json)
+            Some(json) => whole_number(json)
                 .map(Some)
-                .map_err(|_| format!("next_vmid: expected a number, found {json}")),
+                .ok_or_else(|| format!("next_vmid: expected a number, found {json}")),
         }
     }
 

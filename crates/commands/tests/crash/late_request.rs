@@ -1,0 +1,103 @@
+//! A clone request that reaches the node after whoever sent it is dead (H57): Proxmox carries it out all the same.
+
+use crate::site::{Site, run, start, wait_until};
+use lab::model::FaultAction;
+use std::process::{Child, Command};
+
+const CLONE: &str = "api.POST /nodes/*/qemu/*/clone";
+
+/// A create whose clone request is on its way when command, terraform and provider die.
+fn killed_while_the_clone_is_on_its_way(site: &Site, name: &str, ms: u64) {
+    let control = site.lab().control();
+    control.fault(CLONE, FaultAction::Slow { ms }, 1).unwrap();
+    let mut create: Child = start(&mut site.create(name));
+    control.wait_fault(CLONE, crate::site::LONG).unwrap();
+    create.kill().unwrap();
+    create.wait().unwrap();
+    let folder = site.path(&format!("var/terraform/vms/{name}"));
+    for process in std::fs::read_dir("/proc").unwrap().flatten() {
+        let is_here = std::fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == folder);
+        if let (true, Ok(pid)) = (is_here, process.file_name().to_str().unwrap_or_default().parse::<i32>()) {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+    wait_until("terraform is gone", || !site.terraform_runs());
+}
+
+/// Without the shorter limit that the other tests here have.
+fn plain(mut command: Command) -> Command {
+    command.env_remove("BLOCKHOST_FAULT");
+    command
+}
+
+fn note(site: &Site, vmid: u32) -> bool {
+    site.path(&format!("var/withheld/{vmid}.json")).exists()
+}
+
+#[test]
+fn h57_a_clone_that_arrives_after_the_undo_is_found_and_removed() {
+    // Whoever comes next looks again.
+    for who in ["create", "destroy", "gc"] {
+        let site = Site::new();
+        killed_while_the_clone_is_on_its_way(&site, "web-1", 3000);
+        // At once: nothing is there yet, and the VM is made under another number.
+        let again = run(&mut plain(site.create("web-1"))).succeeded();
+        assert_eq!(
+            (&again.result()["vmid"], &again.result()["ip"]),
+            (&101.into(), &"192.168.122.200".into())
+        );
+        assert!(note(&site, 100));
+        wait_until("the late clone is there", || site.guests().contains(&100));
+        site.settle();
+        let mut next = match who {
+            "create" => site.create("web-2"),
+            "destroy" => site.destroy("nobody"),
+            _ => {
+                let mut gc = site.lab().command("blockhost-vm-gc");
+                gc.arg("--execute");
+                gc
+            }
+        };
+        let said = run(next.env_remove("BLOCKHOST_FAULT")).succeeded();
+        assert!(
+            said.err.contains("VM web-1 (VMID 100)") && said.err.contains("arrived late"),
+            "{who}: {}",
+            said.err
+        );
+        assert!(!site.guests().contains(&100), "{who}");
+        assert!(site.guests().contains(&101), "{who}: the VM that was made again stays");
+        assert!(note(&site, 100), "its start may be as late");
+        let audit = std::fs::read_dir(site.path("var/audit")).unwrap().flatten();
+        let lines: String = audit.map(|file| std::fs::read_to_string(file.path()).unwrap()).collect();
+        assert!(lines.contains("\"verb\":\"remove-late-clone\""), "{lines}");
+        // Seen without it for long enough, the number can be used again.
+        run(site.destroy("nobody").env("BLOCKHOST_FAULT", "limit@late-request=0")).succeeded();
+        assert!(!note(&site, 100), "{who}");
+    }
+}
+
+#[test]
+fn h57_a_stranger_with_a_watched_vmid_is_left_alone() {
+    let site = Site::new();
+    killed_while_the_clone_is_on_its_way(&site, "web-1", 60_000);
+    run(&mut plain(site.destroy("web-1"))).succeeded();
+    assert!(note(&site, 100));
+    let stranger =
+        lab::model::NewGuest { vmid: 100, name: "somebody".into(), running: true, ..Default::default() };
+    site.lab().control().add_guest(stranger).unwrap();
+    let before = site.lab().control().snapshot().unwrap().guests[&100].clone();
+    run(&mut plain(site.destroy("nobody"))).succeeded();
+    assert_eq!(site.lab().control().snapshot().unwrap().guests[&100], before);
+}
+
+#[test]
+fn destroy_says_that_it_undid_a_create() {
+    let site = Site::new();
+    run(site.create("web-1").env("BLOCKHOST_FAULT", "kill@create.ready")).was_killed();
+    let said = site.destroyed("web-1");
+    assert!(said.err.contains("its create had not ended; it was undone"), "{}", said.err);
+    assert!(!said.err.contains("nothing to do"), "{}", said.err);
+    let said = site.destroyed("web-1");
+    assert!(said.err.contains("is unknown"), "{}", said.err);
+}

@@ -1,0 +1,193 @@
+//! Who holds VMIDs and addresses besides the database and the journal (hazards H55, H63, H57): the VMs' terraform
+//! directories, the guests of the cluster, the host itself, VMIDs that are withheld, and whoever answers for an address.
+//!
+//! Gathered before the database is locked; what comes to the directories meanwhile is read again under the lock.
+
+use super::{Checked, Request};
+use crate::host::clock::{self, Deadline};
+use crate::host::{failpoint, probe_address};
+use crate::operation::Context;
+use crate::plan::allocation::{Allocation, Held};
+use crate::store::vm_database::Contents;
+use crate::store::withheld_vmids::{Withheld, WithheldVmids};
+use crate::tool::ip;
+use crate::tool::terraform_files::{Described, TerraformFiles};
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Questions to the kernel and the node.
+const LOOK: Duration = Duration::from_secs(15);
+/// How long a machine on the local network may take to answer: the kernel asks once a second, and answers take
+/// milliseconds.
+const ANSWER: Duration = Duration::from_millis(1200);
+/// An entry of the neighbour table that is old is asked about after 5 s, three times a second apart.
+const OLD_ENTRY: Duration = Duration::from_secs(9);
+
+/// What they hold.
+#[derive(Debug, Default)]
+pub struct Holders {
+    files: TerraformFiles,
+    guests_vmids: Vec<u32>,
+    guests_addresses: Vec<IpAddr>,
+    host: HashSet<IpAddr>,
+    withheld: Vec<Withheld>,
+    /// Asked for by a probe: nobody has it.
+    silent: HashSet<IpAddr>,
+    /// Somebody answered.
+    answering: HashSet<IpAddr>,
+}
+
+impl Holders {
+    /// Looks. `ask_node`: the guests' configurations too; a preview asks the node nothing.
+    pub fn gather(ctx: &Context<'_>, checked: &Checked, ask_node: bool) -> anyhow::Result<Holders> {
+        let mut holders = Holders::default();
+        if ctx.mock {
+            return Ok(holders);
+        }
+        holders.files.read_new(&ctx.settings);
+        holders.withheld = WithheldVmids::new(ctx.host).all();
+        holders.host.extend(checked.name_servers());
+        match ip::host_addresses(Deadline::after(LOOK)) {
+            Ok(addresses) => holders.host.extend(addresses),
+            Err(error) => {
+                tracing::warn!("the host's own addresses are not known, and may be given to a VM: {error:#}")
+            }
+        }
+        if ask_node {
+            match ctx.node().guests(Deadline::after(LOOK))? {
+                Some(guests) => {
+                    holders.guests_vmids = guests.vmids;
+                    holders.guests_addresses = guests.addresses;
+                }
+                None => tracing::debug!("the root agent's plugin is older: guests' addresses are not known"),
+            }
+        }
+        Ok(holders)
+    }
+
+    /// Adds what they hold to what the database holds.
+    pub fn add_to(&mut self, ctx: &Context<'_>, db: &Contents<'_>, held: &mut Held) {
+        if !ctx.mock {
+            self.files.read_new(&ctx.settings);
+        }
+        for described in &self.files.found {
+            let is_new = described.vmid.is_some_and(|vmid| !held.vmids.contains(&vmid.get()))
+                || described.addresses.iter().any(|address| !holds(held, *address));
+            // Files that a destroy could not remove hold nothing: its tombstone says that the machine is gone.
+            if is_new && !is_destroyed(db, described) {
+                held.vmids.extend(described.vmid.map(|vmid| vmid.get()));
+                described.addresses.iter().for_each(|address| hold(held, *address));
+            }
+        }
+        held.foreign_vmids.extend(self.guests_vmids.iter().copied());
+        let others = self.guests_addresses.iter().chain(&self.host).chain(&self.answering);
+        others.for_each(|address| hold(held, *address));
+    }
+
+    /// VMIDs that must not be handed out because a machine may still appear there.
+    pub fn watched(&self) -> impl Iterator<Item = u32> + '_ {
+        self.withheld.iter().filter(|one| one.late.is_some()).map(|one| one.vmid)
+    }
+
+    /// VMIDs that could not be used lately: better not, unless there are no others.
+    pub fn unusable(&self) -> impl Iterator<Item = u32> + '_ {
+        self.withheld.iter().filter(|one| one.late.is_none()).map(|one| one.vmid)
+    }
+
+    /// Why an address that was asked for cannot be given, where it is not a VM that has it.
+    pub fn refuses(&self, address: IpAddr) -> Option<&'static str> {
+        if self.host.contains(&address) {
+            Some("it is an address of this host, its router or its name server")
+        } else if self.guests_addresses.contains(&address) {
+            Some("a guest of the cluster is configured with it, or a node of it has it")
+        } else if self.answering.contains(&address) {
+            Some("somebody on the network answers for it")
+        } else {
+            None
+        }
+    }
+
+    /// The addresses of an allocation that nobody was asked about yet.
+    pub fn not_probed(&self, ctx: &Context<'_>, allocation: Allocation) -> Vec<IpAddr> {
+        if ctx.mock || !ctx.settings.probe_addresses {
+            return Vec::new();
+        }
+        let both = [Some(allocation.ipv4.into()), allocation.ipv6.map(IpAddr::from)];
+        both.into_iter().flatten().filter(|address| !self.silent.contains(address)).collect()
+    }
+
+    /// Asks the network who has them. One that answers is held from now on.
+    pub fn probe(
+        &mut self,
+        ctx: &Context<'_>,
+        request: &Request,
+        addresses: &[IpAddr],
+    ) -> anyhow::Result<()> {
+        for address in addresses {
+            ctx.host.interrupt.check()?;
+            let Some(who) = who_answers(*address) else {
+                self.silent.insert(*address);
+                continue;
+            };
+            self.answering.insert(*address);
+            let name = &request.name;
+            let is_wish = [request.wish.ipv4.map(IpAddr::from), request.wish.ipv6.map(IpAddr::from)];
+            anyhow::ensure!(
+                !is_wish.contains(&Some(*address)),
+                "VM {name}: {address} is in use: {who} answers for it on the network; choose another address, or set probe_addresses: false in db.yaml if that is meant"
+            );
+            tracing::warn!(
+                "VM {name}: {address} is in use although no VM has it: {who} answers for it on the network; it is passed over. Find that machine, or take the address out of the pool in db.yaml"
+            );
+        }
+        Ok(())
+    }
+}
+
+fn is_destroyed(db: &Contents<'_>, described: &Described) -> bool {
+    let Some(Ok(record)) = db.record(&described.name) else { return false };
+    !record.is_live() && described.uuid.is_none_or(|uuid| record.smbios_uuid == Some(uuid))
+}
+
+fn holds(held: &Held, address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => held.ipv4.contains(&address),
+        IpAddr::V6(address) => held.ipv6.contains(&address),
+    }
+}
+
+fn hold(held: &mut Held, address: IpAddr) {
+    match address {
+        IpAddr::V4(address) => held.ipv4.insert(address),
+        IpAddr::V6(address) => held.ipv6.insert(address),
+    };
+}
+
+/// The hardware address that answers for `address`. Nobody answers for one that is on no link of the host: it has no
+/// entry in the neighbour table. What cannot be asked is taken for silence, for the other holders have been asked.
+fn who_answers(address: IpAddr) -> Option<String> {
+    if let Err(error) = probe_address::knock(address) {
+        tracing::debug!("{address}: {error}");
+    }
+    let mut deadline = Deadline::after(failpoint::limit("probe-address", ANSWER));
+    let mut is_old = false;
+    loop {
+        let entry = ip::neighbour(address, Deadline::after(LOOK));
+        let entry = entry.map_err(|error| tracing::debug!("{address}: {error:#}")).ok()??;
+        if entry.is(&["FAILED"]) {
+            return None;
+        }
+        if entry.lladdr.is_some() && (entry.is(&["REACHABLE", "PERMANENT", "NOARP"]) || deadline.passed()) {
+            return entry.lladdr;
+        }
+        if deadline.passed() {
+            return None;
+        }
+        if entry.lladdr.is_some() && !is_old {
+            is_old = true;
+            deadline = Deadline::after(failpoint::limit("probe-address", OLD_ENTRY));
+        }
+        clock::sleep(Duration::from_millis(100));
+    }
+}

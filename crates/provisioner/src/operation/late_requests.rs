@@ -1,0 +1,109 @@
+//! Requests that outlive their client: Proxmox carries out a clone whose sender was killed, seconds or minutes after
+//! (hazard H57). So absence right after a kill is no proof of absence.
+//!
+//! When a create that died is undone, its addresses, directory and entry are given back: a clone is neither configured
+//! nor started by itself, so nothing that arrives late can use them. Its VMID is not: it stays withheld together with
+//! the identity that the machine would have ([`withheld_vmids`](crate::store::withheld_vmids)), until the node has been
+//! seen without it for longer than a request can be late. Every create, destroy and gc looks again, and removes what has
+//! arrived and is proven to be that machine.
+
+use super::{Context, recovery};
+use crate::host::clock::{self, Deadline};
+use crate::store::audit::{self, Change};
+use crate::store::journal::Entry;
+use crate::store::settings::NodeAccess;
+use crate::store::withheld_vmids::{Late, Withheld, WithheldVmids};
+use crate::tool::node::Identity;
+use crate::value::vm_name::VmName;
+use crate::value::vmid::Vmid;
+use anyhow::Context as _;
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+/// One look at the node's tasks.
+const TASKS: Duration = Duration::from_secs(5);
+
+/// From now on the VMID of `entry` is watched: its create has died, or its terraform never heard an answer.
+pub fn watch(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<()> {
+    let Some(smbios_uuid) = entry.smbios_uuid else { return Ok(()) };
+    let reason = format!("a create of VM {} died; a request of it may still reach the node", entry.name);
+    let late = Late { name: entry.name.clone(), smbios_uuid };
+    WithheldVmids::new(ctx.host).withhold(entry.checked_vmid()?, &reason, Some(late))
+}
+
+/// Looks at every watched VMID again. A failure is a warning: the VMID stays withheld.
+pub fn look_again(ctx: &Context<'_>) {
+    if ctx.mock {
+        return;
+    }
+    let withheld = WithheldVmids::new(ctx.host);
+    for one in withheld.all() {
+        let Some(late) = &one.late else { continue };
+        if let Err(error) = look_at(ctx, &withheld, &one, late) {
+            tracing::warn!(
+                "VMID {}: whether a late request of a dead create of VM {} made a machine cannot be settled yet: {error:#}; the VMID stays withheld",
+                one.vmid,
+                late.name
+            );
+        }
+    }
+}
+
+fn look_at(
+    ctx: &Context<'_>,
+    withheld: &WithheldVmids<'_>,
+    one: &Withheld,
+    late: &Late,
+) -> anyhow::Result<()> {
+    let vmid = Vmid::new(u64::from(one.vmid))?;
+    let name = VmName::parse(&late.name)?;
+    let identity = Identity::Uuid(late.smbios_uuid);
+    let state = ctx.node_uninterrupted().state(vmid, Deadline::after(Duration::from_secs(15)));
+    let state = state.context("cannot ask the node")?;
+    if state.exists && (state.is(&identity, &name) || state.lock == "clone") {
+        let begun = Instant::now();
+        let removed = recovery::remove_machine(ctx, &name, vmid, &identity, recovery::BRIEF);
+        let words = removed.as_ref().map_or_else(|error| format!("{error:#}"), |_| "ok".to_string());
+        if removed.is_ok() {
+            tracing::warn!(
+                "VM {name} (VMID {vmid}): a clone that was requested by a create that died arrived late, and was removed"
+            );
+        }
+        let change = Change {
+            verb: "remove-late-clone",
+            vm: name.as_str(),
+            vmid: Some(one.vmid),
+            before: None,
+            after: None,
+            result: &words,
+            duration: begun.elapsed(),
+        };
+        audit::write(ctx.host, &change);
+        removed?;
+        // Its start may be as late as its clone was.
+        return withheld.withhold(vmid, &one.reason, Some(late.clone()));
+    }
+    if !one.is_over(clock::now()) {
+        return Ok(());
+    }
+    if has_running_task(ctx, vmid)? {
+        return withheld.withhold(vmid, &one.reason, Some(late.clone()));
+    }
+    withheld.forget(one.vmid);
+    Ok(())
+}
+
+/// Whether the node works on something of ours about this VMID; our token is shown its own tasks.
+fn has_running_task(ctx: &Context<'_>, vmid: Vmid) -> anyhow::Result<bool> {
+    let access = NodeAccess::read(ctx.host, &ctx.settings)?;
+    let api = access.api(ctx.host)?;
+    let path = format!("/nodes/{}/tasks?source=active&vmid={vmid}", access.node);
+    let tasks = api.get(&path, Deadline::after(TASKS)).context("cannot ask the node for its tasks")?;
+    let tasks = tasks.as_array().cloned().unwrap_or_default();
+    let is_about_it = |task: &Value| {
+        let id = task.get("id").and_then(Value::as_str).unwrap_or_default();
+        // Those that have ended have an end time.
+        id == vmid.to_string() && task.get("endtime").is_none()
+    };
+    Ok(tasks.iter().any(is_about_it))
+}

@@ -1,0 +1,272 @@
+//! Records that an unlocked writer has dropped while their VM lives: whoever meets one puts it back (hazard H55).
+//!
+//! A record is put back only when three things agree: the VM's own terraform directory names a machine, the node has
+//! that machine with that UUID, and neither a live record nor this machine's own tombstone is in the database. The
+//! directory of a VM that was destroyed is gone, so nothing that is destroyed comes back. What the record said is taken
+//! from its copy in the directory ([`record_copy`]).
+
+use super::{Context, recovery};
+use crate::host::clock::{self, Deadline};
+use crate::plan::vm_record::{self, NewVm};
+use crate::store::audit::{self, Change};
+use crate::store::record_copy::{self, Fields};
+use crate::store::vm_database::{Fields as Look, Status};
+use crate::store::vm_lock::VmLock;
+use crate::tool::node::{Identity, VmState};
+use crate::tool::terraform_files::{self, Described, TerraformFiles};
+use crate::value::text::{OneLine, UserName};
+use crate::value::timestamp;
+use crate::value::vm_name::VmName;
+use crate::value::vmid::Vmid;
+use anyhow::Context as _;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::Value;
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// What a restored VM is given at least: the copy may be older than a renewal, and gc must not act on that.
+const AT_LEAST: TimeDelta = TimeDelta::days(7);
+
+/// Puts back the records of all VMs that have lost theirs, except that of `not_this`. A failure is a warning: it must
+/// not stop whoever met it. The VMs whose records were restored.
+pub fn vanished(ctx: &Context<'_>, not_this: Option<&VmName>) -> Vec<VmName> {
+    let mut all = Vec::new();
+    for name in missing(ctx).into_iter().filter(|name| not_this != Some(name)) {
+        // Locked means that somebody is at it, or makes it right now.
+        let restored = match VmLock::try_take(ctx.host, &name, "restore") {
+            Ok(None) => continue,
+            Ok(Some(lock)) => match of_name(ctx, &name, &lock) {
+                Ok(false) => {
+                    lock.forget();
+                    continue;
+                }
+                other => other,
+            },
+            Err(error) => Err(error),
+        };
+        match restored {
+            Ok(_) => all.push(name),
+            Err(error) => tracing::warn!(
+                "VM {name}: its record is missing in {} and cannot be restored yet: {error:#}; its VMID and addresses stay held",
+                ctx.database.path().display()
+            ),
+        }
+    }
+    all
+}
+
+/// Copies the record of every live VM beside its terraform file: of those that have no copy, or (`all`) of all.
+pub fn keep_copies(ctx: &Context<'_>, all: bool) {
+    let Ok(live) = live_names(ctx) else { return };
+    for name in terraform_files::vm_folders(&ctx.settings) {
+        if live.contains(name.as_str()) && (all || !record_copy::exists(&ctx.settings, &name)) {
+            keep_copy(ctx, &name);
+        }
+    }
+}
+
+/// The same for one VM. That it cannot be written now is no reason to fail what was done.
+pub fn keep_copy(ctx: &Context<'_>, name: &VmName) {
+    if let Err(error) = record_copy::refresh(&ctx.settings, &ctx.database, name) {
+        tracing::debug!("VM {name}: its record was not copied beside its terraform file: {error:#}");
+    }
+}
+
+fn live_names(ctx: &Context<'_>) -> anyhow::Result<HashSet<String>> {
+    let gathered = ctx.database.gather(Look::Holding, HashSet::new, |names, view| {
+        // A damaged record is there: whoever repairs it knows better.
+        if view.status_text() != Status::Destroyed.as_str() {
+            names.insert(view.key.to_string());
+        }
+    })?;
+    Ok(gathered)
+}
+
+/// The VMs with a directory and without a live record.
+fn missing(ctx: &Context<'_>) -> Vec<VmName> {
+    match live_names(ctx) {
+        Ok(live) => {
+            let folders = terraform_files::vm_folders(&ctx.settings).into_iter();
+            folders.filter(|name| !live.contains(name.as_str())).collect()
+        }
+        // Whoever works with the database says so.
+        Err(error) => {
+            tracing::debug!("{error:#}");
+            Vec::new()
+        }
+    }
+}
+
+/// Puts back the record of `name` if it has vanished; whether it was. The lock is the VM's.
+pub fn of_name(ctx: &Context<'_>, name: &VmName, _lock: &VmLock) -> anyhow::Result<bool> {
+    if ctx.mock {
+        return Ok(false);
+    }
+    if let Some(entry) = ctx.journal().read(name)? {
+        // What is under way is not lost. A registered one has its record in the journal.
+        recovery::put_record_back(ctx, &entry)?;
+        return Ok(false);
+    }
+    let Some(described) = described(ctx, name) else { return Ok(false) };
+    let (Some(vmid), Some(uuid)) = (described.vmid, described.uuid) else { return Ok(false) };
+    if !is_missing(ctx, name, uuid)? {
+        return Ok(false);
+    }
+    let node = ctx.node_uninterrupted();
+    let state = node.state(vmid, Deadline::after(Duration::from_secs(15))).context("cannot ask the node")?;
+    if !state.exists || !state.is(&Identity::Uuid(uuid), name) {
+        tracing::debug!(
+            "VM {name}: a directory is left of it and no record; its machine (VMID {vmid}) is gone"
+        );
+        return Ok(false);
+    }
+    restore(ctx, name, &described, uuid, &state)
+}
+
+fn described(ctx: &Context<'_>, name: &VmName) -> Option<Described> {
+    TerraformFiles::of_vm(&ctx.settings, name).into_iter().find(|found| found.uuid.is_some())
+}
+
+/// Neither a live or damaged record nor the tombstone of this very machine is there.
+fn is_missing(ctx: &Context<'_>, name: &VmName, uuid: Uuid) -> anyhow::Result<bool> {
+    Ok(match ctx.database.record(name.as_str())? {
+        None => true,
+        Some(Err(_)) => false,
+        Some(Ok(record)) => !record.is_live() && record.smbios_uuid != Some(uuid),
+    })
+}
+
+fn restore(
+    ctx: &Context<'_>,
+    name: &VmName,
+    described: &Described,
+    uuid: Uuid,
+    state: &VmState,
+) -> anyhow::Result<bool> {
+    let begun = Instant::now();
+    let now = clock::now();
+    let copy = record_copy::read(&ctx.settings, name).unwrap_or_else(|error| {
+        tracing::warn!("VM {name}: {error:#}");
+        None
+    });
+    // The copy of an earlier VM of this name is none.
+    let is_its_own =
+        |copy: &Fields| copy.get("smbios_uuid").and_then(Value::as_str) == Some(&uuid.to_string());
+    let (mut fields, mut remarks) = match copy.filter(is_its_own) {
+        Some(copy) => (copy, Vec::new()),
+        None => (
+            from_file(ctx, name, described, uuid, now)?,
+            vec!["owner, wallet and expiry are not known and must be entered by hand".to_string()],
+        ),
+    };
+    remarks.extend(give_time(ctx, &mut fields, state, now));
+    let status =
+        fields.get(&ctx.settings.fields.status).and_then(Value::as_str).unwrap_or_default().to_string();
+    let put = ctx.database.update(|db| {
+        // Asked again under the lock: it may have been put back by now.
+        let there = match db.record(name.as_str()) {
+            None => false,
+            Some(Err(_)) => true,
+            Some(Ok(record)) => record.is_live() || record.smbios_uuid == Some(uuid),
+        };
+        if there {
+            return Ok(false);
+        }
+        for other in db.records().flatten().filter(|record| record.is_live()) {
+            let ipv4 = other.ipv4.map(IpAddr::from);
+            let ipv6 = other.ipv6.map(IpAddr::from);
+            for address in &described.addresses {
+                if [ipv4, ipv6].contains(&Some(*address)) {
+                    remarks.push(format!(
+                        "{address} was given to VM {} meanwhile: one of them must change",
+                        other.name
+                    ));
+                }
+            }
+        }
+        db.insert(name.as_str(), fields.iter().map(|(k, v)| (k.clone(), v.clone())).collect());
+        for address in &described.addresses {
+            let list = if address.is_ipv4() { "allocated_ips" } else { "allocated_ipv6" };
+            db.hold(list, &address.to_string());
+        }
+        Ok(true)
+    })?;
+    if !put {
+        return Ok(false);
+    }
+    let remarks = remarks.iter().map(|remark| format!("; {remark}")).collect::<String>();
+    let vmid = described.vmid.map(|vmid| format!(" (VMID {vmid})")).unwrap_or_default();
+    tracing::warn!(
+        "VM {name}{vmid}: its record had vanished from {} while the VM is there, and was restored{remarks}",
+        ctx.database.path().display()
+    );
+    let change = Change {
+        verb: "restore-record",
+        vm: name.as_str(),
+        vmid: described.vmid.map(Vmid::get),
+        before: None,
+        after: Some(&status),
+        result: &format!("ok{remarks}"),
+        duration: begun.elapsed(),
+    };
+    audit::write(ctx.host, &change);
+    keep_copy(ctx, name);
+    Ok(true)
+}
+
+/// What can be told of a VM that was made before copies were kept.
+fn from_file(
+    ctx: &Context<'_>,
+    name: &VmName,
+    described: &Described,
+    uuid: Uuid,
+    now: DateTime<Utc>,
+) -> anyhow::Result<Fields> {
+    let ipv4 = described.addresses.iter().find_map(|a| if let IpAddr::V4(a) = a { Some(*a) } else { None });
+    let ipv6 = described.addresses.iter().find_map(|a| if let IpAddr::V6(a) = a { Some(*a) } else { None });
+    let vm = NewVm {
+        name,
+        allocation: crate::plan::allocation::Allocation {
+            vmid: described.vmid.context("its terraform file has no VMID")?,
+            ipv4: ipv4.context("its terraform file has no IPv4 address")?,
+            ipv6,
+        },
+        expiry_days: ctx.settings.default_expiry_days,
+        owner: &OneLine::parse("unknown")?,
+        purpose: &OneLine::parse("record restored")?,
+        wallet: None,
+        username: &UserName::parse("admin")?,
+        network_mode: None,
+        smbios_uuid: Some(uuid),
+        nft_token_id: None,
+    };
+    Ok(vm_record::fields(&vm, now, &ctx.settings.fields).into_iter().collect())
+}
+
+/// The copy may be older than a renewal or a resume: when in doubt the later end counts, and the grace period begins
+/// anew. What was changed, for a person.
+fn give_time(ctx: &Context<'_>, fields: &mut Fields, state: &VmState, now: DateTime<Utc>) -> Vec<String> {
+    let names = &ctx.settings.fields;
+    let mut remarks = Vec::new();
+    let text = |fields: &Fields, key: &str| fields.get(key).and_then(Value::as_str).map(str::to_string);
+    let is_suspended = text(fields, &names.status).as_deref() == Some(Status::Suspended.as_str());
+    if is_suspended && !state.running {
+        fields.insert("suspended_at".into(), timestamp::to_text(now).into());
+        remarks.push("it is suspended, and its grace period begins anew".to_string());
+    } else {
+        if is_suspended {
+            fields.remove("suspended_at");
+            remarks.push("it runs, so it counts as active".to_string());
+        }
+        fields.insert(names.status.clone(), Status::Active.as_str().into());
+        let ends = text(fields, &names.expires_at).and_then(|text| timestamp::from_text(&text));
+        if ends.is_none_or(|ends| ends < now + TimeDelta::days(1)) {
+            let ends = timestamp::to_text(now + AT_LEAST);
+            remarks.push(format!("it expires on {ends} unless it was paid for longer"));
+            fields.insert(names.expires_at.clone(), ends.into());
+        }
+    }
+    remarks
+}

@@ -1,0 +1,126 @@
+//! VMIDs that are not to be handed out for a while, one file each: `<state>/withheld/<vmid>.json`.
+//!
+//! Two reasons. Something of Proxmox says "exists" about the number (a left-over volume, a stuck lock: hazard H63); the
+//! next create would fail on it as the last one did. Or a request of a create that died may still be on its way to the
+//! node (hazard H57): a machine may appear there after the create was undone, and must not meet another VM's.
+
+use super::document::read_text;
+use crate::host::replace_file::{self, PRIVATE};
+use crate::host::{Host, clock, failpoint};
+use crate::value::vmid::Vmid;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::time::Duration;
+use uuid::Uuid;
+
+/// How long a VMID that cannot be used is passed over: long enough for somebody to free what holds it.
+const UNUSABLE: Duration = Duration::from_secs(24 * 3600);
+/// How late a request may arrive: Proxmox' proxy gives its workers 30 s, a task queues behind locks for minutes.
+const LATE: Duration = Duration::from_secs(600);
+
+/// One VMID.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withheld {
+    /// The number.
+    pub vmid: u32,
+    /// Why, for a person.
+    pub reason: String,
+    /// When this was last seen to hold.
+    pub since: DateTime<Utc>,
+    /// A create that died and whose machine may still appear.
+    pub late: Option<Late>,
+}
+
+/// Whose machine may appear.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Late {
+    /// The VM that was to be made.
+    pub name: String,
+    /// The identity it was to have.
+    pub smbios_uuid: Uuid,
+}
+
+impl Withheld {
+    /// Whether its time is over. A time in the future is one of a clock that was wrong.
+    pub fn is_over(&self, now: DateTime<Utc>) -> bool {
+        let limit = match self.late {
+            Some(_) => failpoint::limit("late-request", LATE),
+            None => failpoint::limit("withheld-vmid", UNUSABLE),
+        };
+        let limit = TimeDelta::from_std(limit).unwrap_or(TimeDelta::days(1));
+        now - self.since > limit || self.since - now > limit
+    }
+}
+
+/// The folder of them.
+pub struct WithheldVmids<'h> {
+    host: &'h Host,
+}
+
+impl<'h> WithheldVmids<'h> {
+    /// Those of this host.
+    pub fn new(host: &'h Host) -> WithheldVmids<'h> {
+        WithheldVmids { host }
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.host.state_dir.join("withheld")
+    }
+
+    fn path(&self, vmid: u32) -> PathBuf {
+        self.folder().join(format!("{vmid}.json"))
+    }
+
+    /// All of them, in rising order. Those that cannot be used are forgotten when their time is over; those that are
+    /// watched only by [`WithheldVmids::forget`]. A file that cannot be read withholds its number.
+    pub fn all(&self) -> Vec<Withheld> {
+        let files = std::fs::read_dir(self.folder()).into_iter().flatten().flatten();
+        let names = files.filter_map(|file| file.file_name().into_string().ok());
+        let vmids = names.filter_map(|name| name.strip_suffix(".json")?.parse::<u32>().ok());
+        let mut all: Vec<Withheld> = vmids.filter_map(|vmid| self.read(vmid)).collect();
+        all.sort_by_key(|one| one.vmid);
+        all
+    }
+
+    fn read(&self, vmid: u32) -> Option<Withheld> {
+        let path = self.path(vmid);
+        let now = clock::now();
+        let read = read_text(&path).and_then(|text| Ok(serde_json::from_str::<Withheld>(&text)?));
+        let one = match read {
+            Ok(one) => Withheld { vmid, ..one },
+            Err(_) if !path.exists() => return None,
+            Err(error) => {
+                tracing::warn!("{error:#}; VMID {vmid} is not handed out until this file is removed");
+                return Some(Withheld {
+                    vmid,
+                    reason: "its note is unreadable".into(),
+                    since: now,
+                    late: None,
+                });
+            }
+        };
+        if one.late.is_none() && one.is_over(now) {
+            self.forget(vmid);
+            return None;
+        }
+        Some(one)
+    }
+
+    /// Withholds a VMID from now on. One that is watched stays watched.
+    pub fn withhold(&self, vmid: Vmid, reason: &str, late: Option<Late>) -> anyhow::Result<()> {
+        let watched = self.read(vmid.get()).and_then(|one| one.late);
+        let reason: String = reason.chars().take(500).collect();
+        let one = Withheld { vmid: vmid.get(), reason, since: clock::now(), late: late.or(watched) };
+        replace_file::make_folder(&self.folder(), 0o770)?;
+        let text = serde_json::to_string_pretty(&one)? + "\n";
+        Ok(replace_file::replace(&self.path(vmid.get()), text.as_bytes(), PRIVATE, "withheld")?)
+    }
+
+    /// Hands a VMID out again.
+    pub fn forget(&self, vmid: u32) {
+        if let Err(error) = replace_file::remove(&self.path(vmid)) {
+            tracing::warn!("VMID {vmid} stays withheld: {error}");
+        }
+    }
+}
