@@ -141,7 +141,7 @@ fn h55_what_only_files_and_guests_hold_is_not_given_away() {
     // A guest made by hand, on the address that is next.
     let by_hand = NewGuest { vmid: 500, name: "somebody".into(), ..NewGuest::default() };
     lab.control().add_guest(by_hand).unwrap();
-    let conf = lab.path("node/etc/pve/nodes/pve/qemu-server/500.conf");
+    let conf = lab.path("node/etc/pve/qemu-server/500.conf");
     let text = read(&conf);
     write(&conf, &format!("ipconfig0: ip=192.168.122.201/24,gw=192.168.122.1\n{text}"));
     // The older package's file.

@@ -115,7 +115,9 @@ pub fn of_name(ctx: &Context<'_>, name: &VmName, _lock: &VmLock) -> anyhow::Resu
         return Ok(false);
     }
     let node = ctx.node_uninterrupted();
-    let state = node.state(vmid, Deadline::after(Duration::from_secs(15))).context("cannot ask the node")?;
+    let state = node
+        .state(vmid, Deadline::after(Duration::from_secs(15)))
+        .with_context(|| format!("VM {name} (VMID {vmid}): cannot ask the node"))?;
     if !state.exists || !state.is(&Identity::Uuid(uuid), name) {
         tracing::debug!(
             "VM {name}: a directory is left of it and no record; its machine (VMID {vmid}) is gone"
