@@ -389,7 +389,7 @@ pub(crate) fn tasks(node: &Shared, caller: &Caller, params: &Params) -> Value {
         node.tasks.all().into_iter().filter(|(_, task)| all || task.user == caller.user()).collect();
     list.sort_by_key(|(_, task)| std::cmp::Reverse(task.pid));
     let only = params.get("vmid");
-    let wanted = list.iter().filter(|(_, task)| only.is_none_or(|vmid| task.id.to_string() == vmid));
+    let wanted = list.iter().filter(|(_, task)| only.is_none_or(|vmid| task.id == vmid));
     let row = |(upid, task): &(String, Task)| {
         let mut row = task_json(upid, task, on);
         row["status"] = task.exit.as_ref().map_or(json!("RUNNING"), |exit| json!(exit));

@@ -39,7 +39,7 @@ pub fn read(settings: &Settings, name: &VmName) -> anyhow::Result<Option<Fields>
 pub fn write(settings: &Settings, name: &VmName, record: &Fields) -> anyhow::Result<()> {
     let path = path(settings, name);
     let text = serde_json::to_string_pretty(record)? + "\n";
-    if std::fs::read_to_string(&path).is_ok_and(|old| old == text) {
+    if crate::host::read_file::text(&path).is_ok_and(|old| old == text) {
         return Ok(());
     }
     Ok(replace_file::replace(&path, text.as_bytes(), PRIVATE, "record-copy")?)

@@ -441,7 +441,7 @@ impl Checked {
 
     /// The guests' name servers and the host's own: some are in the guests' network.
     pub fn name_servers(&self) -> Vec<IpAddr> {
-        let own = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let own = crate::host::read_file::text("/etc/resolv.conf").unwrap_or_default();
         self.dns_servers.iter().copied().chain(settings::host_name_servers(&own)).collect()
     }
 
