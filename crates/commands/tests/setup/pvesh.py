@@ -23,11 +23,15 @@ def fault():
         return ""
 
 
+SIX = {"address": "address6", "gateway": "gateway6"}
+
+
 def read():
-    """Stanzas by interface: method, auto, options."""
+    """Stanzas by interface: method and method6, auto, options; of inet6 as address6 and gateway6. All other lines of an
+    interface stay with it, those of included files are not read: as Proxmox does it."""
     found = {}
     path = NEW if os.path.exists(NEW) else NOW
-    autos, current = set(), None
+    autos, current, six = set(), None, False
     with open(path, encoding="utf-8") as file:
         for line in file:
             words = line.split()
@@ -35,25 +39,41 @@ def read():
                 continue
             if words[0] in ("auto", "allow-hotplug"):
                 autos.update(words[1:])
+            elif words[0] == "source":
+                found.setdefault("", {"sources": []})["sources"].append(line.strip())
+                current = None
             elif words[0] == "iface":
-                current = found.setdefault(words[1], {"method": words[3]})
+                current = found.setdefault(words[1], {"method": "manual", "more": []})
+                six = words[2:3] == ["inet6"]
+                current["method6" if six else "method"] = words[3] if len(words) > 3 else "manual"
+            elif current is not None and words[0] in ("address", "gateway", "bridge-ports", "bridge-stp", "bridge-fd", "mtu"):
+                current[SIX.get(words[0], words[0]) if six else words[0]] = " ".join(words[1:])
             elif current is not None:
-                current[words[0]] = " ".join(words[1:])
+                current["more"].append(line.strip())
     for name in autos:
-        found.setdefault(name, {"method": "manual"})["autostart"] = 1
+        found.setdefault(name, {"method": "manual", "more": []})["autostart"] = 1
     return found
 
 
 def write(stanzas):
     lines = []
     for name, stanza in stanzas.items():
+        if not name:
+            continue
         if stanza.get("autostart"):
             lines.append(f"auto {name}")
         lines.append(f"iface {name} inet {stanza['method']}")
-        lines += [f"\t{key} {value}" for key, value in stanza.items() if key not in ("method", "autostart")]
+        hidden = ("method", "method6", "autostart", "more", "address6", "gateway6")
+        lines += [f"\t{key} {value}" for key, value in stanza.items() if key not in hidden]
+        lines += [f"\t{line}" for line in stanza.get("more", [])]
         lines.append("")
+        if stanza.get("method6", "manual") != "manual":
+            lines.append(f"iface {name} inet6 {stanza['method6']}")
+            lines += [f"\t{key} {stanza[name6]}" for key, name6 in SIX.items() if name6 in stanza]
+            lines.append("")
+    lines += stanzas.get("", {}).get("sources", [])
     with open(NEW, "w", encoding="utf-8") as file:
-        file.write("\n".join(lines))
+        file.write("\n".join(lines) + "\n")
 
 
 def refuse(why):
@@ -69,7 +89,7 @@ def rows():
     found = read()
     names = {row["ifname"] for row in json.loads(ip("-j", "link").stdout)} - {"lo"}
     result = []
-    for name in sorted(names | set(found) - {"lo"}):
+    for name in sorted(names | set(found) - {"lo", ""}):
         stanza = found.get(name, {"method": "manual"})
         row = {"iface": name, "method": stanza["method"], "active": int(name in names)}
         row["type"] = "bridge" if "bridge-ports" in stanza else "eth"
@@ -80,6 +100,12 @@ def rows():
             row["address"] = stanza["address"].split("/")[0]
         if "gateway" in stanza:
             row["gateway"] = stanza["gateway"]
+        if "address6" in stanza:
+            row["cidr6"] = stanza["address6"]
+            row["address6"], row["netmask6"] = stanza["address6"].split("/")
+            row["method6"] = stanza["method6"]
+        if "gateway6" in stanza:
+            row["gateway6"] = stanza["gateway6"]
         result.append(row)
     return result
 
@@ -96,15 +122,16 @@ def apply():
     if what == "apply-slow":
         time.sleep(3)
     for name, stanza in stanzas.items():
-        if name == "lo":
+        if name in ("lo", ""):
             continue
         if "bridge-ports" in stanza:
             ip("link", "add", name, "type", "bridge")
             ip("link", "set", name, "up")
-        ip("address", "flush", "dev", name)
+        if "bridge-ports" in stanza or "address" not in stanza:
+            ip("address", "flush", "dev", name, "scope", "global")
         for port in stanza.get("bridge-ports", "none").split():
             if port != "none":
-                ip("address", "flush", "dev", port)
+                ip("address", "flush", "dev", port, "scope", "global")
                 ip("link", "set", port, "master", name)
         if what == "apply-half" and "bridge-ports" in stanza:
             sys.stderr.write("error: bridge: cannot be configured\n")
@@ -113,8 +140,17 @@ def apply():
             time.sleep(600)
         if "address" in stanza:
             ip("address", "add", stanza["address"], "dev", name)
-        if "gateway" in stanza:
-            ip("route", "replace", "default", "via", stanza["gateway"], "dev", name)
+        # An interface that stays as it is is not touched.
+        if "gateway" in stanza and f"via {stanza['gateway']} dev {name}" not in ip("route").stdout:
+            ip("route", "replace", "default", "via", stanza["gateway"], "dev", name, "proto", "kernel", "onlink")
+        if "address6" in stanza:
+            ip("-6", "address", "add", stanza["address6"], "dev", name)
+        if "gateway6" in stanza and what != "six-is-lost":
+            ip("-6", "route", "replace", "default", "via", stanza["gateway6"], "dev", name, "metric", "1024", "onlink")
+        if what == "route-is-lost" and "bridge-ports" in stanza:
+            ip("route", "del", "10.99.0.0/16")
+        if what == "rule-is-lost" and "bridge-ports" in stanza:
+            ip("rule", "del", "pref", "99")
 
 
 def main():
@@ -134,7 +170,7 @@ def main():
         if "gateway" in options and any("gateway" in stanza for stanza in stanzas.values()):
             refuse("gateway: Default gateway already exists on interface")
         ports = options.get("bridge_ports", "none")
-        if any("address" in stanzas.get(port, {}) for port in ports.split()):
+        if any({"address", "address6"} & set(stanzas.get(port, {})) for port in ports.split()):
             refuse("bridge_ports: the port has an address")
         stanza = {"method": "static" if "cidr" in options else "manual"}
         stanza["autostart"] = int(options.get("autostart", 0))
@@ -142,6 +178,10 @@ def main():
             stanza["address"] = options["cidr"]
         if "gateway" in options:
             stanza["gateway"] = options["gateway"]
+        if "cidr6" in options:
+            stanza["method6"], stanza["address6"] = "static", options["cidr6"]
+        if "gateway6" in options:
+            stanza["gateway6"] = options["gateway6"]
         stanza |= {"bridge-ports": ports, "bridge-stp": "off", "bridge-fd": "0"}
         if fault() == "plan-is-wrong":
             stanza["address"] = "198.51.100.1/24"
@@ -153,7 +193,9 @@ def main():
             refuse("iface: interface does not exist")
         stanza = stanzas[name]
         for key in options.get("delete", "").split(","):
-            stanza.pop({"cidr": "address"}.get(key, key), None)
+            stanza.pop({"cidr": "address", "cidr6": "address6"}.get(key, key), None)
+        if "address6" not in stanza:
+            stanza.pop("method6", None)
         stanza["method"] = "static" if "address" in stanza else "manual"
         stanza["autostart"] = int(options.get("autostart", 0))
         write(stanzas)

@@ -9,6 +9,7 @@ pub mod http_download;
 pub mod interrupt;
 pub mod large_file;
 pub mod lock_file;
+pub mod probe;
 pub mod probe_address;
 pub mod proxmox_api;
 pub mod read_file;

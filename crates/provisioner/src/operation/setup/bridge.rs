@@ -14,7 +14,10 @@
 //! The guard is a process of its own that outlives us: whoever is logged in over the address that moves may lose the
 //! connection, and with it this command, in the worst moment.
 
-use super::network_guard::{Goal, Snapshot};
+use super::carry::{self, Moving};
+use super::interfaces_file::{self, Stanza};
+use super::network_guard::{Goal, INTERFACES, Snapshot};
+use super::network_inventory::Inventory;
 use super::{Setup, network_guard, text};
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
@@ -72,6 +75,10 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     } else {
         rows
     };
+    let stanzas = interfaces_file::read(Path::new(INTERFACES));
+    if elsewhere(bridge, &network, &rows, &stanzas)? {
+        return under_way.end();
+    }
     let plan = plan(bridge, &network, &rows, setup.choices.pool.as_ref());
     if matches!(plan, Ok(Plan::Done)) {
         return under_way.end();
@@ -82,6 +89,11 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
         pending.display()
     );
     let plan = plan?;
+    let mut before = Inventory::take(Deadline::after(LOOK))?;
+    if let Plan::Make(make) = &plan {
+        check_losses(bridge, make, &network, &rows, &stanzas, &before)?;
+    }
+    before.prove(Deadline::after(LOOK));
     under_way.begin()?;
     let mut goal = Goal { bridge: bridge.to_owned(), port: None, address: None, gateway: None };
     if let Plan::Make(make) = &plan {
@@ -94,7 +106,7 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
             Err(error)
         })?;
     }
-    let snapshot = Snapshot::take(&network, goal)?;
+    let snapshot = Snapshot::take(&network, before, goal)?;
     let applied = apply(setup, &cli, &path, &snapshot);
     // Good or put back: nothing of ours is pending.
     under_way.end()?;
@@ -178,6 +190,67 @@ fn plan(
             "neither an interface with a default route nor the guests' network are known: {bridge} cannot be made"
         ),
     }
+}
+
+/// A bridge that another file than Proxmox' own configures (a VNet of its SDN, a file of `interfaces.d`) is taken as it
+/// is: written into `interfaces`, it would be configured twice. One of Open vSwitch cannot be used.
+fn elsewhere(bridge: &str, network: &Network, rows: &[Value], stanzas: &[Stanza]) -> anyhow::Result<bool> {
+    let row = rows.iter().find(|row| text(row, "iface") == bridge);
+    let is_ovs = row.is_some_and(|row| text(row, "type").starts_with("OVS"))
+        || Path::new("/sys/class/net").join(bridge).join("upper_ovs-system").exists();
+    anyhow::ensure!(
+        !is_ovs,
+        "{bridge} is a bridge of Open vSwitch, on which VMs cannot be isolated from each other; choose a Linux bridge"
+    );
+    let Some(stanza) =
+        stanzas.iter().find(|stanza| stanza.name == bridge && stanza.file != Path::new(INTERFACES))
+    else {
+        return Ok(false);
+    };
+    let file = stanza.file.display();
+    let found = network.interface(bridge).with_context(|| {
+        format!("{bridge} is configured in {file}, but does not exist; apply that first (Datacenter, SDN, Apply; or ifreload -a)")
+    })?;
+    anyhow::ensure!(
+        found.is_bridge,
+        "{bridge} is configured in {file}, but is not a bridge; choose another name"
+    );
+    tracing::info!("{bridge} is configured in {file}; it is used as it is");
+    Ok(true)
+}
+
+/// Refuses beforehand what would be lost on the way.
+fn check_losses(
+    bridge: &str,
+    make: &Make,
+    network: &Network,
+    rows: &[Value],
+    stanzas: &[Stanza],
+    now: &Inventory,
+) -> anyhow::Result<()> {
+    // One that was made by hand is written down as it is now: what the new configuration lacks would be lost, too.
+    let by_hand = network.interface(bridge).is_some();
+    let device = if by_hand { bridge } else { make.uplink.as_deref().unwrap_or_default() };
+    if device.is_empty() {
+        return Ok(());
+    }
+    let row = rows.iter().find(|row| text(row, "iface") == device);
+    let six = |key: &str| row.map(|row| text(row, key)).unwrap_or_default();
+    let mut moving =
+        Moving { device, addresses: vec![make.address], routers: make.gateway.into_iter().collect() };
+    if let Some((ip, prefix)) = six("cidr6").split_once('/')
+        && let (Ok(ip), Ok(prefix)) = (ip.parse(), prefix.parse())
+    {
+        moving.addresses.push(Address { ip, prefix });
+    }
+    moving.routers.extend(six("gateway6").parse::<IpAddr>().ok());
+    let losses = carry::losses(&moving, stanzas, now)?;
+    anyhow::ensure!(
+        losses.is_empty(),
+        "{bridge} was not made, because it could not take over all that {device} has: {}; nothing was changed. Make {bridge} on the node with these settings (web interface, node, Network), or choose a network of the VMs' own, whose bridge leaves {device} alone",
+        losses.join(", ")
+    );
+    Ok(())
 }
 
 /// A bridge that somebody made by hand gets a configuration of just what it is now.

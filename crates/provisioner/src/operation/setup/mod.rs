@@ -6,10 +6,13 @@
 //! follow a link that was put there, or run a program.
 
 mod bridge;
+mod carry;
 pub mod choices;
 pub mod db_config;
 pub mod detect;
+mod interfaces_file;
 pub mod network_guard;
+mod network_inventory;
 mod ssh_key;
 mod template;
 mod terraform;

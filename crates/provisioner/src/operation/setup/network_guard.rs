@@ -2,16 +2,17 @@
 //! well. It reads the snapshot from its standard input, then one word: `done`, and it goes. An end of input without
 //! that word means that whoever made the change has died or failed.
 //!
-//! Putting back: the former `/etc/network/interfaces`, `ifreload -a`, and where the host's addresses are still not what
-//! they were, by `ip` itself.
+//! Putting back: the former `/etc/network/interfaces`, `ifreload -a`, and where addresses, routes and rules are still not
+//! what they were ([`Inventory`]), by `ip` itself.
 
+use super::network_inventory::Inventory;
 use crate::host::Host;
 use crate::host::clock::{self, Deadline};
 use crate::host::failpoint;
 use crate::host::interrupt::Interrupt;
 use crate::host::replace_file;
 use crate::host::run_process::{self, Input, Lifeline, Program};
-use crate::tool::ip::{Address, DefaultRoute, Network, ip};
+use crate::tool::ip::{Address, Network, ip};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use std::io::BufRead as _;
@@ -22,7 +23,7 @@ use std::time::Duration;
 /// The hidden step's name.
 pub const STEP: &str = "network-guard";
 
-const INTERFACES: &str = "/etc/network/interfaces";
+pub(super) const INTERFACES: &str = "/etc/network/interfaces";
 /// How long the change may take in all, beyond the limits of its parts.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// What Proxmox' own task, which goes on without us, gets to finish.
@@ -52,41 +53,27 @@ pub(super) struct Goal {
 pub(super) struct Snapshot {
     /// `/etc/network/interfaces`; `None`: there was none.
     interfaces: Option<String>,
-    /// Every IPv4 address of the host, with its interface.
-    addresses: Vec<(String, Address)>,
-    routes: Vec<DefaultRoute>,
+    /// What the host had.
+    before: Inventory,
     /// The bridge was there before.
     bridge_existed: bool,
     goal: Goal,
 }
 
 impl Snapshot {
-    pub fn take(network: &Network, goal: Goal) -> anyhow::Result<Snapshot> {
+    pub fn take(network: &Network, before: Inventory, goal: Goal) -> anyhow::Result<Snapshot> {
         let interfaces = match crate::host::read_file::text(INTERFACES) {
             Ok(text) => Some(text),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(error).with_context(|| format!("cannot read {INTERFACES}")),
         };
-        let addresses = network.interfaces.iter().flat_map(|one| {
-            let four = one.addresses.iter().filter(|address| address.ip.is_ipv4());
-            four.map(|address| (one.name.clone(), *address))
-        });
-        Ok(Snapshot {
-            interfaces,
-            addresses: addresses.collect(),
-            routes: network.default_routes.clone(),
-            bridge_existed: network.interface(&goal.bridge).is_some(),
-            goal,
-        })
+        Ok(Snapshot { interfaces, before, bridge_existed: network.interface(&goal.bridge).is_some(), goal })
     }
 
     /// Waits until the kernel has what was planned; an error says what is missing.
     pub fn settled(&self, deadline: Deadline, interrupt: &Interrupt) -> anyhow::Result<()> {
         loop {
-            let missing = match Network::look(Deadline::after(LOOK)) {
-                Ok(network) => self.missing(&network),
-                Err(error) => Some(format!("{error:#}")),
-            };
+            let missing = self.look().unwrap_or_else(|error| Some(format!("{error:#}")));
             match missing {
                 None => return Ok(()),
                 Some(what) if deadline.passed() => anyhow::bail!("the network was applied, but {what}"),
@@ -96,7 +83,18 @@ impl Snapshot {
         }
     }
 
-    /// What is not as planned. No address of the host may be missing, wherever it is now.
+    /// What is not as planned, or was lost on the way: nothing that the host had may be missing.
+    fn look(&self) -> anyhow::Result<Option<String>> {
+        if let Some(missing) = self.missing(&Network::look(Deadline::after(LOOK))?) {
+            return Ok(Some(missing));
+        }
+        let port = self.goal.port.as_deref().filter(|_| !self.bridge_existed);
+        let moved = port.map(|port| (port, self.goal.bridge.as_str()));
+        let now = Inventory::take(Deadline::after(LOOK))?;
+        Ok(self.before.lost(&now, moved).or_else(|| self.before.silent(moved, Deadline::after(LOOK))))
+    }
+
+    /// What is not as planned.
     fn missing(&self, network: &Network) -> Option<String> {
         let Goal { bridge, port, address, gateway } = &self.goal;
         let Some(found) = network.interface(bridge).filter(|one| one.is_bridge) else {
@@ -119,13 +117,7 @@ impl Snapshot {
         {
             return Some(format!("the default route by {gateway} does not lead through {bridge}"));
         }
-        let has = |ip: IpAddr| network.interfaces.iter().any(|one| one.addresses.iter().any(|a| a.ip == ip));
-        let lost = self.addresses.iter().find(|(_, address)| !has(address.ip));
-        if let Some((interface, address)) = lost {
-            return Some(format!("the host has lost its address {address} ({interface})"));
-        }
-        (network.default_routes.is_empty() && !self.routes.is_empty())
-            .then(|| "the host has lost its default route".to_owned())
+        None
     }
 
     /// Puts back what was, and looks whether it is.
@@ -162,19 +154,10 @@ impl Snapshot {
     }
 
     fn as_before(&self) -> anyhow::Result<()> {
-        let network = Network::look(Deadline::after(LOOK))?;
-        for (name, address) in &self.addresses {
-            let here = network.interface(name).is_some_and(|one| one.addresses.contains(address));
-            anyhow::ensure!(here, "{name} has not its address {address}");
+        match self.before.lost(&Inventory::take(Deadline::after(LOOK))?, None) {
+            None => Ok(()),
+            Some(what) => anyhow::bail!("{what}"),
         }
-        for route in &self.routes {
-            anyhow::ensure!(
-                network.default_routes.contains(route),
-                "the default route by {} is missing",
-                route.gateway
-            );
-        }
-        Ok(())
     }
 
     /// Step by step; one that fails does not keep the next from being tried, and the look afterwards tells.
@@ -187,16 +170,10 @@ impl Snapshot {
         if !self.bridge_existed {
             run(&["link", "delete", "dev", &self.goal.bridge]);
         }
-        for (name, address) in &self.addresses {
-            if self.goal.port.as_ref() == Some(name) && !self.bridge_existed {
-                run(&["link", "set", "dev", name, "nomaster"]);
-            }
-            run(&["link", "set", "dev", name, "up"]);
-            run(&["address", "replace", &address.to_string(), "dev", name]);
+        if let Some(port) = self.goal.port.as_ref().filter(|_| !self.bridge_existed) {
+            run(&["link", "set", "dev", port, "nomaster"]);
         }
-        for route in &self.routes {
-            run(&["route", "replace", "default", "via", &route.gateway.to_string(), "dev", &route.device]);
-        }
+        self.before.put_back(|| Deadline::after(LOOK));
     }
 }
 
@@ -248,8 +225,10 @@ pub fn run(_host: &Host) -> anyhow::Result<()> {
             }
         }
     });
-    let snapshot = words.recv_timeout(LOOK).context("nobody told what to guard")?;
-    let snapshot: Snapshot = serde_json::from_str(&snapshot).context("what is to be guarded is not JSON")?;
+    let snapshot =
+        words.recv_timeout(LOOK).context("(internal) no network settings were given to the guard")?;
+    let snapshot: Snapshot = serde_json::from_str(&snapshot)
+        .context("(internal) the network settings for the guard are not JSON")?;
     match words.recv_timeout(PATIENCE).as_deref() {
         Ok("done") => return Ok(()),
         Ok(_) => {}
@@ -270,7 +249,7 @@ pub fn run(_host: &Host) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tool::ip::Interface;
+    use crate::tool::ip::{DefaultRoute, Interface};
 
     fn network(bridge: &[&str], uplink: &[&str], port: bool, router: Option<&str>) -> Network {
         let addresses = |list: &[&str]| {
@@ -305,14 +284,8 @@ mod tests {
             address: Some(address),
             gateway: Some("192.0.2.1".parse().unwrap()),
         };
-        let before = network(&[], &["192.0.2.7", "192.0.2.8"], false, Some("eno1"));
-        let snapshot = Snapshot {
-            interfaces: None,
-            addresses: vec![("eno1".into(), address)],
-            routes: before.default_routes.clone(),
-            bridge_existed: false,
-            goal,
-        };
+        let snapshot =
+            Snapshot { interfaces: None, before: Inventory::default(), bridge_existed: false, goal };
         assert_eq!(snapshot.missing(&network(&["192.0.2.7"], &[], true, Some("vmbr0"))), None);
         for (now, word) in [
             (network(&[], &["192.0.2.7"], true, Some("vmbr0")), "not the address"),
@@ -322,12 +295,5 @@ mod tests {
         ] {
             assert!(snapshot.missing(&now).unwrap().contains(word), "{word}");
         }
-        let mut lost = snapshot.clone();
-        lost.addresses.push(("eno1".into(), Address { ip: "192.0.2.8".parse().unwrap(), prefix: 24 }));
-        assert!(
-            lost.missing(&network(&["192.0.2.7"], &[], true, Some("vmbr0")))
-                .unwrap()
-                .contains("lost its address")
-        );
     }
 }

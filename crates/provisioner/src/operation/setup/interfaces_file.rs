@@ -1,0 +1,153 @@
+//! `/etc/network/interfaces` and what it includes, as far as one must know before an interface's settings move to a
+//! bridge: Proxmox carries addresses and routers over, and nothing else.
+
+use std::path::{Path, PathBuf};
+
+/// One `iface` paragraph.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stanza {
+    pub file: PathBuf,
+    /// The interface's name.
+    pub name: String,
+    /// `inet`, `inet6`; empty where the paragraph names none (ifupdown2).
+    pub family: String,
+    /// `static`, `manual`, `dhcp`, `auto` …; empty as above.
+    pub method: String,
+    /// The lines below it, blanks made single.
+    pub options: Vec<String>,
+}
+
+/// How deep files may include each other.
+const DEPTH: usize = 4;
+
+/// All paragraphs of `file` and of what it includes. What cannot be read is left out: ifupdown leaves it out as well.
+pub(super) fn read(file: &Path) -> Vec<Stanza> {
+    let mut found = Vec::new();
+    add(file, DEPTH, &mut found);
+    found
+}
+
+fn add(file: &Path, depth: usize, found: &mut Vec<Stanza>) {
+    let Ok(text) = std::fs::read_to_string(file) else { return };
+    let text = text.replace("\\\n", " ");
+    let mut open = false;
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            [] => {}
+            [first, ..] if first.starts_with('#') => {}
+            ["iface", name, rest @ ..] => {
+                let word = |at: usize| rest.get(at).map_or_else(String::new, |word| (*word).to_owned());
+                let mut options = Vec::new();
+                if rest.len() > 2 {
+                    options.push(rest[2..].join(" "));
+                }
+                found.push(Stanza {
+                    file: file.to_owned(),
+                    name: (*name).to_owned(),
+                    family: word(0),
+                    method: word(1),
+                    options,
+                });
+                open = true;
+            }
+            ["source", pattern] if depth > 0 => {
+                open = false;
+                for path in matching(file, pattern) {
+                    add(&path, depth - 1, found);
+                }
+            }
+            ["source-directory", directory] if depth > 0 => {
+                open = false;
+                for path in matching(file, &format!("{directory}/*")) {
+                    add(&path, depth - 1, found);
+                }
+            }
+            [first, ..] if is_keyword(first) => open = false,
+            _ if open => {
+                if let Some(stanza) = found.last_mut() {
+                    stanza.options.push(words.join(" "));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn is_keyword(word: &str) -> bool {
+    [
+        "auto",
+        "mapping",
+        "rename",
+        "vlan",
+        "template",
+        "no-auto-down",
+        "no-scripts",
+        "source",
+        "source-directory",
+    ]
+    .contains(&word)
+        || word.starts_with("allow-")
+}
+
+/// Files that a pattern names; only its last part may have stars, as everybody writes it.
+fn matching(file: &Path, pattern: &str) -> Vec<PathBuf> {
+    let pattern = file.parent().unwrap_or(Path::new("/")).join(pattern);
+    let (Some(directory), Some(name)) =
+        (pattern.parent(), pattern.file_name().and_then(|name| name.to_str()))
+    else {
+        return Vec::new();
+    };
+    if !name.contains('*') {
+        return vec![pattern];
+    }
+    let (start, end) = name.split_once('*').unwrap_or((name, ""));
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.is_file())
+        .filter(|path| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            name.starts_with(start)
+                && name.ends_with(end.rsplit('*').next().unwrap_or_default())
+                && !name.starts_with('.')
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paragraphs_of_included_files_are_found_with_their_options() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("interfaces.d")).unwrap();
+        let main = dir.path().join("interfaces");
+        std::fs::write(
+            &main,
+            "# x\nauto lo\niface lo inet loopback\nauto eno1\niface eno1 inet static\n\taddress  192.0.2.7/24\n\tup ip route add \\\n\t 10.0.0.0/8 dev eno1\n\niface eno1 inet6 auto\nsource interfaces.d/*\n",
+        )
+        .unwrap();
+        std::fs::write(dir.path().join("interfaces.d/sdn"), "auto vnet1\niface vnet1\n\tbridge_ports none\n")
+            .unwrap();
+        let found = read(&main);
+        let show: Vec<String> = found
+            .iter()
+            .map(|s| format!("{} {} {} [{}]", s.name, s.family, s.method, s.options.join("; ")))
+            .collect();
+        assert_eq!(
+            show,
+            [
+                "lo inet loopback []",
+                "eno1 inet static [address 192.0.2.7/24; up ip route add 10.0.0.0/8 dev eno1]",
+                "eno1 inet6 auto []",
+                "vnet1   [bridge_ports none]",
+            ]
+        );
+        assert!(found[3].file.ends_with("interfaces.d/sdn"));
+        assert!(read(&dir.path().join("none")).is_empty());
+    }
+}
