@@ -50,9 +50,9 @@ pub(super) struct Inventory {
     pub rules: Vec<Line>,
     pub mtus: Vec<(String, u64)>,
     /// Default routers that answered.
-    reachable: Vec<Router>,
+    pub reachable: Vec<Router>,
     /// Own addresses at which the API accepted a connection.
-    api: Vec<IpAddr>,
+    pub api: Vec<IpAddr>,
 }
 
 #[derive(Deserialize)]
