@@ -76,7 +76,7 @@ def test_with_what_was_found(client, setup_command):
     assert [(value, text) for value, text, _ in page.options["pve_bridge"]] == [
         ("vmbr0", "vmbr0 (192.168.122.1/24)"),
         ("vmbr1", "vmbr1 (no address)"),
-        ("vmbr2", "vmbr2 (new, made during setup)"),
+        ("vmbr2", "vmbr2 (new, will be created)"),
     ]
     assert page.by_id("pve_node")[0] == "select"
     assert "debian-12-web3-template (VM 9001)" in page.text["template_vmid-hint"]
@@ -233,7 +233,7 @@ def test_a_post_stores_and_goes_on(client, setup_command):
     page = Page(client.get(URL).text)
     assert page.values() == {**other, "ip_start": "192.168.122.210"}
     assert page.options["pve_storage"][0][1] == "ceph-1 (not found on this host)"
-    assert page.options["pve_bridge"][0][1] == "br7 (new, made during setup)"
+    assert page.options["pve_bridge"][0][1] == "br7 (new, will be created)"
 
 
 def test_only_a_post_stores(client, setup_command):

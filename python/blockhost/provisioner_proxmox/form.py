@@ -159,10 +159,27 @@ def _parsed(key: str, raw: Any) -> Any:
         raise Refused("This is neither text nor a number.")
     text = raw.strip()
     if not text:
-        raise Refused("Please fill this in.")
+        raise Refused(_EMPTY.get(key, "Enter a value."))
     if len(text) > LONGEST:
         raise Refused(f"This is longer than {LONGEST} characters.")
     return _PARSERS[key](text)
+
+
+_EMPTY = {
+    "node": "Enter the name of this node, for example pve.",
+    "storage": "Enter the name of a storage, for example local-lvm.",
+    "bridge": "Enter the name of a bridge, for example vmbr0.",
+    "user": "Enter a Proxmox user, for example blockhost@pve.",
+    "template_vmid": f"Enter a VM ID, 100 to {HIGHEST_VMID}.",
+    "vmid_start": "Enter a VM ID, 100 to 999999.",
+    "vmid_end": "Enter a VM ID, 100 to 999999.",
+    "ip_network": "Enter a network, for example 192.168.122.0/24.",
+    "ip_start": "Enter an address, for example 192.168.122.200.",
+    "ip_end": "Enter an address, for example 192.168.122.250.",
+    "gateway": "Enter an address, for example 192.168.122.1.",
+    "gc_grace_days": "Enter a number of days, 0 to 36500.",
+    "terraform_dir": "Enter an absolute path.",
+}
 
 
 def _node(text: str) -> str:
@@ -257,7 +274,7 @@ def _network(text: str) -> ipaddress.IPv4Network:
     assert match is not None
     prefix = int(match[2])
     if not 8 <= prefix <= 30:
-        raise Refused("The prefix length is a number from 8 to 30: for example 192.168.122.0/24.")
+        raise Refused("The prefix length must be between 8 and 30: for example 192.168.122.0/24.")
     network = ipaddress.IPv4Network((int(address), prefix), strict=False)
     if network.network_address != address:
         raise Refused(
@@ -266,7 +283,7 @@ def _network(text: str) -> ipaddress.IPv4Network:
         )
     first = int(network.network_address) >> 24
     if first in (0, 127) or first >= 224:
-        raise Refused("This network cannot be used for machines: for example 192.168.122.0/24 can.")
+        raise Refused("This network cannot be used for VMs: for example 192.168.122.0/24 can.")
     return network
 
 
@@ -355,6 +372,6 @@ def _within(values: dict[str, Any], key: str, what: str) -> Iterator[tuple[str, 
     if address not in network:
         yield key, f"{what}, {address}, is not in the network {network}."
     elif address == network.network_address:
-        yield key, f"{address} is the network itself, which no machine can have."
+        yield key, f"{address} is the network itself, which no VM can have."
     elif address == network.broadcast_address:
-        yield key, f"{address} is the network's broadcast address, which no machine can have."
+        yield key, f"{address} is the network's broadcast address, which no VM can have."

@@ -39,6 +39,7 @@ class Resources(NamedTuple):
     wan_address: str = ""
     template: Template | None = None
     network: dict[str, str] = {}
+    network_note: str = ""
     used_vmids: tuple[int, ...] = ()
     problem: str | None = None
 
@@ -64,6 +65,7 @@ def understood(resources: dict[str, Any]) -> Resources:
         wan_address=address(resources.get("wan_address")),
         template=_template(resources.get("template")),
         network=_network(resources.get("network")),
+        network_note=_note(resources.get("network")),
         used_vmids=tuple(sorted(set(filter(None, map(_vmid, _list(resources.get("used_vmids"))))))),
     )
 
@@ -167,5 +169,13 @@ def _network(value: Any) -> dict[str, str]:
     texts = {key: value.get(key) for key in ("ip_network", "gateway", "ip_start", "ip_end")}
     if not all(isinstance(text, str) for text in texts.values()):
         return {}
+    if isinstance(value.get("bridge"), str):  # the bridge that this network is or will be on
+        texts["bridge"] = value["bridge"]
     values, errors = form.checked({**form.BUILT_IN, **texts})
     return {} if errors else {key: str(values[key]) for key in texts}
+
+
+def _note(value: Any) -> str:
+    """What the operator has to know about the proposed network."""
+    note = value.get("note") if isinstance(value, dict) else None
+    return setup_command.one_line(note)[:600] if isinstance(note, str) else ""

@@ -65,14 +65,13 @@ SECTIONS = (
     (
         "VM IDs",
         (
-            "Proxmox knows a virtual machine by its number. Customers' machines get numbers of this"
-            " range."
+            "Proxmox knows a virtual machine by its number. Customer VMs get numbers from this range."
         ),
         ("vmid_start", "vmid_end"),
     ),
     (
         "Network",
-        "Each virtual machine gets an address of the pool. The gateway is never given out.",
+        "Each VM gets an address from the pool. The gateway is never assigned.",
         ("bridge", "ip_network", "ip_start", "ip_end", "gateway"),
     ),
     (
@@ -102,26 +101,27 @@ LABELS = {
 HINTS = {
     "node": "This machine's name in Proxmox.",
     "storage": (
-        "It must be able to hold disk images, and have room for the template and all machines."
+        "Must accept disk images and have room for the template and all VMs."
     ),
     "bridge": (
-        "A bridge that does not exist is made. Machines are kept apart from each other only on"
-        " bridges named vmbr0, vmbr1 and so on."
+        "A bridge that does not exist will be created. VMs are isolated from each other only on"
+        " bridges named vmbr0, vmbr1, …"
     ),
-    "user": "Made during setup, with no more rights than needed. root@pam is not possible.",
+    "user": "Created during setup with minimal privileges. root@pam is not allowed.",
     "vmid_start": "100 or higher.",
-    "vmid_end": "The range is the greatest number of machines at a time.",
-    "ip_network": "The network that the bridge leads to, for example 192.168.122.0/24.",
+    "vmid_end": "There can be no more VMs at a time than VM IDs, and no more than addresses in the pool.",
+    "ip_network": "The network behind this bridge, for example 192.168.122.0/24.",
     "ip_start": "A full address, or only its last number.",
     "ip_end": "A full address, or only its last number.",
-    "gateway": "The machines' way out, usually this host's own address on the bridge.",
+    "gateway": "Default gateway of the VMs, usually this host's address on the bridge.",
     "gc_grace_days": (
-        "Time to renew, from suspension to destruction. 0 destroys at the next nightly cleanup."
+        "Days between suspension and destruction, in which a customer can still renew; after them"
+        " all data of the VM is lost. With 0 a VM is destroyed at the next nightly cleanup."
     ),
 }
 
 # A bridge that is not there yet.
-NEW = "new, made during setup"
+NEW = "new, will be created"
 
 NUMERIC = frozenset({"template_vmid", "vmid_start", "vmid_end", "gc_grace_days"})
 
@@ -299,19 +299,22 @@ def _hint(key: str, found: Resources) -> str:
     if key == "template_vmid":
         if found.template is None:
             return (
-                "Built during setup. The number lies outside the range of the customers' machines."
+                "Will be built during setup. The number must be outside the range of customer VMs."
             )
         name = f"{found.template.name} (VM {found.template.vmid})"
         if found.template.is_template:
             return (
-                f"Found on this host: {name}. It is used as it is; another number makes a new one."
+                f"Found on this host: {name}. It will be used unchanged. Enter another number to build a"
+                " new one."
             )
-        return f"{name} exists and is no template: remove it, or choose another number."
+        return f"{name} exists and is not a template: remove it, or choose another number."
     if key == "storage" and not found.storages and found.problem is None:
         return "No storage for disk images was found on this host. Without one setup will fail."
     if key == "vmid_start" and found.used_vmids:
         shown = ", ".join(map(str, found.used_vmids[:8])) + (
             " …" if len(found.used_vmids) > 8 else ""
         )
-        return f"100 or higher. Numbers in use on this host are left out: {shown}"
+        return f"100 or higher. Already in use, will be skipped: {shown}"
+    if key == "ip_network" and found.network_note:
+        return f"{HINTS[key]} {found.network_note}"
     return HINTS.get(key, "")

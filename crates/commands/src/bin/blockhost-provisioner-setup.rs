@@ -9,8 +9,8 @@ use std::process::ExitCode;
     name = "blockhost-provisioner-setup",
     version,
     styles = commands::STYLES,
-    after_help = "The wizard's answers come as JSON on standard input ({\"provisioner\": {\"node\": \"pve\", …}}); what is missing there \
-        is taken from this host's configuration, then from defaults. The answer is one line of JSON on standard output, \
+    after_help = "The wizard's answers come as JSON on standard input ({\"provisioner\": {\"node\": \"pve\", …}}); values \
+        not given are taken from this host's configuration, then from the defaults. The answer is one line of JSON on standard output, \
         {\"ok\": true, \"error\": null}, and exit code 0, or 1 with the reason as error. Every step can be run again.\n\n\
         Example, the token renewed on an installed host:\n  blockhost-provisioner-setup token </dev/null"
 )]
@@ -25,16 +25,16 @@ struct Command {
 enum Step {
     /// Look at the node: storages, bridges, addresses, template
     DetectResources,
-    /// User, roles, pool and API token with the least privileges
+    /// Create the Proxmox user, roles, pool and a least-privilege API token
     Token,
-    /// terraform's folder and provider
+    /// Prepare the terraform directory and download the Proxmox provider
     Terraform,
-    /// Our keys of db.yaml, and an empty VM database
+    /// Write db.yaml and create an empty VM database
     #[command(name = "db_config")]
     DbConfig,
-    /// The guests' bridge, without the host losing its address
+    /// Create the VMs' bridge; reverted if the host loses its network
     Bridge,
-    /// The template VM, where it is not there
+    /// Build the template VM unless it exists
     Template,
     /// Part of bridge: puts the former network back
     #[command(hide = true)]

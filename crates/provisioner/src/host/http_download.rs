@@ -194,7 +194,7 @@ fn ask(
                 let begun = match status {
                     206 => text(&headers, header::CONTENT_RANGE)
                         .and_then(content_range)
-                        .ok_or_else(|| broken("its Content-Range is not to be understood".into()))?,
+                        .ok_or_else(|| broken("the server sent an invalid Content-Range".into()))?,
                     _ => Begun { from: 0, total: length },
                 };
                 if tell.send(News::Begun(begun, length)).is_err() {

@@ -288,7 +288,7 @@ fn format_of(head: &[u8]) -> Result<&'static str, &'static str> {
             (Some(2..=3), Some(backing), _) if backing != 0 => Err("it is a difference to another image"),
             (Some(3), _, Some(features)) if features & 4 != 0 => Err("its data is in another file"),
             (Some(2..=3), Some(_), _) => Ok("qcow2"),
-            _ => Err("its qcow2 header is not to be understood"),
+            _ => Err("its qcow2 header is invalid"),
         };
     }
     if head.get(510..512) == Some(&[0x55, 0xaa]) {

@@ -212,7 +212,8 @@ fn of_links(device: &str) -> anyhow::Result<Vec<String>> {
         ("ipv6", "accept_ra", "01"),
         ("ipv4", "arp_ignore", "0"),
     ] {
-        let read = |of: &str| std::fs::read_to_string(format!("/proc/sys/net/{family}/conf/{of}/{setting}"));
+        let read =
+            |of: &str| crate::host::read_file::text(format!("/proc/sys/net/{family}/conf/{of}/{setting}"));
         let (own, usual) = (read(device).unwrap_or_default(), read("default").unwrap_or_default());
         let own = own.trim();
         if !own.is_empty() && !plain.contains(own) && own != usual.trim() {

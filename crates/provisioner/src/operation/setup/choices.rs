@@ -54,6 +54,7 @@ impl Choices {
             text => serde_json::from_str(text).context("the configuration on standard input is not JSON")?,
         };
         anyhow::ensure!(session.is_object(), "the configuration on standard input is no JSON object");
+        warn_of_unknown(&session);
         let given = Document::of(Path::new("wizard"), session["provisioner"].clone())?;
         let db_yaml = host.config_file("db.yaml");
         let settings = if db_yaml.exists() { Some(Settings::read(host)?) } else { None };
@@ -115,6 +116,54 @@ impl Choices {
             },
         })
     }
+}
+
+/// The answers that are read.
+const KNOWN: [&str; 13] = [
+    "node",
+    "storage",
+    "bridge",
+    "user",
+    "template_vmid",
+    "vmid_start",
+    "vmid_end",
+    "ip_network",
+    "ip_start",
+    "ip_end",
+    "gateway",
+    "gc_grace_days",
+    "terraform_dir",
+];
+
+/// A misspelt answer would be replaced by a default without a word. What else is in the session is of other packages.
+fn warn_of_unknown(session: &Value) {
+    for warning in unknown(session) {
+        tracing::warn!("{warning}");
+    }
+}
+
+fn unknown(session: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    for key in session["provisioner"].as_object().into_iter().flat_map(serde_json::Map::keys) {
+        if !KNOWN.contains(&key.as_str()) && !key.starts_with('_') {
+            let near = KNOWN.iter().find(|known| is_near(key, known));
+            let near = near.map_or_else(String::new, |known| format!("; did you mean {known}?"));
+            found.push(format!("provisioner.{}: unknown key, ignored{near}", key.escape_debug()));
+        }
+    }
+    for key in KNOWN.iter().filter(|key| !session[**key].is_null()) {
+        found.push(format!("{key}: ignored outside of \"provisioner\""));
+    }
+    found
+}
+
+/// One character more, less or another, or the two ends the same and a few letters changed.
+fn is_near(one: &str, other: &str) -> bool {
+    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
+    let start = one.iter().zip(&other).take_while(|(a, b)| a == b).count();
+    let rest = (one.len() - start).min(other.len() - start);
+    let end = one.iter().rev().zip(other.iter().rev()).take(rest).take_while(|(a, b)| a == b).count();
+    (one.len() - start - end).max(other.len() - start - end) <= 2
 }
 
 /// An automated installation of former days names root@pam. It gets the user that a person would get.
@@ -184,4 +233,26 @@ fn checked_folder(text: &str) -> anyhow::Result<PathBuf> {
         "terraform_dir {text:?} is not allowed: it will belong to user blockhost, so it must not be a folder of the system"
     );
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_misspelt_answer_is_named_and_what_belongs_to_others_is_not() {
+        let session =
+            json!({"_engine": "x", "wallet": {"bridgee": 1}, "provisioner": {"_note": 1, "node": "pve"}});
+        assert_eq!(unknown(&session), [""; 0]);
+        let wrong = json!({"bridge": "vmbr1", "provisioner": {"vmid_strat": 5, "colour": "red"}});
+        let found = unknown(&wrong).join("\n");
+        for words in [
+            "vmid_strat: unknown key, ignored; did you mean vmid_start?",
+            "colour: unknown key, ignored\n",
+            "bridge: ignored outside",
+        ] {
+            assert!(found.contains(words), "{found}");
+        }
+    }
 }

@@ -4,16 +4,22 @@
 //! spelling ([`crate::plan::yaml_keys`]).
 
 use super::terraform_folder::by_blockhost;
-use super::{DEFAULT_TEMPLATE, Setup};
+use super::{DEFAULT_TEMPLATE, Setup, pool_choice};
 use crate::host::Host;
+use crate::host::clock::Deadline;
 use crate::host::replace_file::{self, PRIVATE};
 use crate::operation::Context;
 use crate::operation::create::traces_of_vms;
 use crate::plan::yaml_keys;
 use crate::store::document::Document;
+use crate::tool::ip::Network;
+use crate::value::address::Ipv4Pool;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::path::PathBuf;
+use std::time::Duration;
+
+const LOOK: Duration = Duration::from_secs(10);
 
 /// The hidden step's name.
 const DATABASE_STEP: &str = "database";
@@ -26,7 +32,7 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
     let document = if old.trim().is_empty() { Document::empty(&path) } else { Document::read_yaml(&path)? };
-    let keys = keys(setup, &document)?;
+    let keys = keys(setup, &document, free_pool(setup)?)?;
     let keys: Vec<(&str, Value)> = keys.iter().map(|(key, value)| (*key, value.clone())).collect();
     let new = yaml_keys::set(&old, &keys).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
     replace_file::make_folder(&setup.host.config_dirs[0], 0o755)?;
@@ -44,12 +50,39 @@ pub fn database(host: &Host, input: &str) -> anyhow::Result<()> {
     ctx.database.make_if_missing(first, || traces_of_vms(&ctx))
 }
 
-/// Our keys with their values. What the wizard does not ask for is set only where it is missing.
-fn keys(setup: &Setup<'_>, document: &Document) -> anyhow::Result<Vec<(&'static str, Value)>> {
-    let choices = &setup.choices;
-    let pool = choices
+/// The pool that was chosen, without the addresses of this host at its ends (H55).
+fn free_pool(setup: &Setup<'_>) -> anyhow::Result<Ipv4Pool> {
+    let chosen = setup
+        .choices
         .pool
         .context("the addresses of VMs are not known: ip_network, ip_start, ip_end and gateway are needed")?;
+    let network = Network::look(Deadline::after(LOOK))
+        .context("cannot check the pool against this host's own addresses")?;
+    let (pool, held) = pool_choice::narrowed(&chosen, &pool_choice::taken(&network))?;
+    if !held.is_empty() {
+        let held: Vec<String> = held.iter().map(ToString::to_string).collect();
+        let narrowed = if pool == chosen {
+            String::new()
+        } else {
+            format!("; the pool is narrowed to {}-{}", pool.start, pool.end)
+        };
+        tracing::warn!(
+            "the pool {}-{} contains {}, in use by this host, its router or a name server: no VM gets it{narrowed}",
+            chosen.start,
+            chosen.end,
+            held.join(", ")
+        );
+    }
+    Ok(pool)
+}
+
+/// Our keys with their values. What the wizard does not ask for is set only where it is missing.
+fn keys(
+    setup: &Setup<'_>,
+    document: &Document,
+    pool: Ipv4Pool,
+) -> anyhow::Result<Vec<(&'static str, Value)>> {
+    let choices = &setup.choices;
     let range = json!({"start": choices.vmids.start.get(), "end": choices.vmids.end.get()});
     let mut keys = vec![
         ("db_file", json!(db_file(setup, document)?)),

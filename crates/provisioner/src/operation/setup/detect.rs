@@ -1,13 +1,11 @@
 //! What the wizard shows to choose from: node, storages, bridges, addresses, template. Changes nothing.
 
-use super::{Choices, DEFAULT_TEMPLATE, text};
+use super::{DEFAULT_TEMPLATE, choices::Choices, pool_choice, text};
 use crate::host::Host;
 use crate::host::clock::Deadline;
 use crate::tool::ip::{Address, Network};
 use crate::tool::proxmox_cli::{ProxmoxCli, number};
-use crate::value::address::Ipv4Network;
 use serde_json::{Value, json};
-use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 /// The wizard's page waits for it.
@@ -18,11 +16,19 @@ pub fn resources(host: &Host, input: &str) -> anyhow::Result<Value> {
     let chosen = Choices::read(host, input).ok();
     let template = chosen.as_ref().map_or(DEFAULT_TEMPLATE, |choices| u64::from(choices.template.get()));
     let cli = ProxmoxCli::new(host, Deadline::after(LIMIT));
-    let node = or_said("the node's name", cli.node_name());
-    let storages = node.as_ref().and_then(|node| or_said("storages", storages(&cli, node)));
-    let machines = or_said("VMs", cli.rows("pvesh", &["get", "/cluster/resources", "--type", "vm"]));
+    let node = or_said("cannot find out the node's name", cli.node_name());
+    let storages =
+        node.as_ref().and_then(|node| or_said("cannot list the node's storages", storages(&cli, node)));
+    let machines = or_said(
+        "cannot list the node's VMs",
+        cli.rows("pvesh", &["get", "/cluster/resources", "--type", "vm"]),
+    );
     let machines = machines.unwrap_or_default();
-    let network = or_said("the network", Network::look(Deadline::after(LIMIT)));
+    let network = or_said("cannot read this host's network", Network::look(Deadline::after(LIMIT)));
+    // Names of bridges that are configured and not there yet.
+    let rows = node.as_ref().filter(|_| network.is_some());
+    let rows = rows.and_then(|node| cli.rows("pvesh", &["get", &format!("/nodes/{node}/network")]).ok());
+    let used: Vec<String> = rows.iter().flatten().map(|row| text(row, "iface").to_owned()).collect();
     let mut vmids: Vec<u64> = machines.iter().filter_map(|row| number(&row["vmid"])).collect();
     vmids.sort_unstable();
     let template = machines.iter().find(|row| number(&row["vmid"]) == Some(template)).map(|row| {
@@ -38,13 +44,13 @@ pub fn resources(host: &Host, input: &str) -> anyhow::Result<Value> {
         "bridges": network.as_ref().map(bridges).unwrap_or_default(),
         "wan_address": network.as_ref().and_then(wan_address).map(|address| address.ip),
         "template": template,
-        "network": network.as_ref().and_then(proposal),
+        "network": network.as_ref().and_then(|network| pool_choice::proposal(network, &used)),
         "used_vmids": vmids,
     }))
 }
 
 fn or_said<T>(what: &str, found: anyhow::Result<T>) -> Option<T> {
-    found.map_err(|error| tracing::warn!("cannot tell {what}: {error:#}")).ok()
+    found.map_err(|error| tracing::warn!("{what}: {error:#}")).ok()
 }
 
 /// Active storages, those for disk images first, the roomiest first.
@@ -84,50 +90,4 @@ fn ipv4(addresses: &[Address]) -> Option<&Address> {
 
 fn wan_address(network: &Network) -> Option<Address> {
     ipv4(&network.uplink()?.0.addresses).copied()
-}
-
-/// The network of the bridge that leads outside, else of the uplink, else of any bridge: its upper addresses.
-fn proposal(network: &Network) -> Option<Value> {
-    let uplink = network.uplink().map(|(interface, route)| (interface, Some(route.gateway)));
-    let bridge = network.interfaces.iter().find(|one| one.is_bridge && ipv4(&one.addresses).is_some());
-    let (interface, gateway) = uplink.or(bridge.map(|bridge| (bridge, None)))?;
-    let own = ipv4(&interface.addresses)?;
-    let net = Ipv4Network::parse(&own.to_string()).ok()?;
-    let gateway = match gateway {
-        Some(IpAddr::V4(gateway)) if net.contains(gateway) => gateway,
-        _ => own.ip.to_string().parse().ok()?,
-    };
-    let (start, end) = upper_addresses(&net)?;
-    Some(json!({
-        "ip_network": net.to_string(),
-        "gateway": gateway,
-        "ip_start": start,
-        "ip_end": end,
-    }))
-}
-
-/// Of 256 addresses .200 to .250; of others the same share.
-fn upper_addresses(network: &Ipv4Network) -> Option<(Ipv4Addr, Ipv4Addr)> {
-    let first = u32::from(network.address());
-    let size = u64::from(u32::from(network.broadcast()) - first) + 1;
-    let last = u32::from(network.broadcast()) - 1;
-    let at = |share: u64| {
-        let offset = u32::try_from(size * share / 256).ok()?;
-        Some(Ipv4Addr::from((first + offset).min(last)))
-    };
-    Some((at(200)?, at(250)?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_proposal_lies_in_the_upper_part_of_the_network() {
-        let of = |text: &str| upper_addresses(&Ipv4Network::parse(text).unwrap()).unwrap();
-        let show = |(a, b): (Ipv4Addr, Ipv4Addr)| format!("{a} {b}");
-        assert_eq!(show(of("192.168.122.0/24")), "192.168.122.200 192.168.122.250");
-        assert_eq!(show(of("10.0.0.0/8")), "10.200.0.0 10.250.0.0");
-        assert_eq!(show(of("192.0.2.8/30")), "192.0.2.10 192.0.2.10");
-    }
 }

@@ -28,7 +28,7 @@ pub(super) fn read(file: &Path) -> Vec<Stanza> {
 }
 
 fn add(file: &Path, depth: usize, found: &mut Vec<Stanza>) {
-    let Ok(text) = std::fs::read_to_string(file) else { return };
+    let Ok(text) = crate::host::read_file::text(file) else { return };
     let text = text.replace("\\\n", " ");
     let mut open = false;
     for line in text.lines() {

@@ -13,6 +13,7 @@ pub mod detect;
 mod interfaces_file;
 pub mod network_guard;
 mod network_inventory;
+mod pool_choice;
 mod ssh_key;
 mod template;
 mod terraform;

@@ -278,7 +278,7 @@ pub(super) fn key(line: &str, moved: Option<(&str, &str)>) -> String {
 
 fn answers(router: &Router, deadline: Deadline) -> bool {
     let address = router.address.to_string();
-    let index = std::fs::read_to_string(format!("/sys/class/net/{}/ifindex", router.device));
+    let index = crate::host::read_file::text(format!("/sys/class/net/{}/ifindex", router.device));
     let index = index.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
     // What is remembered proves nothing; an entry that was set by hand stays.
     let _ = ip(&["neigh", "flush", "to", &address, "dev", &router.device], deadline);

@@ -104,7 +104,7 @@ pub(super) fn by_blockhost(setup: &Setup<'_>, step: &str, work: &Value) -> anyho
             }
         })?;
     let answer: Value = serde_json::from_str(ended.stdout.trim())
-        .with_context(|| format!("step {step} ended without a word: {}", ended.last_words()))?;
+        .with_context(|| format!("step {step} ended without an error message: {}", ended.last_words()))?;
     match answer["error"].as_str() {
         None => Ok(()),
         Some(error) => Err(anyhow::anyhow!("{error}")),

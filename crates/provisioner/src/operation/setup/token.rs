@@ -151,7 +151,7 @@ fn make_token(setup: &Setup<'_>, cli: &ProxmoxCli, made: &mut Made) -> anyhow::R
     }
     let answer = cli.ask("pveum", &["user", "token", "add", user, NAME, "--privsep", "1"])?;
     made.push(&["user", "token", "delete", user, NAME]);
-    let secret = answer["value"].as_str().context("pveum user token add did not tell the secret")?;
+    let secret = answer["value"].as_str().context("pveum printed no token secret")?;
     Ok((ApiToken::parse(&format!("{user}!{NAME}={secret}"))?, true))
 }
 
