@@ -70,6 +70,9 @@ OUTPUT_JSON_MAX = 4 * 1024 * 1024
 COMMAND_MAX = 64 * 1024
 # Bytes of a snippet; Proxmox reads no more of one.
 SNIPPET_MAX = 1024 * 1024
+# Snippets of ours in all, two of each VM, and their bytes.
+SNIPPETS_MAX = 20_000
+SNIPPETS_SIZE_MAX = 512 * 1024 * 1024
 # Owner of files that are trusted.
 ROOT_UID = 0
 # VMID of the template where db.yaml does not set `template_vmid`.
@@ -792,6 +795,23 @@ def _ask_agent(vmid: int, kind: str, words: list[str], pid: int | None = None) -
 # --- actions: state and power -----------------------------------------------------------
 
 
+def _mark(guest: Guest) -> str:
+    """Our own line of a description, by which a VM is known whose create was killed; nothing of anybody else's notes.
+
+    Notes hold what people write there, passwords too, and user blockhost may ask about any VMID.
+    """
+    line = guest.description.split("\n")[0]
+    words = line.split(" ")
+    ours = (
+        guest.kind == "qemu"
+        and len(words) == 4
+        and words[:2] == ["BlockHost", "VM"]
+        and NAME_RE.fullmatch(words[2])
+        and UUID_RE.fullmatch(words[3])
+    )
+    return line if ours else ""
+
+
 @_handler
 def vm_state(params: dict) -> dict:
     """Everything that can be known without a process. `paused` is null where QEMU does not say at once."""
@@ -823,7 +843,7 @@ def vm_state(params: dict) -> dict:
         paused=_paused(vmid) if running else running,
         name=guest.name,
         uuid=guest.uuid,
-        description=guest.description,
+        description=_mark(guest),
         lock=guest.lock,
         onboot=guest.config.get("onboot") == "1",
         template=guest.template,
@@ -1273,7 +1293,9 @@ def _check_image(head: bytes, path: str) -> None:
         b"OOOO",
         b"koly",
     )
-    if head[510:512] != b"\x55\xaa" or head.startswith(known) or head[64:68] == b"\x7f\x10\xda\xbe":
+    # A VMDK may be a text alone: comments, blank lines, then `version=`; it names its parts by path.
+    text = head.lstrip(b" \t\r\n").startswith((b"version", b"#")) or head[:1] in (b" ", b"\t", b"\r", b"\n")
+    if text or head[510:512] != b"\x55\xaa" or head.startswith(known) or head[64:68] == b"\x7f\x10\xda\xbe":
         raise Refusal("failed", f"{path} is neither a qcow2 image nor a raw disk with a partition table")
 
 
@@ -1595,6 +1617,24 @@ def _open_snippets(folder: Path, create: bool) -> int:
     return fd
 
 
+def _check_room(folder: int, name: str, size: int) -> None:
+    """Refuses what would let user blockhost fill root's disk: a bound on number and size of all our snippets."""
+    number, total = 1, size
+    try:
+        for other in os.listdir(folder):
+            if other.startswith("blockhost-") and other != name:
+                number += 1
+                total += os.stat(other, dir_fd=folder, follow_symlinks=False).st_size
+    except OSError as error:
+        raise Refusal("failed", f"the snippets cannot be counted: {error.strerror or error}") from None
+    if number > SNIPPETS_MAX or total > SNIPPETS_SIZE_MAX:
+        raise Refusal(
+            "failed",
+            f"there are too many snippets of ours ({number - 1}, {total >> 20} MiB): those of VMs that are gone "
+            "must be removed first",
+        )
+
+
 @_handler
 def snippet_put(params: dict) -> dict:
     """Writes one snippet whole: another name first, then rename, which replaces a link instead of following it."""
@@ -1604,6 +1644,11 @@ def snippet_put(params: dict) -> dict:
         raise Refusal("failed", f"text is larger than {SNIPPET_MAX} bytes")
     storage, path = _snippet_folder()
     folder = _open_snippets(path, create=True)
+    try:
+        _check_room(folder, name, len(text))
+    except BaseException:
+        os.close(folder)
+        raise
     # One handler runs at a time, so one name for the unfinished file is enough, and a
     # killed daemon leaves no growing heap of them.
     unfinished = f".{name}.new"

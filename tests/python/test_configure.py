@@ -226,7 +226,8 @@ def test_h32_import_is_read_back(node, ask, image):
     [
         qcow2(backing=200), qcow2(version=2, backing=1), qcow2(incompatible=4), qcow2(incompatible=1), qcow2(incompatible=1 << 40),
         qcow2(version=4), qcow2(version=1), b"QFI\xfb", b"", b"x" * 4096, b"#" + RAW[1:], b"root:x:0:0:root:/root:/bin/bash\n" * 200,
-        b"# Disk DescriptorFile\n".ljust(510, b"\n") + RAW[510:], b"KDMV" + RAW[4:], b"QED\0" + RAW[4:], b"conectix" + RAW[8:],
+        b"# Disk DescriptorFile\n".ljust(510, b"\n") + RAW[510:], b"version=1\n".ljust(510, b"\n") + RAW[510:],
+        b"\n \n# x\nversion=1\n".ljust(510, b"\n") + RAW[510:], b"KDMV" + RAW[4:], b"QED\0" + RAW[4:], b"conectix" + RAW[8:],
         b"LUKS\xba\xbe" + RAW[6:], b"vhdxfile" + RAW[8:], RAW[:64] + b"\x7f\x10\xda\xbe" + RAW[68:],
     ],
 )  # fmt: skip

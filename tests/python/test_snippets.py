@@ -199,3 +199,16 @@ def test_storages_without_a_folder(node, ask, name):
     assert ask("snippet-put", name="web-1", kind="user", text=TEXT)["ok"] is False
     assert ask("snippet-delete", name="web-1", kind="user")["ok"] is False
     assert tree(node.root) == before
+
+
+def test_number_and_size_of_all_snippets_are_bounded(node, ask, folder, monkeypatch):
+    monkeypatch.setattr(qm, "SNIPPETS_MAX", 2)
+    (folder / "of-somebody.yaml").write_text("x" * 100)
+    assert ask("snippet-put", name="web-1", kind="user", text=TEXT)["ok"]
+    assert ask("snippet-put", name="web-1", kind="meta", text=TEXT)["ok"]
+    refused = ask("snippet-put", name="web-2", kind="user", text=TEXT)
+    assert not refused["ok"] and "too many" in refused["error"] and len(os.listdir(folder)) == 3
+    assert ask("snippet-put", name="web-1", kind="user", text="again")["ok"], "replacing one needs no room"
+    monkeypatch.setattr(qm, "SNIPPETS_MAX", 99)
+    monkeypatch.setattr(qm, "SNIPPETS_SIZE_MAX", 60)
+    assert not ask("snippet-put", name="web-2", kind="user", text="x" * 61)["ok"]

@@ -177,7 +177,7 @@ def test_description_is_decoded_and_smbios_is_read_around_base64(node, ask):
         f"smbios1: base64=1,manufacturer=Zm9v,uuid={OTHER_UUID.upper()}\nonboot: 0\n",
     )
     answer = ask("vm-state", vmid=102)
-    assert answer["description"] == "first: line\nof grün\nsecond"
+    assert answer["description"] == "", "notes of other people are not told"
     assert answer["uuid"] == OTHER_UUID
     assert answer["onboot"] is False
 
@@ -430,3 +430,12 @@ def test_h55_the_list_of_guests_tells_who_holds_what_and_no_secret_of_strangers(
 def test_h49_the_list_of_guests_of_an_unmounted_node_is_an_error(node, ask):
     (Path(_common.NODE_ROOT) / "etc/pve/.vmlist").unlink()
     assert ask("guest-list")["ok"] is False
+
+
+def test_notes_of_other_guests_are_not_told(node, ask):
+    mark = f"BlockHost VM web-1 {UUID}"
+    for vmid, notes in enumerate(["root password: x", "BlockHost VM web-1", f"{mark} x", f"x%0A{mark}"], 110):
+        node.add(vmid, f"#{notes}\nname: a\n")
+        assert ask("vm-state", vmid=vmid)["description"] == "", notes
+    node.add(120, f"#{mark}%0Aand a password\nname: a\n")
+    assert ask("vm-state", vmid=120)["description"] == mark

@@ -59,7 +59,28 @@ fn parse_name(text: &str) -> Result<VmName, String> {
 
 /// Parses the command line; on wrong usage clap ends the process with exit code 2.
 pub fn parse<T: Parser>() -> T {
-    T::parse()
+    T::try_parse().unwrap_or_else(|refused| {
+        if !refused.use_stderr() {
+            refused.exit();
+        }
+        // The refused argument is repeated: to a terminal, its control characters would be commands.
+        let text = printable(&refused.to_string());
+        clap::Error::raw(refused.kind(), text.strip_prefix("error: ").unwrap_or(&text)).exit()
+    })
+}
+
+/// Control characters, and those that turn the direction of writing, by their numbers; line breaks and tabs stay.
+fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if turns || (c.is_control() && c != '\n' && c != '\t') {
+            shown.extend(c.escape_unicode());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 /// Runs a command: sets up logging, signals and the umask, gives root's rights up; an error becomes one line on stderr
@@ -117,7 +138,7 @@ pub fn open<'h>(host: &'h Host, vm: &OneVm) -> anyhow::Result<Context<'h>> {
 pub fn complain(text: &str) {
     let mut line = String::with_capacity(text.len() + 16);
     line.push_str("error: ");
-    line.push_str(&text.replace('\n', " "));
+    line.push_str(&printable(&text.replace('\n', " ")));
     // A closed stderr is no reason to fail in another way.
     let _ = writeln!(io::stderr(), "{line}");
 }
@@ -190,7 +211,7 @@ where
         // One event, one line: a tool's words may hold line breaks.
         let mut text = String::new();
         ctx.format_fields(tracing_subscriber::fmt::format::Writer::new(&mut text), event)?;
-        writeln!(writer, "{}", text.replace('\n', " "))
+        writeln!(writer, "{}", printable(&text.replace('\n', " ")))
     }
 }
 

@@ -326,3 +326,21 @@ fn wishes_outside_what_is_ours_to_give_are_refused() {
     assert_eq!((&result["ip"], &result["ipv6"]), (&"192.168.122.7".into(), &"2a11:6c7:f04:276::fe".into()));
     assert_eq!(result["vmid"], 555);
 }
+
+#[test]
+fn h27_a_refused_argument_reaches_the_terminal_as_printable_text() {
+    let lab = Lab::builder().no_terraform().start().unwrap();
+    for verb in ["create", "destroy", "start", "status", "gc", "guest-exec", "list"] {
+        for arguments in [
+            &["--no-such-\u{1b}[2J\u{1b}]0;owned\u{7}"][..],
+            &["a\u{1b}[31mb\u{9b}31m\r\u{8}"],
+            &["\u{202e}txt.exe", "--\u{1b}c"],
+            &["web-1", "--tags=\u{1b}[2J", "--cpu", "\u{1b}[2J"],
+        ] {
+            let ended = vm(&lab, verb, arguments);
+            let raw = |c: char| (c.is_control() && c != '\n' && c != '\t') || c == '\u{202e}';
+            assert!(!ended.stderr.contains(raw) && !ended.stdout.contains(raw), "{verb}: {ended:?}");
+            assert!(verb == "status" || ended.code == Some(2), "{verb} {arguments:?}: {ended:?}");
+        }
+    }
+}

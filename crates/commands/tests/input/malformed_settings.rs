@@ -328,3 +328,39 @@ fn a_file_of_the_current_folder_steers_nothing_unless_it_is_asked_for() {
     assert!(list(false).contains("no-etc/db.yaml does not exist"), "{}", list(false));
     assert!(list(true).contains("/dev/null"), "{}", list(true));
 }
+
+#[test]
+fn h31_an_unchecked_certificate_off_loopback_is_refused_by_every_verb_before_a_byte_is_sent() {
+    let lab = with_key(Lab::builder().start().unwrap());
+    crate::support::create(&lab, "vm-1", &[]).ok();
+    // Somebody who stands in between would listen here; this machine's own address, which is not loopback.
+    let outside = std::net::UdpSocket::bind("0.0.0.0:0")
+        .and_then(|socket| socket.connect("192.0.2.1:9").and_then(|()| socket.local_addr()))
+        .map_or_else(|_| "192.0.2.1".to_owned(), |address| address.ip().to_string());
+    let listener = std::net::TcpListener::bind((outside.as_str(), 0));
+    let port = listener.as_ref().map_or(8006, |listener| listener.local_addr().unwrap().port());
+    let path = lab.path("var/terraform/provider.tf.json");
+    let good = std::fs::read_to_string(&path).unwrap();
+    for insecure in [serde_json::json!(true), "true".into(), "${true}".into(), 1.into()] {
+        let mut file: serde_json::Value = serde_json::from_str(&good).unwrap();
+        let block = &mut file["provider"]["proxmox"];
+        let block = if block.is_array() { &mut block[0] } else { block };
+        block["endpoint"] = format!("https://{outside}:{port}").into();
+        block["insecure"] = insecure.clone();
+        std::fs::write(&path, file.to_string()).unwrap();
+        for arguments in [
+            &["create", "vm-2", "--owner-wallet", crate::support::WALLET, "--apply"][..],
+            &["destroy", "vm-1"],
+        ] {
+            let ended = vm(&lab, arguments[0], &arguments[1..]);
+            assert_eq!(ended.code, Some(1), "{insecure}: {ended:?}");
+            assert!(ended.stderr.contains("unchecked certificate"), "{insecure}: {ended:?}");
+        }
+        if let Ok(listener) = &listener {
+            listener.set_nonblocking(true).unwrap();
+            assert!(listener.accept().is_err(), "{insecure}: somebody was connected to");
+        }
+    }
+    std::fs::write(&path, good).unwrap();
+    vm(&lab, "destroy", &["vm-1"]).ok();
+}

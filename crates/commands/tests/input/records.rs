@@ -256,3 +256,33 @@ fn the_result_of_a_mock_create_has_the_same_form() {
     let line = r#"{"status": "ok", "vm_name": "vm-1", "ip": "192.168.122.200", "ipv6": "fd00::2", "vmid": 100, "nft_token_id": null, "username": "admin"}"#;
     assert_eq!(ended.stdout, format!("BLOCKHOST_RESULT: {line}\n{line}\n"));
 }
+
+#[test]
+fn h02_a_uuid_of_a_wrong_type_is_a_damaged_record_and_nothing_forceful_happens() {
+    let lab = crate::support::with_key(lab::Lab::builder().start().unwrap());
+    crate::support::create(&lab, "vm-1", &[]).ok();
+    let path = lab.path("var/vms.json");
+    let good = std::fs::read_to_string(&path).unwrap();
+    let before = lab.control().snapshot().unwrap();
+    for wrong in [
+        serde_json::json!(7),
+        true.into(),
+        serde_json::json!({}),
+        serde_json::json!([]),
+        "".into(),
+        " ".into(),
+        "x".into(),
+    ] {
+        let mut file: serde_json::Value = serde_json::from_str(&good).unwrap();
+        file["vms"]["vm-1"]["smbios_uuid"] = wrong.clone();
+        std::fs::write(&path, file.to_string()).unwrap();
+        for arguments in
+            [&["stop", "vm-1"][..], &["kill", "vm-1"], &["destroy", "vm-1"], &["destroy", "vm-1", "--force"]]
+        {
+            let ended = crate::support::vm(&lab, arguments[0], &arguments[1..]);
+            assert_eq!(ended.code, Some(1), "{wrong}: {arguments:?}: {ended:?}");
+            assert!(ended.stderr.contains("smbios_uuid"), "{wrong}: {arguments:?}: {ended:?}");
+        }
+        assert_eq!(lab.control().snapshot().unwrap(), before, "{wrong}");
+    }
+}

@@ -73,8 +73,14 @@ impl Aside {
             Ok(_) => std::fs::remove_file(&self.place).unwrap(),
             Err(_) => {}
         }
-        if self.there {
+        if !self.there {
+            return;
+        }
+        if self.place.parent().is_some_and(Path::is_dir) {
             std::fs::rename(&self.aside, &self.place).unwrap();
+        } else {
+            // The VM's folder went with the VM.
+            std::fs::remove_file(&self.aside).unwrap();
         }
     }
 }

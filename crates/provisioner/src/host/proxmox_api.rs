@@ -4,7 +4,7 @@ use super::clock::Deadline;
 use crate::value::token::ApiToken;
 use serde_json::Value;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
@@ -80,8 +80,7 @@ impl ProxmoxApi {
         let host = host_of(endpoint).ok_or_else(|| {
             anyhow::anyhow!("the API endpoint {endpoint:?} must look like https://127.0.0.1:8006")
         })?;
-        let loopback = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        let tls = if loopback {
+        let tls = if is_loopback(host) {
             TlsConfig::builder().disable_verification(true)
         } else {
             TlsConfig::builder().root_certs(RootCerts::new_with_certs(&certificates(extra_certificates)))
@@ -220,6 +219,32 @@ pub fn host_of(endpoint: &str) -> Option<&str> {
         None => authority.split(':').next()?,
     };
     (!host.is_empty() && !authority.contains('@')).then_some(host)
+}
+
+/// The token goes to an unchecked certificate on loopback alone (hazard H31): here, before any verb asks the API or
+/// starts terraform, which reads this file by itself. A text may be a formula of terraform's, so it is as good as true.
+pub fn refuse_unchecked(path: &Path, provider: &Value) -> anyhow::Result<()> {
+    let checked = match provider.get("insecure") {
+        None | Some(Value::Null | Value::Bool(false)) => true,
+        Some(Value::String(text)) => text == "false",
+        Some(_) => false,
+    };
+    let endpoint = provider.get("endpoint").and_then(|value| value.as_str());
+    let local = endpoint.is_none_or(|text| host_of(text).is_some_and(is_loopback));
+    anyhow::ensure!(
+        checked || local,
+        "{}: provider.proxmox.insecure: the API token would go over an unchecked certificate to {}, which is not this \
+         machine; set insecure to false and add the node's CA (/etc/pve/pve-root-ca.pem) to this machine's \
+         (/usr/local/share/ca-certificates, update-ca-certificates)",
+        path.display(),
+        endpoint.unwrap_or_default()
+    );
+    Ok(())
+}
+
+/// Whether the host part of an address is this machine, to which the way needs no check.
+pub fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// The system's authorities and, where the operator put one, the node's own.

@@ -3,7 +3,7 @@
 use super::document::{self, Document};
 use super::tfvars::Tfvars;
 use crate::host::Host;
-use crate::host::proxmox_api::ProxmoxApi;
+use crate::host::proxmox_api::{self, ProxmoxApi};
 use crate::value::address::{Ipv4Network, Ipv4Pool, Ipv6Pool, Ipv6Prefix};
 use crate::value::field_names::FieldNames;
 use crate::value::node_name::NodeName;
@@ -412,9 +412,13 @@ fn endpoint(path: &Path) -> anyhow::Result<String> {
     // JSON syntax allows a block as an object or as a list of one.
     let provider = doc.value("provider.proxmox")?;
     let block = provider.and_then(|p| p.as_array().and_then(|list| list.first()).or(Some(p)));
+    let blocks = provider.and_then(|p| p.as_array().map(Vec::as_slice).or(Some(std::slice::from_ref(p))));
+    for block in blocks.unwrap_or_default() {
+        proxmox_api::refuse_unchecked(path, block)?;
+    }
     match block.and_then(|b| b.get("endpoint")) {
         None => Ok(DEFAULT.to_string()),
-        Some(serde_json::Value::String(text)) if crate::host::proxmox_api::host_of(text).is_some() => {
+        Some(serde_json::Value::String(text)) if proxmox_api::host_of(text).is_some() => {
             Ok(text.trim_end_matches('/').to_string())
         }
         Some(serde_json::Value::String(text)) => anyhow::bail!(

@@ -291,6 +291,15 @@ fn format_of(head: &[u8]) -> Result<&'static str, &'static str> {
             _ => Err("its qcow2 header is invalid"),
         };
     }
+    // What QEMU would take for another format, boot sector or not, can name files of this machine. A VMDK may be a text
+    // alone: comments, blank lines, then `version=`.
+    let others: [&[u8]; 10] =
+        [b"QFI", b"QED", b"KDMV", b"COWD", b"conectix", b"vhdxfile", b"LUKS", b"Withou", b"<<<", b"OOOO"];
+    let begins_blank = head.first().is_some_and(u8::is_ascii_whitespace);
+    let text = begins_blank || head.starts_with(b"#") || head.starts_with(b"version");
+    if text || others.iter().any(|magic| head.starts_with(magic)) {
+        return Err("it is an image of another format, which may name other files");
+    }
     if head.get(510..512) == Some(&[0x55, 0xaa]) {
         return Ok("raw");
     }
@@ -330,6 +339,13 @@ mod tests {
         assert!(format_of(&raw).is_err());
         raw[510..].copy_from_slice(&[0x55, 0xaa]);
         assert_eq!(format_of(&raw), Ok("raw"));
+        for other in
+            [&b"KDMV"[..], b"# Disk DescriptorFile\n", b"version=1\n", b"\n#x\nversion=1\n", b"QED\0"]
+        {
+            let mut disk = raw.clone();
+            disk[..other.len()].copy_from_slice(other);
+            assert!(format_of(&disk).is_err(), "{other:?}");
+        }
         assert!(format_of(b"<html>").is_err() && format_of(b"QFI\xfb").is_err());
     }
 }

@@ -5,6 +5,7 @@ use super::Setup;
 use super::choices::Choices;
 use crate::host::Host;
 use crate::host::clock::Deadline;
+use crate::host::proxmox_api;
 use crate::host::replace_file::{self, PRIVATE};
 use crate::host::run_process::{self, Input, Limit, Program, Stream};
 use crate::store::document::Document;
@@ -236,11 +237,11 @@ fn write_provider(path: &Path) -> anyhow::Result<()> {
     provider.insert("endpoint".into(), json!(endpoint));
     provider.insert("api_token".into(), json!("${var.proxmox_api_token}"));
     // The node's certificate is its own; on loopback nobody can stand in between.
-    let on_loopback = crate::host::proxmox_api::host_of(&endpoint).is_some_and(|host| {
-        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-    });
+    let on_loopback = proxmox_api::host_of(&endpoint).is_some_and(proxmox_api::is_loopback);
     if on_loopback {
         provider.insert("insecure".into(), json!(true));
+    } else {
+        provider.remove("insecure");
     }
     for key in ["terraform", "provider"] {
         if !file[key].is_object() {

@@ -86,9 +86,14 @@ impl VmRecord {
         let vmid = view.vmid().ok_or_else(|| wrong("vmid", Field::Vmid))?;
         let time = |field| view.text(field).and_then(|t| timestamp::from_text(&t));
         let text = |field| view.text(field).map(|t| t.into_owned()).filter(|t| !t.is_empty());
-        let smbios_uuid = match text(Field::SmbiosUuid) {
-            Some(uuid) => Some(Uuid::parse_str(&uuid).map_err(|_| wrong("smbios_uuid", Field::SmbiosUuid))?),
-            None => None,
+        // Another type than text, or an empty one, is a damaged record: taken for none, it would weaken the proof of
+        // identity to the name alone (H02).
+        let smbios_uuid = match view.raw(Field::SmbiosUuid) {
+            None | Some("null") => None,
+            Some(_) => {
+                let uuid = view.text(Field::SmbiosUuid).and_then(|text| Uuid::parse_str(&text).ok());
+                Some(uuid.ok_or_else(|| wrong("smbios_uuid", Field::SmbiosUuid))?)
+            }
         };
         Ok(VmRecord {
             name,
