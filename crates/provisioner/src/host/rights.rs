@@ -95,8 +95,10 @@ fn become_user(account: Account) -> anyhow::Result<()> {
 pub(super) fn ruled_by_others(path: &Path) -> Option<Ruler> {
     // A link is its maker's, whatever it names.
     let found = path.symlink_metadata().ok()?;
-    let open = !found.is_symlink() && found.mode() & 0o002 != 0;
-    let by_group = !found.is_symlink() && found.mode() & 0o020 != 0 && found.gid() != 0;
+    // A device is everybody's to write, and nobody's to replace.
+    let counts = found.is_dir() || found.is_file();
+    let open = counts && found.mode() & 0o002 != 0;
+    let by_group = counts && found.mode() & 0o020 != 0 && found.gid() != 0;
     (found.uid() != 0 || by_group || open).then(|| Ruler { uid: found.uid(), gid: found.gid() })
 }
 
