@@ -232,7 +232,7 @@ fn h56_what_root_brings_reaches_the_vm_and_the_trail_names_root() {
     let arguments = ["vm-1", "--owner-wallet", WALLET, "--cloud-init-content", &named, "--apply"];
     let made = as_root(&lab, "create", &arguments);
     made.result();
-    assert!(!made.stderr.contains("warning"), "root's ssh key is read: {made:?}");
+    assert!(!made.stderr.contains("ssh public key"), "root's ssh key is read: {made:?}");
     let snippets = lab.control().snapshot().unwrap().snippets;
     assert!(snippets.values().any(|text| text.contains("brought-by-root")), "{snippets:?}");
     let audit = lab.path("var/audit").read_dir().unwrap().next().unwrap().unwrap().path();
