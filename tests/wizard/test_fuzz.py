@@ -42,7 +42,7 @@ def octets(text):
 
 
 def assert_right(settings):
-    """The stored settings, judged by the contract's words."""
+    """The stored settings, judged by `facts/contract/installer.md`."""
     assert set(settings) == set(STORED)
     assert all(type(settings[key]) is type(value) for key, value in STORED.items())
     assert all(

@@ -1,5 +1,5 @@
 //! Shared parts of the thin command mains: flags, exit codes, what goes to stdout and what to stderr
-//! (contract, commands).
+//! (`facts/contract/commands.md`).
 
 pub mod build_template;
 pub mod create;

@@ -106,7 +106,7 @@ impl Vm {
     }
 }
 
-/// As the contract writes times.
+/// As the contract writes times (`facts/contract/database.md#form`).
 pub fn days_from_now(days: i64) -> String {
     text_of(Utc::now() + TimeDelta::days(days))
 }
@@ -200,7 +200,8 @@ impl Site {
         self.record(name)["status"].as_str().unwrap_or("none").to_owned()
     }
 
-    /// Another program that follows the contract: flock, read, change, write aside, rename.
+    /// Another program that follows the contract (`facts/contract/database.md`): flock, read, change, write aside,
+    /// rename.
     pub fn write_as_another(&self, change: impl FnOnce(&mut Value)) {
         let path = self.path("var/vms.json");
         let lock = std::fs::File::create(self.path("var/vms.json.lock")).unwrap();

@@ -118,7 +118,7 @@ fn h19_a_create_that_is_under_way_is_nothing_to_gc() {
     assert!(site.runs(site.record("web-1")["vmid"].as_u64().unwrap() as u32));
 }
 
-/// A Python that follows the contract, renewing these names one after the other.
+/// A Python that follows the contract (`facts/contract/database.md`), renewing these names one after the other.
 fn python_renews(site: &Site, names: &[String]) -> Running {
     const TEXT: &str = "
 import fcntl, json, os, sys, datetime

@@ -1,4 +1,5 @@
-//! What a guest-exec costs: network plugins run four in a row within 30 s (contract, callers).
+//! What a guest-exec costs: network plugins run four in a row within 30 s
+//! (`facts/contract/commands.md#callers-and-their-patience`).
 
 use crate::support::{command, exec, place, site};
 use lab::Lab;

@@ -1,4 +1,4 @@
-//! Which VMID and addresses a create gets (contract, database: allocation; hazards H01, H13).
+//! Which VMID and addresses a create gets (`facts/contract/database.md#allocation`; hazards H01, H13).
 
 use crate::support::{Ended, WALLET, assert_same_content, create, database, host_tree, vm, with_key};
 use lab::Lab;

@@ -1,4 +1,4 @@
-//! The records we write, byte for byte (contract, database).
+//! The records we write, byte for byte (`facts/contract/database.md`).
 
 use crate::hammer::mock_command;
 use crate::support::{WALLET, create, database, run, vm, with_key};

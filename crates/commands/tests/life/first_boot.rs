@@ -1,4 +1,4 @@
-//! What a guest gets at its first boot: cloud-init (contract, cloud-init; hazard H37), account, network mode.
+//! What a guest gets at its first boot: cloud-init (`facts/contract/cloud-init.md`; hazard H37), account, network mode.
 
 use crate::support::{Commands, WALLET, add_settings, edit, guest, read, record, terraform_vm, world, write};
 use lab::{Lab, LabBuilder};

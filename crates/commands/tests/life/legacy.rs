@@ -1,4 +1,4 @@
-//! VMs that the older package made: found, moved on, destroyed where they are (contract, legacy).
+//! VMs that the older package made: found, moved on, destroyed where they are (`facts/contract/legacy.md`).
 
 use crate::legacy_site::{DATABASE, add, legacy_record, legacy_site, state_of};
 use crate::support::{Commands, WALLET, edit, guest, read, write};

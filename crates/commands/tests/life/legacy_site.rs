@@ -1,4 +1,5 @@
-//! A host of the older package: VMs in the shared terraform folder, records without identity (contract, legacy).
+//! A host of the older package: VMs in the shared terraform folder, records without identity
+//! (`facts/contract/legacy.md`).
 
 use crate::support::{Said, add_settings, edit, read, write};
 use lab::Lab;

@@ -68,7 +68,7 @@ pub(crate) async fn serve(node: Shared, listener: TcpListener, acceptor: TlsAcce
             let Ok(stream) = acceptor.accept(stream).await else {
                 return;
             };
-            // A task of its own: Proxmox carries a request out although its client has gone (facts/proxmox.md), and
+            // A task of its own: Proxmox carries a request out although its client has gone (`facts/proxmox.md`), and
             // hyper drops what a connection that was closed waits for.
             let service = service_fn(move |request| {
                 let answer = tokio::spawn(answer(node.clone(), request));

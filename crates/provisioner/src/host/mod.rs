@@ -49,7 +49,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// The host as environment and defaults describe it (contract, configuration).
+    /// The host as environment and defaults describe it (`facts/contract/configuration.md`).
     pub fn from_environment(interrupt: Interrupt) -> Host {
         let dir = |variable: &str, default: &str| {
             std::env::var_os(variable)

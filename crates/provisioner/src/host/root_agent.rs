@@ -1,4 +1,5 @@
-//! The door to the root agent: one request per connection, frames of a 4-byte length and JSON (contract, root agent).
+//! The door to the root agent: one request per connection, frames of a 4-byte length and JSON
+//! (`facts/contract/root-agent.md`).
 
 use super::clock::Deadline;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};

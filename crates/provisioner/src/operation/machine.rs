@@ -78,7 +78,7 @@ impl Machine {
 }
 
 /// A guest's process runs while it is paused: where the root agent could not tell, the API is asked
-/// (`qmpstatus`; facts/proxmox.md). No answer leaves it open.
+/// (`qmpstatus`; `facts/proxmox.md`). No answer leaves it open.
 pub fn with_pause(ctx: &Context<'_>, vmid: Vmid, mut state: VmState, deadline: Deadline) -> VmState {
     if !state.running || state.paused.is_some() {
         return state;
@@ -129,7 +129,7 @@ pub struct Place {
 }
 
 /// Finds the VMID of a record and changes nothing. Records of the older package may hold a wrong one: the shared
-/// terraform state is right where the name on the node agrees (contract, legacy).
+/// terraform state is right where the name on the node agrees (`facts/contract/legacy.md`).
 pub fn locate(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> anyhow::Result<Place> {
     let as_recorded = |identity| Place { vmid: record.vmid, identity, proven_elsewhere: false };
     if let Some(uuid) = record.smbios_uuid {

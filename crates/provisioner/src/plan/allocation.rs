@@ -1,4 +1,4 @@
-//! Which VMID and addresses the next VM gets (contract, database: allocation).
+//! Which VMID and addresses the next VM gets (`facts/contract/database.md#allocation`).
 
 use crate::value::address::{Ipv4Pool, Ipv6Pool};
 use crate::value::vmid::{Vmid, VmidRange};

@@ -1,5 +1,5 @@
 //! The guest's first-boot configuration: variables of templates, and the checks of what comes out
-//! (contract, cloud-init; hazards H27, H37).
+//! (`facts/contract/cloud-init.md`; hazards H27, H37).
 
 use super::substitution::substitute;
 use crate::plan::allocation::Allocation;

@@ -1,4 +1,5 @@
-//! Which VMs gc suspends and destroys, and when it refuses to destroy at all (contract, commands: gc; hazards H10, H11).
+//! Which VMs gc suspends and destroys, and when it refuses to destroy at all (`facts/contract/commands.md#gc`; hazards
+//! H10, H11).
 
 use crate::store::vm_database::{Status, VmRecord};
 use crate::value::vm_name::VmName;

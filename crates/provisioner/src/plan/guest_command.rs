@@ -2,7 +2,7 @@
 //!
 //! Proxmox' multiplexer counts characters where it sends bytes: a request with two or more bytes beyond ASCII loses so
 //! many at its end, the guest's agent waits for the rest, and from then on it is dead for everybody
-//! (facts/proxmox.md, guest agent). So such a command is sent as a small program that prints it byte for byte and
+//! (`facts/proxmox.md`, section 1). So such a command is sent as a small program that prints it byte for byte and
 //! becomes the shell that was meant.
 
 use std::borrow::Cow;

@@ -1,4 +1,4 @@
-//! The terraform file of one VM (facts/provider.md, section 7: a form that both provider versions take,
+//! The terraform file of one VM (`facts/provider.md`, section 7: a form that both provider versions take,
 //! re-plan without changes and destroy).
 
 use crate::plan::allocation::Allocation;
@@ -130,7 +130,7 @@ pub fn render(plan: &VmPlan<'_>) -> String {
         "cpu": { "cores": plan.cores, "sockets": 1, "type": plan.cpu_type },
         "memory": { "dedicated": plan.memory_mb, "floating": plan.memory_mb },
         "disk": [{ "interface": "scsi0", "datastore_id": plan.disk_datastore.as_str(), "size": plan.disk_gb, "discard": "on", "ssd": true, "iothread": true }],
-        // An attribute since provider 0.98.1: an array in which every key stands (facts, 1.1).
+        // An attribute since provider 0.98.1: an array in which every key stands (`facts/provider.md`, section 1).
         "network_device": [{ "bridge": plan.bridge.as_str(), "model": "virtio", "firewall": false, "mac_address": null, "disconnected": null,
             "enabled": null, "mtu": null, "queues": null, "rate_limit": null, "trunks": null, "vlan_id": null }],
         "operating_system": { "type": "l26" }, "serial_device": [{ "device": "socket" }],

@@ -1,4 +1,4 @@
-//! The record of a new VM as others expect to read it (contract, database).
+//! The record of a new VM as others expect to read it (`facts/contract/database.md`).
 
 use crate::plan::allocation::Allocation;
 use crate::value::field_names::FieldNames;
@@ -35,7 +35,8 @@ pub struct NewVm<'a> {
     pub nft_token_id: Option<&'a NftTokenId>,
 }
 
-/// The fields in the order of the contract's example, under the names db.yaml gives them.
+/// The fields in the order of the contract's example (`facts/contract/database.md#form`), under the names db.yaml gives
+/// them.
 pub fn fields(vm: &NewVm<'_>, now: DateTime<Utc>, names: &FieldNames) -> Vec<(String, Value)> {
     let expires = now + TimeDelta::days(i64::from(vm.expiry_days));
     let wallet = vm.wallet.map(WalletAddress::as_str);

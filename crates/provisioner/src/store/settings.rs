@@ -1,4 +1,4 @@
-//! What operators and the installer decided: `db.yaml` and the files beside it (contract, configuration).
+//! What operators and the installer decided: `db.yaml` and the files beside it (`facts/contract/configuration.md`).
 
 use super::document::{self, Document};
 use super::tfvars::Tfvars;

@@ -1,5 +1,5 @@
 //! The VM database: one JSON file that programs in other languages read and write at any moment
-//! (contract, database; hazards H14 to H17).
+//! (`facts/contract/database.md`; hazards H14 to H17).
 //!
 //! Readers take no lock: rename makes each read whole, and what is half-written (one engine writes in place)
 //! is read again for up to a second. Writers hold `<file>.lock`. Values we do not change keep their exact text.

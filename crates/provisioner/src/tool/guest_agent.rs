@@ -1,4 +1,4 @@
-//! Commands in a guest, through the root agent and QEMU's guest agent (facts/proxmox.md, guest agent; hazard H25).
+//! Commands in a guest, through the root agent and QEMU's guest agent (`facts/proxmox.md`, section 1; hazard H25).
 
 //!
 //! The end of a command is told by the agent once, and each question costs one start of `qm` in the root agent's

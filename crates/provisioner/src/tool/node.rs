@@ -1,5 +1,5 @@
-//! What we ask of the node through the root agent (contract, root agent). Actions trigger and return; waiting is
-//! done here, by asking for the state, because the agent serves one request at a time (hazard H20).
+//! What we ask of the node through the root agent (`facts/contract/root-agent.md`). Actions trigger and return; waiting
+//! is done here, by asking for the state, because the agent serves one request at a time (hazard H20).
 
 use crate::host::clock::Deadline;
 use crate::host::interrupt::Interrupt;

@@ -1,4 +1,4 @@
-//! Terraform for one VM: a folder and a state of its own (design; hazards H21, H43, H44, H52).
+//! Terraform for one VM: a folder and a state of its own (`SPECIAL.md#decisions`; hazards H21, H43, H44, H52).
 //!
 //! ```text
 //! <terraform_dir>/provider.tf.json variables.tf.json terraform.tfvars .terraform/ .terraform.lock.hcl
@@ -244,7 +244,7 @@ impl LegacyFolder {
         format!("proxmox_virtual_environment_vm.{}", self.label())
     }
 
-    /// The address of its cloud-init file, a resource of its own (facts/terraform.md).
+    /// The address of its cloud-init file, a resource of its own (`facts/terraform.md`).
     pub fn file_address(&self) -> String {
         format!("proxmox_virtual_environment_file.cloud_config_{}", self.label())
     }

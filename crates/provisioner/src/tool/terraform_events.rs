@@ -1,4 +1,4 @@
-//! What `terraform … -json` prints, read line by line (facts/terraform.md, section 3).
+//! What `terraform … -json` prints, read line by line (`facts/terraform.md`, section 3).
 
 use serde_json::Value;
 
@@ -80,7 +80,7 @@ pub enum FailureKind {
 }
 
 /// Anything that is there already though nothing of this VMID should be: a configuration, a volume, an rbd image, a
-/// dataset, a logical volume. Each storage has a wording of its own (facts/proxmox.md), and all of them say "exists".
+/// dataset, a logical volume. Each storage has a wording of its own (`facts/proxmox.md`), and all of them say "exists".
 /// Words about another VM alone are not about this one, and a unit of systemd that is going goes by itself.
 fn says_exists(words: &str, vmid: u32) -> bool {
     let words = words.to_ascii_lowercase();
@@ -140,7 +140,7 @@ pub fn lost_its_answer(diagnostics: &[Diagnostic]) -> bool {
     LOST.iter().any(|w| words.contains(w)) || words.contains("ended with signal")
 }
 
-/// Sorts a failure by its words (facts/provider.md, section 4).
+/// Sorts a failure by its words (`facts/provider.md`, section 4).
 pub fn kind_of(diagnostics: &[Diagnostic], vmid: u32) -> FailureKind {
     let words: String = diagnostics.iter().map(|d| format!("{} {}\n", d.summary, d.detail)).collect();
     if says_exists(&words, vmid) || words.contains(&format!("lock-{vmid}.conf")) {

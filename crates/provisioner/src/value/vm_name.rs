@@ -77,7 +77,7 @@ impl VmName {
         if label.starts_with(|c: char| c.is_ascii_digit()) { format!("vm_{label}") } else { label }
     }
 
-    /// The label the older package gave: the same without the `vm_` (contract, legacy VMs).
+    /// The label the older package gave: the same without the `vm_` (`facts/contract/legacy.md`).
     pub fn legacy_resource_label(&self) -> String {
         self.0.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
     }

@@ -1,5 +1,5 @@
 //! What may be done to which machine, judged at the moment it is done: the model's own rules, written from the
-//! contract and not from the product.
+//! contract (`facts/contract/`) and not from the product.
 
 use super::book::text;
 use super::world::World;

@@ -1,4 +1,4 @@
-//! Everything that can be known before anything is taken (design, habit 2).
+//! Everything that can be known before anything is taken (`CLAUDE.md#habits`).
 
 use super::Request;
 use crate::host::clock::Deadline;
@@ -355,7 +355,7 @@ fn preflight(ctx: &Context<'_>, checked: &Checked, request: &Request) -> anyhow:
     Ok(())
 }
 
-/// `size=` of a drive string in MiB (`2252M`, `20G`, `1T`; facts/proxmox.md).
+/// `size=` of a drive string in MiB (`2252M`, `20G`, `1T`; `facts/proxmox.md`).
 fn disk_size_mib(drive: &str) -> Option<u64> {
     let size = drive.split(',').find_map(|part| part.strip_prefix("size="))?;
     let (number, unit) = size.split_at(size.find(|c: char| !c.is_ascii_digit()).unwrap_or(size.len()));
@@ -370,7 +370,7 @@ fn disk_size_mib(drive: &str) -> Option<u64> {
     }
 }
 
-/// What an operator can do about a terraform failure (facts/provider.md, section 4).
+/// What an operator can do about a terraform failure (`facts/provider.md`, section 4).
 pub fn hint_for(words: &str) -> &'static str {
     const HINTS: [(&str, &str); 9] = [
         ("HTTP 401", "; the API token is wrong or expired: blockhost-provisioner-setup token"),

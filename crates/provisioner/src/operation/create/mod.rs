@@ -1,9 +1,9 @@
 //! `blockhost-vm-create`: from a name to a running, registered VM.
 //!
-//! Order (contract, commands): check everything, wait for a turn, take VMID and addresses in one locked change,
-//! snippets, terraform, wait for the guest agent, register, route, isolation, report. Each step that takes
-//! something is in the journal before it is done. What fails before registration is undone ([`super::recovery`]);
-//! after it, a create of the same name and wallet goes on to the result.
+//! Order (`facts/contract/commands.md`): check everything, wait for a turn, take VMID and addresses in one locked
+//! change, snippets, terraform, wait for the guest agent, register, route, isolation, report. Each step that takes
+//! something is in the journal before it is done. What fails before registration is undone ([`super::recovery`]); after
+//! it, a create of the same name and wallet goes on to the result.
 
 mod check;
 mod guest;
@@ -95,7 +95,7 @@ pub struct Request {
     pub queue_timeout: Duration,
 }
 
-/// What the caller is told: the result line (contract, commands).
+/// What the caller is told: the result line (`facts/contract/commands.md`).
 #[derive(Debug, Clone, PartialEq)]
 pub struct VmResult {
     /// The JSON object with its seven keys.

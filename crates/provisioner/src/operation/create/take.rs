@@ -1,5 +1,5 @@
 //! VMID and addresses: one locked change of the database, journalled before it is visible
-//! (contract, database: allocation; hazards H01, H05, H13).
+//! (`facts/contract/database.md#allocation`; hazards H01, H05, H13).
 
 use super::holders::Holders;
 use super::{Checked, Request};
@@ -173,7 +173,7 @@ pub fn of_entry(entry: &Entry) -> anyhow::Result<Allocation> {
     Ok(Allocation { vmid: entry.checked_vmid()?, ipv4, ipv6: entry.ipv6 })
 }
 
-/// `nextid?vmid=N` looks at every guest of the cluster, whatever our token may see (facts/proxmox.md, section 4).
+/// `nextid?vmid=N` looks at every guest of the cluster, whatever our token may see (`facts/proxmox.md`, section 4).
 fn is_free_on_node(checked: &Checked, vmid: Vmid, deadline: Deadline) -> anyhow::Result<bool> {
     match checked.api.get(&format!("/cluster/nextid?vmid={vmid}"), deadline) {
         Ok(_) => Ok(true),

@@ -25,9 +25,9 @@ use crate::host::accounts::{self, Account};
 use choices::Choices;
 use serde_json::Value;
 
-/// The template's VMID where nobody chose one (contract, installer).
+/// The template's VMID where nobody chose one (`facts/contract/installer.md`).
 pub const DEFAULT_TEMPLATE: u64 = 9001;
-/// The root agent takes no VMID above this (contract, root agent).
+/// The root agent takes no VMID above this (`facts/contract/root-agent.md`).
 const HIGHEST_VMID: u64 = 999_999;
 
 /// A step of the installer.

@@ -46,7 +46,7 @@ impl std::fmt::Display for Status {
 pub struct VmRecord {
     /// Its key.
     pub name: VmName,
-    /// Its number on the node; of older records it may be wrong (contract, legacy).
+    /// Its number on the node; of older records it may be wrong (`facts/contract/legacy.md`).
     pub vmid: Vmid,
     /// Its state.
     pub status: Status,
