@@ -5,6 +5,7 @@ use clap::Parser;
 use provisioner::host::Host;
 use provisioner::operation::Context;
 use provisioner::operation::gc::{Options, Report, gc};
+use provisioner::plan::garbage_collection::Brake;
 use provisioner::value::vm_name::VmName;
 
 /// Suspend VMs whose time is over, and destroy them after a grace period
@@ -13,27 +14,28 @@ use provisioner::value::vm_name::VmName;
     name = "blockhost-vm-gc",
     version,
     styles = crate::STYLES,
-    after_help = "Without --execute it only says what is due. Exit code 1: a VM failed (the others were handled), or a brake stopped the destroying:\n\
-        the last run is too long ago or in the future (--accept-gap), or too large a share of all VMs would go (--accept-share).\n\n\
+    after_help = "Without --execute nothing is changed.\n\
+        Exit status 1: a VM could not be handled (the others were), or a safety check held VMs back: the previous run was too long ago or in the future (--accept-gap), \
+        too many VMs are due at once, or the clock is ahead (--accept-share). VMs whose record is protected are left alone.\n\n\
         Examples:\n  blockhost-vm-gc\n  blockhost-vm-gc --execute\n  blockhost-vm-gc --execute --suspend-only\n  blockhost-vm-gc --grace-days 30"
 )]
 pub struct GcCommand {
-    /// Do it
+    /// Suspend and destroy. Without this flag, only list what is due
     #[arg(long)]
     execute: bool,
-    /// Suspend only
+    /// Suspend expired VMs, destroy nothing
     #[arg(long, conflicts_with = "destroy_only")]
     suspend_only: bool,
-    /// Destroy only
+    /// Destroy VMs whose grace period is over, suspend nothing
     #[arg(long)]
     destroy_only: bool,
     /// Days between suspension and destruction [default: gc_grace_days of db.yaml, 7]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(0..=36500))]
     grace_days: Option<u32>,
-    /// Destroy although the last run is long ago or in the future
+    /// Destroy even if the last run was more than gc_max_gap_days ago, or is dated in the future
     #[arg(long)]
     accept_gap: bool,
-    /// Destroy although a large share of all VMs would go
+    /// Suspend and destroy even if more than gc_max_share of all VMs are due, or the clock is ahead
     #[arg(long)]
     accept_share: bool,
     /// Use the mock database; the host is not touched
@@ -63,17 +65,17 @@ impl GcCommand {
         for failure in &report.failures {
             crate::complain(failure);
         }
-        match &report.brake {
-            Some(brake) if self.execute => anyhow::bail!("{brake}"),
+        let brakes: Vec<String> =
+            [&report.suspend_brake, &report.brake].into_iter().flatten().map(ToString::to_string).collect();
+        if !self.execute {
             // What it would say; looking is no failure.
-            Some(brake) => crate::warn(&brake.to_string()),
-            None => {}
+            brakes.iter().for_each(|brake| crate::warn(brake));
+        } else {
+            anyhow::ensure!(brakes.is_empty(), "{}", brakes.join("; "));
         }
-        anyhow::ensure!(
-            report.failures.is_empty(),
-            "{} of the VMs failed; the others were handled",
-            report.failures.len()
-        );
+        let due = report.candidates.suspend.len() + report.candidates.destroy.len();
+        let failed = report.failures.len();
+        anyhow::ensure!(failed == 0, "{failed} of {} VMs could not be handled; see above", due.max(failed));
         Ok(())
     }
 }
@@ -92,22 +94,22 @@ fn summary(report: &Report, options: Options, aligned: bool) -> String {
     if !options.suspend_only {
         text.push_str(&counted("Destroy", found.destroy.len()));
     }
-    let done = |list: &[VmName], name: &VmName, yes: &'static str, no: &'static str| match (
+    let word = |done: &[VmName], name: &VmName, brake: &Option<Brake>, words: [&'static str; 2]| match (
         options.execute,
-        list.contains(name),
+        done.contains(name),
+        brake,
     ) {
-        (true, true) => yes,
-        (true, false) => "not done",
-        (false, _) => no,
+        (true, true, _) => words[0],
+        (_, _, Some(_)) => "due, but held back",
+        (true, false, None) => "not done",
+        (false, ..) => words[1],
     };
-    let suspend = found
-        .suspend
-        .iter()
-        .map(|name| (name, done(&report.suspended, name, "suspended", "would be suspended")));
-    let destroy = found
-        .destroy
-        .iter()
-        .map(|name| (name, done(&report.destroyed, name, "destroyed", "would be destroyed")));
+    let suspend = found.suspend.iter().map(|name| {
+        (name, word(&report.suspended, name, &report.suspend_brake, ["suspended", "would be suspended"]))
+    });
+    let destroy = found.destroy.iter().map(|name| {
+        (name, word(&report.destroyed, name, &report.brake, ["destroyed", "would be destroyed"]))
+    });
     let lines: Vec<(&VmName, &str)> = suspend.chain(destroy).collect();
     let width =
         if aligned { lines.iter().map(|(name, _)| name.as_str().len()).max().unwrap_or(0) } else { 0 };

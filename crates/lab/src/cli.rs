@@ -186,6 +186,12 @@ enum Ctl {
         #[arg(allow_negative_numbers = true)]
         days: i64,
     },
+    /// Set the node's clock apart from this machine's
+    NodeClock {
+        /// Days ahead; negative: behind
+        #[arg(allow_negative_numbers = true)]
+        days: i64,
+    },
     /// Print everything as JSON
     Snapshot,
     /// Print what was asked of the node, one JSON object a line
@@ -386,6 +392,7 @@ fn ctl(control: &Control, act: Ctl) -> anyhow::Result<()> {
             Ok(())
         }
         Ctl::DaysPass { days } => days::pass(control.dir(), days),
+        Ctl::NodeClock { days } => control.set_clock_ahead(days.saturating_mul(86_400)),
         Ctl::Snapshot => {
             println!("{}", serde_json::to_string_pretty(&control.snapshot()?)?);
             Ok(())

@@ -96,6 +96,10 @@ pub(crate) enum Request {
     Resolver {
         address: String,
     },
+    /// The node's clock is so many seconds ahead of this machine's (negative: behind).
+    Clock {
+        ahead_s: i64,
+    },
     /// A backup job names this VMID from now on.
     BackupJob {
         vmid: u32,
@@ -256,6 +260,7 @@ fn change_state(node: &Shared, request: Request) -> Outcome<()> {
         }
         Request::Grant { path, subject, role } => state.access.grant(&path, &subject, &role, true),
         Request::Resolver { address } => state.resolver = address,
+        Request::Clock { ahead_s } => state.clock_ahead_s = ahead_s,
         Request::BackupJob { vmid } => {
             state.backup_jobs.insert(vmid);
         }

@@ -134,7 +134,7 @@ fn h23_a_root_agent_that_hangs_is_not_waited_for_once_for_each_vm() {
     let site = Site::with(&fleet);
     site.lab.control().fault("agent.vm-state", FaultAction::Hang, 1).unwrap();
     let begun = Instant::now();
-    let mut command = site.verb("gc", &["--execute"]);
+    let mut command = site.verb("gc", &["--execute", "--accept-share"]);
     command.env("BLOCKHOST_FAULT", "limit@gc-look=700");
     run(command).fails(&["VM over-0", "did not answer vm-state within"]).says(&[
         "VM over-9",

@@ -150,7 +150,7 @@ fn machines_that_cannot_be_destroyed_stop_none_of_those_behind_them() {
     for vmid in 100..105 {
         site.lab.control().set(vmid, "protection", "1").unwrap();
     }
-    let said = site.gc(&["--execute"]).fails(&["error: 5 of the VMs failed; the others were handled"]);
+    let said = site.gc(&["--execute"]).fails(&["error: 5 of 10 VMs could not be handled; see above"]);
     assert!(said.out.ends_with("Done: 0 suspended, 5 destroyed, 5 failed\n"), "{said:#?}");
     for n in 0..5 {
         assert_eq!(site.status(&format!("due-{n}")), "suspended");

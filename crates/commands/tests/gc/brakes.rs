@@ -2,6 +2,7 @@
 
 use crate::support::{Said, Site, Vm, days_from_now, due, expired, paid, read, write};
 use chrono::{TimeDelta, Utc};
+use lab::model::{FaultAction, Power};
 use serde_json::json;
 
 /// One to be suspended, one to be destroyed, two that are paid.
@@ -12,9 +13,12 @@ fn site() -> Site {
 /// Suspending went on, destroying did not, and what to do is said.
 #[track_caller]
 fn braked(site: &Site, said: Said, words: &[&str]) {
-    let said = said.fails(&["nothing is destroyed"]).says(words);
+    let said = said.fails(&["no VM was destroyed"]).says(words);
     assert!(said.out.contains("Suspend: 1 candidate\nDestroy: 1 candidate\n"), "{said:#?}");
-    assert!(said.out.contains("  over  suspended\n") && said.out.contains("  due  not done\n"), "{said:#?}");
+    assert!(
+        said.out.contains("  over  suspended\n") && said.out.contains("  due  due, but held back\n"),
+        "{said:#?}"
+    );
     site.is_suspended("over", 100);
     assert!(site.exists(101));
     assert_eq!(site.status("due"), "suspended");
@@ -100,7 +104,7 @@ fn h11_a_note_that_cannot_be_written_brakes() {
     let site = site();
     let note = read(&site.path("var/gc-last-run.json"));
     let rules = "error@write.gc-last-run.before";
-    braked(&site, site.gc_with(rules, &[]), &["nothing is destroyed", "gc-last-run.json"]);
+    braked(&site, site.gc_with(rules, &[]), &["no VM was destroyed", "gc-last-run.json"]);
     assert_eq!(read(&site.path("var/gc-last-run.json")), note);
     site.gc(&["--execute"]).ok();
     site.is_destroyed("due", 101);
@@ -112,10 +116,11 @@ fn h11_the_clock_jumps_both_ways() {
     let fleet: Vec<Vm> = (0..6).map(|n| paid(&format!("paid-{n}"), 100 + n)).collect();
     let site = Site::with(&fleet);
     site.days_pass(365);
-    site.gc(&["--execute"]).ok();
+    site.gc(&["--execute"]).fails(&["no VM was suspended", "6 of 6", "--accept-share"]);
+    site.gc(&["--execute", "--accept-share"]).ok();
     assert!(site.guests().len() == 6 && (0..6).all(|n| site.status(&format!("paid-{n}")) == "suspended"));
     site.days_pass(365);
-    site.gc(&["--execute"]).fails(&["nothing is destroyed", "days ago", "--accept-gap"]);
+    site.gc(&["--execute"]).fails(&["no VM was destroyed", "days ago", "--accept-gap"]);
     assert_eq!(site.guests().len(), 6);
     // Noted by then; the share still brakes.
     site.gc(&["--execute"]).fails(&["6 of 6", "--accept-share"]);
@@ -149,7 +154,7 @@ fn h11_a_large_share_is_braked() {
             continue;
         }
         let count = format!("{due_ones} of {}", due_ones + others);
-        said.fails(&["nothing is destroyed", &count, "gc_max_share", "--accept-share"]);
+        said.fails(&["no VM was destroyed", &count, "gc_max_share", "--accept-share"]);
         assert_eq!(site.guests().len() as u32, due_ones + others);
         site.gc(&["--execute", "--accept-gap"]).fails(&["--accept-share"]);
         site.gc(&["--execute", "--accept-share"]).ok();
@@ -190,7 +195,7 @@ fn h11_a_dry_run_says_what_the_brake_would_say() {
     let site = site();
     site.note_last_run(-15);
     let note = read(&site.path("var/gc-last-run.json"));
-    site.gc(&[]).ok().says(&["warning: ", "nothing is destroyed", "--accept-gap"]);
+    site.gc(&[]).ok().says(&["warning: ", "no VM was destroyed", "--accept-gap"]);
     assert_eq!(read(&site.path("var/gc-last-run.json")), note);
 }
 
@@ -205,10 +210,10 @@ fn h11_protected_records_are_never_destroyed_by_gc() {
         let said = site.gc(&["--execute", "--accept-share", "--accept-gap"]);
         assert!(site.exists(100), "{word}");
         assert_eq!(site.status("protected"), "suspended");
-        said.says(&["protected"]);
+        // An operator protects a VM of his own against this very thing (H62).
+        site.is_active("active", 101);
+        said.says(&["VM active", "expired, but its record is protected"]);
         if word == json!(true) {
-            // Not being paid for still switches it off.
-            site.is_suspended("active", 101);
             crate::support::run(site.verb("destroy", &["protected"])).fails(&["protected", "--force"]);
             crate::support::run(site.verb("destroy", &["protected", "--force"])).ok();
             site.is_destroyed("protected", 100);
@@ -240,4 +245,89 @@ fn h10_a_record_without_a_readable_time_is_left_alone() {
         assert!(site.exists(100), "{key} {value}");
         site.is_destroyed("due", 101);
     }
+}
+
+/// A clock that runs ahead makes every VM look expired (H62).
+#[test]
+fn h62_a_clock_ahead_of_the_nodes_suspends_no_small_house() {
+    // Three VMs: a share of three is no brake, as long as the clock is believed.
+    let fleet = |n: u32| (0..n).map(|n| expired(&format!("vm-{n}"), 100 + n)).collect::<Vec<_>>();
+    for count in [1, 3] {
+        let site = Site::with(&fleet(count));
+        site.lab.control().set_clock_ahead(-40 * 86_400).unwrap();
+        let words = format!("{count} of {count} VMs are due at once");
+        let said = site.gc(&["--execute"]).fails(&[
+            "no VM was suspended",
+            &words,
+            "40 days ahead of the node's",
+            "--accept-share",
+        ]);
+        assert!(said.out.contains("  vm-0  due, but held back\n"), "{said:#?}");
+        assert!(
+            (0..count).all(|n| site.status(&format!("vm-{n}")) == "active"
+                && site.guest(100 + n).power == Power::Running)
+        );
+        // It stays so at the next run, and goes on when the clocks agree again.
+        site.gc(&["--execute"]).fails(&["no VM was suspended"]);
+        site.lab.control().set_clock_ahead(0).unwrap();
+        site.gc(&["--execute"]).ok();
+        assert!((0..count).all(|n| site.status(&format!("vm-{n}")) == "suspended"));
+    }
+    // The operator has looked; and a node that cannot be asked is no reason to keep everything running.
+    let site = Site::with(&fleet(2));
+    site.lab.control().set_clock_ahead(-40 * 86_400).unwrap();
+    site.gc(&["--execute", "--accept-share"]).ok();
+    assert_eq!(site.status("vm-1"), "suspended");
+    let site = Site::with(&fleet(2));
+    site.lab
+        .control()
+        .fault(
+            "api.GET /nodes/*/time",
+            FaultAction::Error { message: "internal error".into(), code: None },
+            9,
+        )
+        .unwrap();
+    site.gc(&["--execute"]).ok();
+    assert_eq!(site.status("vm-1"), "suspended");
+}
+
+#[test]
+fn h62_a_clock_that_moved_more_than_the_machine_ran_destroys_no_small_house() {
+    let site = Site::with(&[due("due", 100), expired("over", 101)]);
+    // The note of a run of three hours ago by uptime, and ten days ago by the wall clock.
+    let uptime = provisioner_uptime();
+    let note = |hours: i64, days: i64| {
+        let believed = json!({"at": days_from_now(-days), "boot_id": uptime.0, "uptime_seconds": uptime.1 - hours * 3600});
+        write(
+            &site.path("var/gc-last-run.json"),
+            &json!({"at": days_from_now(-days), "believed": believed}).to_string(),
+        );
+    };
+    note(3, 10);
+    let said = site.gc(&["--execute", "--destroy-only"]);
+    // One of two is not more than half.
+    said.ok();
+    site.is_destroyed("due", 100);
+    note(3, 10);
+    let words = [
+        "no VM was suspended",
+        "1 of 1",
+        "the clock has moved 9 days more than this machine has been running",
+    ];
+    site.gc(&["--execute"]).fails(&words);
+    site.gc(&["--execute"]).fails(&words);
+    assert_eq!(site.status("over"), "active");
+    // An operator has looked: the clock is believed from now on.
+    site.gc(&["--execute", "--accept-gap", "--accept-share"]).ok();
+    assert_eq!(site.status("over"), "suspended");
+    site.place(&[expired("more", 102)]);
+    site.gc(&["--execute"]).ok();
+    assert_eq!(site.status("more"), "suspended");
+}
+
+/// Boot and seconds since then, as the machine itself says.
+fn provisioner_uptime() -> (String, i64) {
+    let boot = read(std::path::Path::new("/proc/sys/kernel/random/boot_id"));
+    let uptime = read(std::path::Path::new("/proc/uptime"));
+    (boot.trim().to_string(), uptime.split('.').next().unwrap().parse().unwrap())
 }

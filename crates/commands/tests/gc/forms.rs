@@ -126,7 +126,7 @@ fn the_grace_period_is_that_of_the_flag_else_of_db_yaml_else_seven_days() {
     ] {
         assert_eq!(counted(&site, arguments), count, "{arguments:?}");
     }
-    let said = site.gc(&["--grace-days", "0"]).ok().says(&["nothing is destroyed", "--accept-share"]);
+    let said = site.gc(&["--grace-days", "0"]).ok().says(&["no VM was destroyed", "--accept-share"]);
     assert!(said.out.contains("Destroy: 10 candidates\n"), "{said:#?}");
     let yaml = site.path("etc/blockhost/db.yaml");
     let text = crate::support::read(&yaml);
@@ -169,7 +169,7 @@ fn one_vms_failure_never_stops_the_others() {
         .says(&["warning: ", "no-zone"])
         .says(&["warning: ", "no-status"])
         .says(&["warning: ", "a-text"])
-        .says(&["error: 2 of the VMs failed; the others were handled"]);
+        .says(&["error: 2 of 6 VMs could not be handled; see above"]);
     assert!(
         said.out.contains("  over-1  not done\n") && said.out.contains("  due-1  not done\n"),
         "{said:#?}"

@@ -16,7 +16,7 @@ fn fifty(qm_ms: u64) -> (Duration, Duration) {
     let site = Site::of(Lab::builder().qm_ms(qm_ms), &fleet(50));
     site.lab.control().timing(|timing| timing.guest_shutdown = 1_000).unwrap();
     let begun = Instant::now();
-    let gc = start(site.verb("gc", &["--execute"]));
+    let gc = start(site.verb("gc", &["--execute", "--accept-share"]));
     until("guests go down", || {
         let calls = site.lab.control().calls(0).unwrap();
         calls.iter().filter(|call| call.what.starts_with("qm-shutdown")).count() >= 5

@@ -108,7 +108,7 @@ fn h11_the_share_brakes_a_mock_run_too_and_its_protected_records_stay() {
         command.env("BLOCKHOST_MOCK_DB", &mock);
         run(command)
     };
-    gc(&[]).fails(&["nothing is destroyed", "5 of 9", "--accept-share"]);
+    gc(&[]).fails(&["no VM was destroyed", "5 of 9", "--accept-share"]);
     gc(&["--accept-share"]).ok();
     let all: Value = serde_json::from_str(&read(&mock)).unwrap();
     assert_eq!(

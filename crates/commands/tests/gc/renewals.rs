@@ -178,7 +178,7 @@ fn h10_many_renewals_while_many_go_down() {
     let fleet: Vec<Vm> = (0..20).map(|n| expired(&format!("vm-{n:02}"), 100 + n)).collect();
     let site = Site::with(&fleet);
     site.lab.control().timing(|timing| timing.guest_shutdown = 500).unwrap();
-    let running = site.gc_held_at("gc.asked", 1, &[]);
+    let running = site.gc_held_at("gc.asked", 1, &["--accept-share"]);
     let renewed: Vec<u32> = (0..20).filter(|n| n % 3 == 0).collect();
     for n in &renewed {
         site.renew(&format!("vm-{n:02}"), 10);

@@ -83,6 +83,33 @@ fn h42_a_dry_resume_touches_nothing() {
 }
 
 #[test]
+fn h12_what_moves_the_end_says_from_where_and_warns_when_it_takes_time_away() {
+    let site = Site::with(&[paid("web-1", 100), in_grace("over", 101)]);
+    let said = site.resume(&["web-1", "--extend-days", "90"]).ok();
+    assert!(said.err.contains("in 90 days; before: ") && !said.err.contains("EARLIER"), "{said:#?}");
+    let before = site.record("web-1")["expires_at"].as_str().unwrap().to_string();
+    // Two days from now are 88 days less.
+    let dry = site.resume(&["web-1", "--extend-days", "2", "--dry-run"]).ok();
+    assert!(dry.err.contains("would move EARLIER") && days_left(&site, "web-1") == 90, "{dry:#?}");
+    let said = site.resume(&["web-1", "--extend-days", "2"]).ok();
+    said.says(&["warning: VM web-1: the expiry moved EARLIER", &before, "88 days less", "--add-days"]);
+    assert_eq!(days_left(&site, "web-1"), 2);
+    // More is more, and what is over begins now.
+    site.resume(&["web-1", "--add-days", "88"]).ok();
+    assert_eq!(days_left(&site, "web-1"), 90);
+    site.resume(&["over", "--add-days", "10"]).ok();
+    assert_eq!(days_left(&site, "over"), 10);
+    // To a moment, in any form that leaves no doubt.
+    let day = (Utc::now() + TimeDelta::days(200)).format("%Y-%m-%d").to_string();
+    site.resume(&["web-1", "--until", &day]).ok();
+    assert_eq!(site.record("web-1")["expires_at"], format!("{day}T00:00:00.000000+00:00"));
+    site.resume(&["web-1", "--until", &format!("{day}T12:00:00+02:00")]).ok();
+    assert_eq!(site.record("web-1")["expires_at"], format!("{day}T10:00:00.000000+00:00"));
+    let said = site.resume(&["web-1"]).ok();
+    assert!(said.err.contains("unchanged") && !said.err.contains("EARLIER"), "{said:#?}");
+}
+
+#[test]
 fn wrong_usage_is_exit_code_2() {
     let site = Site::with(&[in_grace("web-1", 100)]);
     for arguments in [
@@ -90,6 +117,13 @@ fn wrong_usage_is_exit_code_2() {
         &["web-1", "--extend-days", "-1"],
         &["web-1", "--extend-days", "0"],
         &["web-1", "--extend-days", "x"],
+        &["web-1", "--add-days", "0"],
+        &["web-1", "--until", "2020-01-01"],
+        &["web-1", "--until", "tomorrow"],
+        // A time without its zone could be days away from what was meant.
+        &["web-1", "--until", "2099-01-01T00:00:00"],
+        &["web-1", "--until", "2099-01-01", "--add-days", "1"],
+        &["web-1", "--extend-days", "1", "--add-days", "1"],
         &["web-1", "web-2"],
         &["../x"],
     ] {

@@ -87,6 +87,14 @@ pub(crate) fn node_status(node: &Shared, caller: &Caller, on: &str) -> Outcome<V
     }))
 }
 
+/// Seconds since 1970: `time` in UTC, `localtime` as the zone shows it.
+pub(crate) fn node_time(node: &Shared, caller: &Caller, on: &str) -> Outcome<Value> {
+    let state = node.state();
+    need(&state, caller, &format!("/nodes/{on}"), "Sys.Audit")?;
+    let now = chrono::Utc::now().timestamp() + state.clock_ahead_s;
+    Ok(json!({"timezone": "UTC", "time": now, "localtime": now}))
+}
+
 fn need(state: &State, caller: &Caller, path: &str, privilege: &str) -> Outcome<()> {
     if state.access.may(caller, path, None, privilege) {
         return Ok(());

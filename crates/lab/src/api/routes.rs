@@ -54,6 +54,7 @@ async fn on_node(
 ) -> Outcome<Value> {
     match (method, rest) {
         ("GET", ["status"]) => cluster::node_status(node, caller, on),
+        ("GET", ["time"]) => cluster::node_time(node, caller, on),
         ("GET", ["network"]) => Ok(cluster::network(node)),
         ("POST", ["network"]) => cluster::make_interface(node, caller, params),
         ("PUT", ["network"]) => cluster::apply_network(node, caller).await,

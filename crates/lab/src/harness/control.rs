@@ -288,6 +288,11 @@ impl Control {
         self.tell(&Request::Resolver { address: address.into() })
     }
 
+    /// The node's clock is so many seconds ahead of this machine's (negative: behind).
+    pub fn set_clock_ahead(&self, seconds: i64) -> anyhow::Result<()> {
+        self.tell(&Request::Clock { ahead_s: seconds })
+    }
+
     /// A backup job names this VMID from now on; only a destroy with `--purge` takes it out again.
     ///
     /// # Errors

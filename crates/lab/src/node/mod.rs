@@ -89,6 +89,8 @@ pub(crate) struct State {
     pub access: Access,
     /// The host's name server, part of a guest's instance-id where it has none of its own.
     pub resolver: String,
+    /// Seconds by which the node's clock is ahead.
+    pub clock_ahead_s: i64,
     next_pid: u32,
     next_mac: u32,
 }
@@ -110,6 +112,7 @@ impl Node {
             network,
             access: Access::new(&options),
             resolver: "192.0.2.53".into(),
+            clock_ahead_s: 0,
             next_pid: 20_000,
             next_mac: 1,
         };

@@ -1,5 +1,6 @@
 //! The only clock.
 
+use crate::value::uptime::Uptime;
 use chrono::{DateTime, Utc};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,17 @@ pub fn now() -> DateTime<Utc> {
         return machine.wall_clock();
     }
     Utc::now()
+}
+
+/// How long the machine has been up; `None` where it does not say which boot this is.
+pub fn uptime() -> Option<Uptime> {
+    #[cfg(debug_assertions)]
+    if super::simulated::machine().is_some() {
+        return None;
+    }
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_string();
+    let seconds = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
+    (!boot_id.is_empty()).then_some(Uptime { boot_id, seconds })
 }
 
 /// Lets time pass. What should end at a signal sleeps by [`super::interrupt::Interrupt::sleep`].

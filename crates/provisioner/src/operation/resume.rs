@@ -25,40 +25,62 @@ pub struct Resumed {
     pub was_running: bool,
     /// When its time ends now.
     pub expires_at: Option<DateTime<Utc>>,
+    /// When it ended before.
+    pub expired_before: Option<DateTime<Utc>>,
     /// What could not be set on the host.
     pub warnings: Vec<String>,
 }
 
-/// The new end of a VM's time: `extend_days` from now; else an end in the future is kept, and one in the past (of a
-/// suspended VM) becomes `default_days` from now (H12).
-pub fn new_expiry(
-    record: &VmRecord,
-    extend_days: Option<u32>,
-    default_days: u32,
-    now: DateTime<Utc>,
-) -> Option<DateTime<Utc>> {
-    let from_now = |days: u32| now + TimeDelta::days(i64::from(days));
-    match (extend_days, record.expires_at) {
-        (Some(days), _) => Some(from_now(days)),
-        (None, Some(end)) if end > now => Some(end),
-        (None, end) if record.status == Status::Active => end,
-        (None, _) => Some(from_now(default_days)),
+/// The end that a VM's time shall have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// What was paid for: an end in the future is kept, and one in the past (of a suspended VM) becomes
+    /// `default_expiry_days` from now (H12).
+    AsPaid,
+    /// So many days from now, whatever it was.
+    DaysFromNow(u32),
+    /// So many days more, counted from its present end or, where that is past, from now.
+    DaysMore(u32),
+    /// This moment.
+    At(DateTime<Utc>),
+}
+
+impl Expiry {
+    /// The new end of this VM's time.
+    pub fn of(self, record: &VmRecord, default_days: u32, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let days_after =
+            |begin: DateTime<Utc>, days: u32| begin.checked_add_signed(TimeDelta::days(i64::from(days)));
+        match (self, record.expires_at) {
+            (Expiry::DaysFromNow(days), _) => days_after(now, days),
+            (Expiry::DaysMore(days), end) => days_after(end.map_or(now, |end| end.max(now)), days),
+            (Expiry::At(end), _) => Some(end),
+            (Expiry::AsPaid, Some(end)) if end > now => Some(end),
+            (Expiry::AsPaid, end) if record.status == Status::Active => end,
+            (Expiry::AsPaid, _) => days_after(now, default_days),
+        }
     }
 }
 
+/// Whether the new end takes time away that was paid for.
+pub fn shortens(before: Option<DateTime<Utc>>, after: Option<DateTime<Utc>>, now: DateTime<Utc>) -> bool {
+    // What had ended already is not taken.
+    before.zip(after).is_some_and(|(before, after)| before > now && after < before)
+}
+
 /// Resumes a VM. Active ones are started when they are off.
-pub fn resume(
-    ctx: &Context<'_>,
-    name: &VmName,
-    extend_days: Option<u32>,
-    dry_run: bool,
-) -> anyhow::Result<Resumed> {
+pub fn resume(ctx: &Context<'_>, name: &VmName, expiry: Expiry, dry_run: bool) -> anyhow::Result<Resumed> {
     let record = ctx.live_record(name)?;
     let default_days = ctx.settings.default_expiry_days;
     if dry_run {
-        let expires_at = new_expiry(&record, extend_days, default_days, clock::now());
+        let expires_at = expiry.of(&record, default_days, clock::now());
         let was_suspended = record.status == Status::Suspended;
-        return Ok(Resumed { was_suspended, was_running: !was_suspended, expires_at, warnings: Vec::new() });
+        return Ok(Resumed {
+            was_suspended,
+            was_running: !was_suspended,
+            expires_at,
+            expired_before: record.expires_at,
+            warnings: Vec::new(),
+        });
     }
     let _lock = if ctx.mock { None } else { Some(VmLock::take(ctx.host, name, "resume", LOCK_WAIT)?) };
     let record = ctx.live_record(name)?;
@@ -81,13 +103,13 @@ pub fn resume(
         }
         ctx.host.step("resume.onboot")?;
     }
-    let expires_at = ctx.database.update(|db| {
+    let (expires_at, expired_before) = ctx.database.update(|db| {
         // Read again: an engine may have extended the time while the machine was starting.
         let record = db.record(name.as_str()).and_then(Result::ok);
         let record = record
             .filter(VmRecord::is_live)
             .ok_or_else(|| anyhow::anyhow!("VM {name}: its record has gone meanwhile"))?;
-        let expires_at = new_expiry(&record, extend_days, default_days, clock::now());
+        let expires_at = expiry.of(&record, default_days, clock::now());
         if record.status != Status::Active {
             db.set_status(name.as_str(), Status::Active);
             db.remove(name.as_str(), "suspended_at");
@@ -97,10 +119,10 @@ pub fn resume(
         {
             db.set_expires_at(name.as_str(), &timestamp::to_text(end));
         }
-        Ok(expires_at)
+        Ok((expires_at, record.expires_at))
     })?;
     ctx.host.step("resume.recorded")?;
-    Ok(Resumed { was_suspended, was_running, expires_at, warnings })
+    Ok(Resumed { was_suspended, was_running, expires_at, expired_before, warnings })
 }
 
 #[cfg(test)]
@@ -127,20 +149,24 @@ mod tests {
             protected: false,
         };
         let suspended = |end| record(Status::Suspended, end);
-        assert_eq!(
-            new_expiry(&suspended(Some(days(400))), None, 30, now),
-            Some(days(400)),
-            "a paid year stays a year"
-        );
-        assert_eq!(new_expiry(&suspended(Some(days(-1))), None, 30, now), Some(days(30)));
-        assert_eq!(new_expiry(&suspended(None), None, 30, now), Some(days(30)));
-        assert_eq!(new_expiry(&suspended(Some(days(400))), Some(5), 30, now), Some(days(5)));
         let active = |end| record(Status::Active, end);
-        assert_eq!(
-            new_expiry(&active(Some(days(-1))), None, 30, now),
-            Some(days(-1)),
-            "an active one is not extended for nothing"
+        let paid = |record: VmRecord| Expiry::AsPaid.of(&record, 30, now);
+        assert_eq!(paid(suspended(Some(days(400)))), Some(days(400)), "a paid year stays a year");
+        assert_eq!(paid(suspended(Some(days(-1)))), Some(days(30)));
+        assert_eq!(paid(suspended(None)), Some(days(30)));
+        assert_eq!(paid(active(Some(days(-1)))), Some(days(-1)), "an active one is not extended for nothing");
+        let set = |days| Expiry::DaysFromNow(days);
+        assert_eq!(set(5).of(&suspended(Some(days(400))), 30, now), Some(days(5)));
+        assert_eq!(set(60).of(&active(Some(days(9))), 30, now), Some(days(60)));
+        let more = |days| Expiry::DaysMore(days);
+        assert_eq!(more(5).of(&suspended(Some(days(400))), 30, now), Some(days(405)));
+        assert_eq!(more(5).of(&suspended(Some(days(-40))), 30, now), Some(days(5)));
+        assert_eq!(more(5).of(&active(None), 30, now), Some(days(5)));
+        assert_eq!(Expiry::At(days(3)).of(&active(Some(days(9))), 30, now), Some(days(3)));
+        assert!(shortens(Some(days(90)), Some(days(2)), now));
+        assert!(
+            !shortens(Some(days(2)), Some(days(90)), now) && !shortens(Some(days(-9)), Some(days(-10)), now)
         );
-        assert_eq!(new_expiry(&active(Some(days(9))), Some(60), 30, now), Some(days(60)));
+        assert!(!shortens(None, Some(days(1)), now));
     }
 }

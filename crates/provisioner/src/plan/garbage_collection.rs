@@ -2,8 +2,10 @@
 //! H10, H11).
 
 use crate::store::vm_database::{Status, VmRecord};
+use crate::value::uptime::Uptime;
 use crate::value::vm_name::VmName;
 use chrono::{DateTime, TimeDelta, Utc};
+use std::fmt;
 
 /// More than this many destructions in one run are looked at as a share of all VMs.
 const FEW: usize = 3;
@@ -35,7 +37,9 @@ impl Candidates {
             self.left_alone.push(format!("VM {name}: its record has no readable expires_at"));
             return;
         }
-        if is_due_for_suspension(record, now) {
+        if record.protected && record.status == Status::Active && is_past(record, now) {
+            self.left_alone.push(format!("VM {name}: it has expired, but its record is protected"));
+        } else if is_due_for_suspension(record, now) {
             self.suspend.push(name.clone());
         } else if is_due_for_destruction(record, now, grace) {
             self.destroy.push(name.clone());
@@ -55,9 +59,9 @@ pub fn is_past(record: &VmRecord, now: DateTime<Utc>) -> bool {
     record.expires_at.is_some_and(|end| end < now)
 }
 
-/// Active, and its time is over. Asked again under the VM's lock right before the act (H10).
+/// Active, its time over, and not protected. Asked again under the VM's lock right before the act (H10).
 pub fn is_due_for_suspension(record: &VmRecord, now: DateTime<Utc>) -> bool {
-    record.status == Status::Active && is_past(record, now)
+    record.status == Status::Active && !record.protected && is_past(record, now)
 }
 
 /// Suspended, its grace period over **and** its time still over, and not protected. Asked again likewise.
@@ -68,7 +72,69 @@ pub fn is_due_for_destruction(record: &VmRecord, now: DateTime<Utc>, grace: Time
         && record.suspended_at.is_some_and(|since| since <= now && now - since > grace)
 }
 
-/// What brakes the destroying.
+/// A moment at which wall clock and uptime were last seen to go together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BelievedClock {
+    /// By the wall clock.
+    pub at: DateTime<Utc>,
+    /// By the clock that no one sets.
+    pub uptime: Uptime,
+}
+
+/// What the other clocks say, where they can be asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OtherClocks {
+    /// When the wall clock was last believed.
+    pub believed: Option<BelievedClock>,
+    /// How long the machine has been up now.
+    pub uptime: Option<Uptime>,
+    /// What the node's own clock says now.
+    pub node: Option<DateTime<Utc>>,
+}
+
+/// The wall clock is ahead of another one by so much that it is not believed (H62).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClockAhead {
+    /// Of the time that has passed since it was last believed.
+    OfUptime {
+        /// Days.
+        days: i64,
+    },
+    /// Of the node's clock.
+    OfNode {
+        /// Days.
+        days: i64,
+    },
+}
+
+impl fmt::Display for ClockAhead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClockAhead::OfUptime { days } => {
+                write!(f, "the clock has moved {days} days more than this machine has been running")
+            }
+            ClockAhead::OfNode { days } => write!(f, "the clock is {days} days ahead of the node's"),
+        }
+    }
+}
+
+/// Whether the wall clock is a day or more ahead of what the others say. Clocks that cannot be asked say nothing.
+pub fn clock_ahead(now: DateTime<Utc>, others: &OtherClocks) -> Option<ClockAhead> {
+    let day = TimeDelta::days(1);
+    if let (Some(believed), Some(uptime)) = (&others.believed, &others.uptime)
+        && believed.uptime.boot_id == uptime.boot_id
+    {
+        let passed = TimeDelta::seconds(uptime.seconds.saturating_sub(believed.uptime.seconds));
+        let ahead = now - believed.at - passed;
+        if ahead > day {
+            return Some(ClockAhead::OfUptime { days: ahead.num_days() });
+        }
+    }
+    let ahead = now - others.node?;
+    (ahead > day).then(|| ClockAhead::OfNode { days: ahead.num_days() })
+}
+
+/// What brakes a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
     /// `gc_max_gap_days`
@@ -81,13 +147,13 @@ pub struct Limits {
     pub accept_share: bool,
 }
 
-/// Why nothing is destroyed in this run; how to go on is said with it.
+/// Why nothing is suspended, or nothing destroyed, in this run; how to go on is said with it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Brake {
     /// The clock stands before the last run.
     #[error(
-        "nothing is destroyed: the last run was {hours} h in the future, so the clock has jumped; \
-         set the clock right, or go on with --accept-gap"
+        "no VM was destroyed: gc last ran {hours} h in the future, so the clock has jumped; set the clock right \
+         (timedatectl), or destroy them now with --accept-gap"
     )]
     ClockBehind {
         /// Hours between.
@@ -95,8 +161,8 @@ pub enum Brake {
     },
     /// The last run is too long ago: the clock may have jumped forward.
     #[error(
-        "nothing is destroyed: the last run was {days} days ago, more than the {limit} of gc_max_gap_days; \
-         look whether the clock is right, then run again (this run is noted), or go on with --accept-gap"
+        "no VM was destroyed: gc last ran {days} days ago (gc_max_gap_days is {limit}), so the clock may be wrong; \
+         check it (timedatectl). The next run will destroy them; --accept-gap does it now"
     )]
     Gap {
         /// Days between.
@@ -105,20 +171,27 @@ pub enum Brake {
         limit: u32,
     },
     /// The note of the last run cannot be used.
-    #[error("nothing is destroyed: when gc last ran is not known: {0}, or go on with --accept-gap")]
+    #[error(
+        "no VM was destroyed: cannot read when gc last ran: {0}; to destroy them anyway, use --accept-gap"
+    )]
     Note(String),
     /// Too many at once.
     #[error(
-        "nothing is destroyed: {count} of {live} VMs would go at once, more than the share {share} of gc_max_share; \
-         look whether the database and the clock are right, then go on with --accept-share"
+        "no VM was {what}: {count} of {live} VMs are due at once (gc_max_share is {share}){}; check the clock \
+         (timedatectl) and the expiry dates (blockhost-vm-gc), then run with --accept-share",
+        .clock.map(|clock| format!(", and {clock}")).unwrap_or_default()
     )]
     Share {
+        /// `suspended` or `destroyed`.
+        what: &'static str,
         /// How many would go.
         count: usize,
         /// Of how many.
         live: usize,
         /// The limit.
         share: f64,
+        /// The clock is not believed: the share counts from one VM.
+        clock: Option<ClockAhead>,
     },
 }
 
@@ -129,6 +202,7 @@ pub fn brake(
     last_run: Result<Option<DateTime<Utc>>, &str>,
     now: DateTime<Utc>,
     limits: Limits,
+    clock: Option<ClockAhead>,
 ) -> Option<Brake> {
     if candidates.destroy.is_empty() {
         return None;
@@ -145,12 +219,32 @@ pub fn brake(
             return Some(Brake::Gap { days: since.num_days(), limit: limits.max_gap_days });
         }
     }
-    let count = candidates.destroy.len();
-    let share = count as f64 / candidates.live.max(1) as f64;
-    if !limits.accept_share && count > FEW && share > limits.max_share {
-        return Some(Brake::Share { count, live: candidates.live, share: limits.max_share });
-    }
-    None
+    share_brake("destroyed", candidates.destroy.len(), candidates.live, limits, clock)
+}
+
+/// Whether suspending is braked: only by its share. A VM that is not paid for and runs on costs little, a house that is
+/// switched off by a wrong clock costs customers (H62).
+pub fn suspend_brake(candidates: &Candidates, limits: Limits, clock: Option<ClockAhead>) -> Option<Brake> {
+    share_brake("suspended", candidates.suspend.len(), candidates.live, limits, clock)
+}
+
+fn share_brake(
+    what: &'static str,
+    count: usize,
+    live: usize,
+    limits: Limits,
+    clock: Option<ClockAhead>,
+) -> Option<Brake> {
+    let share = count as f64 / live.max(1) as f64;
+    // A few at once are nothing special, unless the clock says that they are due and others say that they are not.
+    let is_many = count > if clock.is_some() { 0 } else { FEW };
+    (!limits.accept_share && is_many && share > limits.max_share).then_some(Brake::Share {
+        what,
+        count,
+        live,
+        share: limits.max_share,
+        clock,
+    })
 }
 
 /// Whether this run is noted as the last: every one whose clock is not behind, refused ones too. Where an operator has
@@ -204,6 +298,8 @@ mod tests {
     fn h10_only_what_is_over_twice_is_destroyed() {
         let mut protected = vm("protected", Status::Suspended, -30, Some(-20));
         protected.protected = true;
+        let mut guarded = vm("guarded", Status::Active, -30, None);
+        guarded.protected = true;
         let mut endless = vm("endless", Status::Active, 0, None);
         endless.expires_at = None;
         let found = sorted(&[
@@ -215,12 +311,13 @@ mod tests {
             vm("future-suspension", Status::Suspended, -30, Some(3)),
             vm("gone", Status::Destroyed, -30, Some(-20)),
             protected,
+            guarded,
             endless,
         ]);
         assert_eq!(names(&found.suspend), ["over"]);
         assert_eq!(names(&found.destroy), ["grace-over"]);
         assert_eq!(names(&found.stay_suspended), ["in-grace", "renewed", "future-suspension", "protected"]);
-        assert_eq!((found.live, found.left_alone.len()), (8, 2));
+        assert_eq!((found.live, found.left_alone.len()), (9, 3));
     }
 
     const LIMITS: Limits =
@@ -234,33 +331,77 @@ mod tests {
     #[test]
     fn h11_a_clock_that_jumped_or_a_broken_database_destroys_nothing() {
         let now = at(0);
-        assert_eq!(brake(&due(1, 9), Ok(None), now, LIMITS), None);
-        assert_eq!(brake(&due(1, 9), Ok(Some(at(-14))), now, LIMITS), None);
+        assert_eq!(brake(&due(1, 9), Ok(None), now, LIMITS, None), None);
+        assert_eq!(brake(&due(1, 9), Ok(Some(at(-14))), now, LIMITS, None), None);
         assert!(matches!(
-            brake(&due(1, 9), Ok(Some(at(-15))), now, LIMITS),
+            brake(&due(1, 9), Ok(Some(at(-15))), now, LIMITS, None),
             Some(Brake::Gap { days: 15, limit: 14 })
         ));
         assert!(matches!(
-            brake(&due(1, 9), Ok(Some(at(1))), now, LIMITS),
+            brake(&due(1, 9), Ok(Some(at(1))), now, LIMITS, None),
             Some(Brake::ClockBehind { hours: 24 })
         ));
         let accepted = Limits { accept_gap: true, ..LIMITS };
-        assert_eq!(brake(&due(1, 9), Ok(Some(at(-900))), now, accepted), None);
-        assert_eq!(brake(&due(3, 3), Ok(None), now, LIMITS), None, "three are few");
+        assert_eq!(brake(&due(1, 9), Ok(Some(at(-900))), now, accepted, None), None);
+        assert_eq!(brake(&due(3, 3), Ok(None), now, LIMITS, None), None, "three are few");
         assert!(matches!(
-            brake(&due(4, 7), Ok(None), now, LIMITS),
+            brake(&due(4, 7), Ok(None), now, LIMITS, None),
             Some(Brake::Share { count: 4, live: 7, .. })
         ));
-        assert_eq!(brake(&due(4, 8), Ok(None), now, LIMITS), None, "half is allowed");
-        assert_eq!(brake(&due(4, 4), Ok(None), now, Limits { accept_share: true, ..LIMITS }), None);
-        assert_eq!(brake(&due(0, 4), Ok(Some(at(1))), now, LIMITS), None, "suspending goes on");
+        assert_eq!(brake(&due(4, 8), Ok(None), now, LIMITS, None), None, "half is allowed");
+        assert_eq!(brake(&due(4, 4), Ok(None), now, Limits { accept_share: true, ..LIMITS }, None), None);
+        assert_eq!(brake(&due(0, 4), Ok(Some(at(1))), now, LIMITS, None), None, "suspending goes on");
         let unreadable = Err("gc-last-run.json: not valid JSON");
-        assert!(matches!(brake(&due(1, 9), unreadable, now, LIMITS), Some(Brake::Note(_))));
-        assert_eq!(brake(&due(1, 9), unreadable, now, accepted), None);
+        assert!(matches!(brake(&due(1, 9), unreadable, now, LIMITS, None), Some(Brake::Note(_))));
+        assert_eq!(brake(&due(1, 9), unreadable, now, accepted, None), None);
         let noted = |last| note_this_run(last, now, LIMITS);
         assert!(noted(Ok(None)) && noted(Ok(Some(at(-900)))));
         assert!(!noted(Ok(Some(at(1)))) && !noted(unreadable));
         assert!(note_this_run(Ok(Some(at(1))), now, accepted) && note_this_run(unreadable, now, accepted));
+    }
+
+    #[test]
+    fn h62_a_clock_ahead_of_the_others_counts_from_one_vm() {
+        let now = at(40);
+        let uptime = |boot: &str, hours: i64| Uptime { boot_id: boot.into(), seconds: hours * 3600 };
+        let believed = BelievedClock { at: at(0), uptime: uptime("one", 10) };
+        let others = |up: Uptime, node: Option<DateTime<Utc>>| OtherClocks {
+            believed: Some(believed.clone()),
+            uptime: Some(up),
+            node,
+        };
+        // 40 days by the wall clock, a day by the other.
+        let ahead = clock_ahead(now, &others(uptime("one", 34), Some(now)));
+        assert_eq!(ahead, Some(ClockAhead::OfUptime { days: 39 }));
+        assert_eq!(clock_ahead(now, &others(uptime("one", 10 + 40 * 24), None)), None, "it has been running");
+        assert_eq!(clock_ahead(now, &others(uptime("two", 1), None)), None, "a reboot says nothing");
+        assert_eq!(clock_ahead(now, &OtherClocks::default()), None);
+        let node = OtherClocks { node: Some(at(0)), ..OtherClocks::default() };
+        assert_eq!(clock_ahead(now, &node), Some(ClockAhead::OfNode { days: 40 }));
+        assert_eq!(clock_ahead(at(1), &node), None, "a day is not much");
+        assert_eq!(clock_ahead(at(-40), &node), None, "one that is behind suspends nothing");
+
+        let name = VmName::parse("a").unwrap();
+        let suspend =
+            |count, live| Candidates { suspend: vec![name.clone(); count], live, ..Candidates::default() };
+        for (count, live, believed, doubted) in [
+            (1, 1, true, false),
+            (3, 3, true, false),
+            (1, 3, true, true),
+            (4, 4, false, false),
+            (4, 8, true, true),
+            (5, 9, false, false),
+        ] {
+            let goes_on = |clock, limits| suspend_brake(&suspend(count, live), limits, clock).is_none();
+            assert_eq!(
+                (goes_on(None, LIMITS), goes_on(ahead, LIMITS)),
+                (believed, doubted),
+                "{count} of {live}"
+            );
+            assert!(goes_on(ahead, Limits { accept_share: true, ..LIMITS }));
+            let destroy = brake(&due(count, live), Ok(None), now, LIMITS, ahead).is_none();
+            assert_eq!(destroy, doubted, "{count} of {live}");
+        }
     }
 
     proptest! {

@@ -10,6 +10,7 @@ pub mod pve_user;
 pub mod text;
 pub mod timestamp;
 pub mod token;
+pub mod uptime;
 pub mod vm_name;
 pub mod vmid;
 pub mod wallet;

@@ -143,7 +143,8 @@ fn call(world: &World, verb: &Verb, name: &str) -> anyhow::Result<Done> {
         Verb::Stop => Done::Text(stop::stop(&ctx, &vm())?.to_string()),
         Verb::Kill => Done::Text(kill::kill(&ctx, &vm())?.to_string()),
         Verb::Resume { extend, dry_run } => {
-            Done::Power { warnings: resume::resume(&ctx, &vm(), *extend, *dry_run)?.warnings.len() }
+            let expiry = extend.map_or(resume::Expiry::AsPaid, resume::Expiry::DaysFromNow);
+            Done::Power { warnings: resume::resume(&ctx, &vm(), expiry, *dry_run)?.warnings.len() }
         }
         Verb::Gc(options) => Done::Gc(Box::new(gc::gc(&ctx, *options)?)),
         Verb::Reapply => Done::Reapplied { failures: reapply::reapply(&ctx)?.failures.len() },

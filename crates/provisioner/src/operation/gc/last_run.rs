@@ -1,12 +1,23 @@
-//! When gc last ran, for its brake (hazard H11).
+//! When gc last ran, and when its clock was last known to be right, for its brakes (hazards H11, H62).
 
 use crate::host::Host;
 use crate::host::replace_file::{self, SHARED};
+use crate::plan::garbage_collection::BelievedClock;
 use crate::store::document::{describe, read_text};
 use crate::value::timestamp;
+use crate::value::uptime::Uptime;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use std::path::PathBuf;
+
+/// What a run leaves for the next one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastRun {
+    /// When it was.
+    pub at: DateTime<Utc>,
+    /// The last time that wall clock and uptime went together; `None` in notes of older versions.
+    pub believed: Option<BelievedClock>,
+}
 
 fn path(host: &Host) -> PathBuf {
     host.state_dir.join("gc-last-run.json")
@@ -14,7 +25,7 @@ fn path(host: &Host) -> PathBuf {
 
 /// The note of the last run; `None` where there is none. A note that cannot be read is an error: a brake that
 /// fails open is none.
-pub fn read(host: &Host) -> anyhow::Result<Option<DateTime<Utc>>> {
+pub fn read(host: &Host) -> anyhow::Result<Option<LastRun>> {
     let path = path(host);
     if !path.exists() {
         return Ok(None);
@@ -25,17 +36,29 @@ pub fn read(host: &Host) -> anyhow::Result<Option<DateTime<Utc>>> {
     })?;
     let at = value.get("at").unwrap_or(&Value::Null);
     let time = at.as_str().and_then(timestamp::from_text);
-    time.map(Some).ok_or_else(|| {
+    let at = time.ok_or_else(|| {
         anyhow::anyhow!(
             "{}: at: expected a time, found {}; remove the file to go on",
             path.display(),
             describe(at)
         )
-    })
+    })?;
+    Ok(Some(LastRun { at, believed: value.get("believed").and_then(believed) }))
+}
+
+fn believed(value: &Value) -> Option<BelievedClock> {
+    let at = value.get("at")?.as_str().and_then(timestamp::from_text)?;
+    let boot_id = value.get("boot_id")?.as_str()?.to_string();
+    Some(BelievedClock { at, uptime: Uptime { boot_id, seconds: value.get("uptime_seconds")?.as_i64()? } })
 }
 
 /// Notes a run.
-pub fn write(host: &Host, now: DateTime<Utc>) -> anyhow::Result<()> {
-    let text = json!({ "at": timestamp::to_text(now) }).to_string();
-    Ok(replace_file::replace(&path(host), text.as_bytes(), SHARED, "gc-last-run")?)
+pub fn write(host: &Host, run: &LastRun) -> anyhow::Result<()> {
+    let mut note = json!({ "at": timestamp::to_text(run.at) });
+    if let Some(BelievedClock { at, uptime }) = &run.believed {
+        note["believed"] = json!({
+            "at": timestamp::to_text(*at), "boot_id": uptime.boot_id, "uptime_seconds": uptime.seconds
+        });
+    }
+    Ok(replace_file::replace(&path(host), note.to_string().as_bytes(), SHARED, "gc-last-run")?)
 }

@@ -14,20 +14,25 @@ use super::{Context, late_requests, recovery, restore};
 use crate::host::clock::{self, Deadline};
 use crate::host::failpoint;
 use crate::host::lock_file::LockFile;
-use crate::plan::garbage_collection::{self, Brake, Candidates, Limits};
+use crate::plan::garbage_collection::{self, BelievedClock, Brake, Candidates, Limits, OtherClocks};
 use crate::store::audit::{self, Change};
 use crate::store::journal::{Entry, Step};
+use crate::store::settings::NodeAccess;
 use crate::store::vm_database::{Fields, Status, VmRecord};
 use crate::store::vm_lock::VmLock;
 use crate::value::vm_name::VmName;
 use anyhow::Context as _;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
+use last_run::LastRun;
+use serde_json::Value;
 use std::collections::HashSet;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// VMs that are destroyed side by side: each has its own terraform folder, and each terraform costs 80 MB.
 const SIDE_BY_SIDE: usize = 4;
+/// How long the node may take to say what time it is: the other clock is only a second opinion.
+const NODE_CLOCK: Duration = Duration::from_secs(5);
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -40,9 +45,9 @@ pub struct Options {
     pub destroy_only: bool,
     /// Instead of `gc_grace_days`.
     pub grace_days: Option<u32>,
-    /// Go on although the last run is long ago or in the future.
+    /// Go on even if the last run is long ago or in the future.
     pub accept_gap: bool,
-    /// Go on although a large share would go.
+    /// Go on even if a large share is due, or the clock is ahead.
     pub accept_share: bool,
 }
 
@@ -59,14 +64,16 @@ pub struct Report {
     pub notes: Vec<String>,
     /// What failed, one line for each VM.
     pub failures: Vec<String>,
+    /// Why nothing was suspended.
+    pub suspend_brake: Option<Brake>,
     /// Why nothing was destroyed.
     pub brake: Option<Brake>,
 }
 
 impl Report {
-    /// Whether the run failed: a VM did, or a brake stopped the destroying.
+    /// Whether the run failed: a VM did, or a brake held something back.
     pub fn failed(&self) -> bool {
-        !self.failures.is_empty() || self.brake.is_some()
+        !self.failures.is_empty() || self.brake.is_some() || self.suspend_brake.is_some()
     }
 }
 
@@ -91,17 +98,32 @@ pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
     };
     let last =
         if ctx.mock { Ok(None) } else { last_run::read(ctx.host).map_err(|error| format!("{error:#}")) };
-    let last = last.as_ref().map(|last| *last).map_err(String::as_str);
-    report.brake = garbage_collection::brake(&report.candidates, last, now, limits);
+    let believed = last.as_ref().ok().cloned().flatten().and_then(|last| last.believed);
+    let last = last.as_ref().map(|last| last.as_ref().map(|last| last.at)).map_err(String::as_str);
+    let others = OtherClocks {
+        believed: believed.clone(),
+        uptime: if ctx.mock { None } else { clock::uptime() },
+        // A dry run asks nobody.
+        node: if ctx.mock || !options.execute { None } else { node_time(ctx, &report.candidates) },
+    };
+    let clock = garbage_collection::clock_ahead(now, &others);
+    report.suspend_brake = garbage_collection::suspend_brake(&report.candidates, limits, clock);
+    report.brake = garbage_collection::brake(&report.candidates, last, now, limits, clock);
     if !options.execute {
         return Ok(report);
     }
-    if !ctx.mock
-        && garbage_collection::note_this_run(last, now, limits)
-        && let Err(error) = last_run::write(ctx.host, now)
-    {
-        // Suspending needs no note; a brake that nobody sets is none.
-        report.brake.get_or_insert(Brake::Note(format!("{error:#}")));
+    if !ctx.mock && garbage_collection::note_this_run(last, now, limits) {
+        // A clock that is ahead stays disbelieved until an operator has looked, however many runs see it.
+        let is_believed = clock.is_none() || limits.accept_gap;
+        let believed = if is_believed {
+            others.uptime.map(|uptime| BelievedClock { at: now, uptime })
+        } else {
+            believed
+        };
+        if let Err(error) = last_run::write(ctx.host, &LastRun { at: now, believed }) {
+            // Suspending needs no note; a brake that nobody sets is none.
+            report.brake.get_or_insert(Brake::Note(format!("{error:#}")));
+        }
     }
     ctx.host.step("gc.noted")?;
 
@@ -122,6 +144,22 @@ pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
     }
     ctx.host.interrupt.check()?;
     Ok(report)
+}
+
+/// What the node's own clock says (facts/proxmox.md: `GET /nodes/N/time`, seconds since 1970), where anything is due at
+/// all. It is a second opinion: a node that cannot be asked has none.
+fn node_time(ctx: &Context<'_>, found: &Candidates) -> Option<DateTime<Utc>> {
+    if found.suspend.is_empty() && found.destroy.is_empty() {
+        return None;
+    }
+    let ask = || -> anyhow::Result<DateTime<Utc>> {
+        let access = NodeAccess::read(ctx.host, &ctx.settings)?;
+        let path = format!("/nodes/{}/time", access.node);
+        let time = access.api(ctx.host)?.get(&path, Deadline::after(NODE_CLOCK))?;
+        let seconds = time.get("time").and_then(Value::as_i64).context("no time")?;
+        DateTime::from_timestamp(seconds, 0).context("no such time")
+    };
+    ask().map_err(|error| tracing::debug!("the node's clock is not known: {error:#}")).ok()
 }
 
 /// What is due, by the database alone.

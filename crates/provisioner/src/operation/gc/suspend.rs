@@ -65,7 +65,8 @@ pub fn all(ctx: &Context<'_>, report: &mut Report) -> anyhow::Result<HashSet<VmN
         by_api: true,
     };
     let (left_over, readable) = phase.finish_interrupted();
-    let active = phase.report.candidates.suspend.clone();
+    let is_braked = phase.report.suspend_brake.is_some();
+    let active = if is_braked { Vec::new() } else { phase.report.candidates.suspend.clone() };
     let noted: Vec<VmName> = active.iter().chain(&left_over).cloned().collect();
     let can_note = readable && phase.note(&noted);
     let suspended: Vec<VmName> = phase
@@ -132,6 +133,10 @@ impl Phase<'_, '_> {
         let mut open = Vec::new();
         for name in names {
             if self.report.candidates.suspend.contains(&name) {
+                // Held back, it stays noted until a run may go on with it.
+                if self.report.suspend_brake.is_some() {
+                    open.push(name);
+                }
                 continue;
             }
             match finish_interrupted(self.ctx, &name, self.report) {
@@ -384,7 +389,7 @@ fn finish_interrupted(ctx: &Context<'_>, name: &VmName, report: &mut Report) -> 
 
 /// `--mock`: the database is the node.
 pub fn in_mock(ctx: &Context<'_>, report: &mut Report) -> anyhow::Result<()> {
-    if report.candidates.suspend.is_empty() {
+    if report.candidates.suspend.is_empty() || report.suspend_brake.is_some() {
         return Ok(());
     }
     let now = clock::now();
