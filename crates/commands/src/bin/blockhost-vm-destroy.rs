@@ -46,7 +46,8 @@ fn main() -> std::process::ExitCode {
             false => destroy(&ctx, name, command.force),
         };
         commands::say(&match audited(&ctx, "destroy", name, act)? {
-            Destroyed::Gone => format!("VM {name} is destroyed"),
+            // Engines note what stands on stdout.
+            Destroyed::Gone => return commands::answer(&format!("VM {name} is destroyed\n")),
             Destroyed::Already => format!("VM {name} was destroyed before; nothing to do"),
             Destroyed::NotDue | Destroyed::Runs => format!("VM {name} was left alone"),
             Destroyed::Undone => format!("VM {name}: its create had not ended and was undone"),

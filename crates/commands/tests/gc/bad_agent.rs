@@ -145,7 +145,7 @@ fn h23_a_root_agent_that_hangs_is_not_waited_for_once_for_each_vm() {
     site.lab.control().clear_faults().unwrap();
     site.lab.control().restart_root_agent(0).unwrap();
     assert!((0..10).all(|n| site.status(&format!("over-{n}")) == "active"));
-    site.gc(&["--execute"]).ok();
+    site.gc(&["--execute", "--accept-share"]).ok();
     assert!((0..10).all(|n| site.status(&format!("over-{n}")) == "suspended"));
 }
 

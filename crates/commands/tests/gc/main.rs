@@ -12,6 +12,7 @@ mod forms;
 mod guests;
 mod killed;
 mod mock;
+mod network_cleanup;
 mod renewals;
 mod resume;
 mod running;

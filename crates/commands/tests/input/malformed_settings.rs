@@ -302,6 +302,16 @@ fn h17_broker_web3_engine_and_network_modes() {
     with_file(&modes.join("broker.json"), None, || {
         with_file(&modes.join("a b.json"), Some(b"{}"), || refused(&lab, "odd name", &[&place, "a b"]));
     });
+    // A link to nowhere is no enabled mode: the dispatcher would refuse it when the VM is there.
+    let link = modes.join("broker.json");
+    with_file(&link, None, || {
+        std::os::unix::fs::symlink("../network-modes.available/broker.json", &link).unwrap();
+        let words = [link.display().to_string(), "dangling link".to_string()];
+        refused(&lab, "dangling", &[&words[0], &words[1]]);
+        let named = vm(&lab, "create", &["vm-1", "--no-web3", "--network-mode", "broker", "--apply"]);
+        named.refused_in_one_line(&[&words[0], &words[1]]);
+        std::fs::remove_file(&link).unwrap();
+    });
     let aside: PathBuf = etc.join("aside");
     std::fs::rename(&modes, &aside).unwrap();
     std::fs::write(&modes, "broker").unwrap();

@@ -58,6 +58,8 @@ pub struct Condition<'a> {
     pub due: &'a dyn Fn(&VmRecord) -> bool,
     /// What the machine must be, asked likewise.
     pub machine: MachineMust,
+    /// What is done before anything else, once the VM is due; whether it still is, is asked again after it.
+    pub first: Option<&'a dyn Fn(&VmRecord)>,
 }
 
 /// See [`Condition`].
@@ -136,6 +138,12 @@ pub fn destroy_when(
     if record.is_live() {
         let machine = machine::of_record(ctx, record, deadline)?;
         let entry = ctx.journal().read(name)?;
+        let runs = || machine.state(ctx, deadline).is_ok_and(|state| state.running);
+        if let Some(first) = condition.and_then(|condition| condition.first)
+            && !runs()
+        {
+            first(&machine.record);
+        }
         match remove_machine(ctx, &machine, &lock, deadline, condition)? {
             Removal::Gone => {}
             Removal::Vanished(why) => {

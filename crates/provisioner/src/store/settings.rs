@@ -447,8 +447,15 @@ pub fn network_mode(host: &Host, chosen: Option<&PlainName>) -> anyhow::Result<O
     let entries = std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let mut modes: Vec<String> = Vec::new();
     for entry in entries {
-        let name = entry.with_context(|| format!("cannot read {}", folder.display()))?.file_name();
+        let entry = entry.with_context(|| format!("cannot read {}", folder.display()))?;
+        let name = entry.file_name();
         if let Some(mode) = name.to_str().and_then(|n| n.strip_suffix(".json")) {
+            // The dispatcher of network modes refuses such a one too, but only when the VM is there.
+            anyhow::ensure!(
+                entry.path().exists(),
+                "network mode {mode} is not enabled: {} is a dangling link; enable the mode again or remove the link",
+                entry.path().display()
+            );
             modes.push(mode.to_string());
         }
     }

@@ -6,6 +6,7 @@
 
 mod going;
 mod last_run;
+mod network_cleanup;
 mod suspend;
 mod under_way;
 
@@ -25,6 +26,7 @@ use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use last_run::LastRun;
 use serde_json::Value;
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -221,7 +223,7 @@ fn finish_dead_destroy(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<Optio
     }
     // Since the entry was read, somebody may have finished the destroy and made a VM of the same name.
     let same = |record: &VmRecord| record.vmid.get() == entry.vmid && record.smbios_uuid == entry.smbios_uuid;
-    let condition = Condition { due: &same, machine: MachineMust::BeGone };
+    let condition = Condition { due: &same, machine: MachineMust::BeGone, first: None };
     let done = destroy_when(ctx, &name, true, LIMIT, Some(&condition))?;
     Ok(matches!(done, Destroyed::Gone | Destroyed::Unknown)
         .then(|| format!("VM {name}: a destroy that had died was finished")))
@@ -265,12 +267,19 @@ fn destroy_all(ctx: &Context<'_>, due: &[VmName], grace: TimeDelta, report: &mut
 fn destroy_one(ctx: &Context<'_>, name: &VmName, grace: TimeDelta) -> anyhow::Result<Destroyed> {
     let begun = Instant::now();
     let still_due = |record: &_| garbage_collection::is_due_for_destruction(record, clock::now(), grace);
-    let condition = Condition { due: &still_due, machine: MachineMust::BeOff };
-    let result = destroy_when(ctx, name, false, LIMIT, Some(&condition));
-    let words = match &result {
-        Ok(Destroyed::NotDue | Destroyed::Runs) => return result,
-        Ok(_) => "ok".to_string(),
-        Err(error) => format!("{error:#}"),
+    let unreleased = RefCell::new(None);
+    let release = |record: &VmRecord| *unreleased.borrow_mut() = network_cleanup::release(ctx, record);
+    let condition = Condition { due: &still_due, machine: MachineMust::BeOff, first: Some(&release) };
+    let result = destroy_when(ctx, name, false, LIMIT + network_cleanup::LIMIT, Some(&condition));
+    let unreleased = unreleased.into_inner();
+    if let Some(why) = &unreleased {
+        tracing::warn!("{why}");
+    }
+    let words = match (&result, unreleased) {
+        (Ok(Destroyed::NotDue | Destroyed::Runs), _) => return result,
+        (Ok(_), None) => "ok".to_string(),
+        (Ok(_), Some(why)) => format!("ok, but {why}"),
+        (Err(error), _) => format!("{error:#}"),
     };
     let after = if result.is_ok() { Status::Destroyed } else { Status::Suspended };
     if !ctx.mock {

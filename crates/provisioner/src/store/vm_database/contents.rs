@@ -5,7 +5,7 @@ use super::record_view::{Fields, RecordView, Wanted};
 use super::scan::{Fault, RECORDS, ROOT};
 use crate::plan::allocation::Held;
 use crate::value::field_names::FieldNames;
-use crate::value::json_text::{Cursor, RawText, Stop, whole_number};
+use crate::value::json_text::{Cursor, RawText, Stop, text_of, whole_number};
 use crate::value::vmid::Vmid;
 use serde_json::Value;
 use std::borrow::Cow;
@@ -110,6 +110,13 @@ impl<'a> Contents<'a> {
         let fields = self.records.iter().rev().find(|r| r.key.is(name))?.body.as_ref().ok()?;
         let value = |json: &str| serde_json::from_str(json).ok();
         fields.iter().map(|(key, json)| Some((key.meaning().into_owned(), value(json)?))).collect()
+    }
+
+    /// A text of a record under any name, also one that we give no other meaning.
+    pub fn text_of_field(&self, name: &str, field: &str) -> Option<String> {
+        let body = &self.records.iter().rev().find(|record| record.key.is(name))?.body;
+        let (_, json) = body.as_ref().ok()?.iter().rev().find(|(key, _)| key.is(field))?;
+        text_of(json).map(Cow::into_owned)
     }
 
     fn checked(&self, record: &Record<'_>) -> Result<VmRecord, String> {
