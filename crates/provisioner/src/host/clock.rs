@@ -20,7 +20,7 @@ pub fn uptime() -> Option<Uptime> {
     if super::simulated::machine().is_some() {
         return None;
     }
-    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_string();
+    let boot_id = super::read_file::text("/proc/sys/kernel/random/boot_id").ok()?.trim().to_string();
     let seconds = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
     (!boot_id.is_empty()).then_some(Uptime { boot_id, seconds })
 }
