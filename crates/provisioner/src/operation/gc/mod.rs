@@ -148,7 +148,7 @@ pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// What the node's own clock says (facts/proxmox.md: `GET /nodes/N/time`, seconds since 1970), where anything is due at
+/// What the node's own clock says (`facts/proxmox.md`, section 4: seconds since 1970), where anything is due at
 /// all. It is a second opinion: a node that cannot be asked has none.
 fn node_time(ctx: &Context<'_>, found: &Candidates) -> Option<DateTime<Utc>> {
     if found.suspend.is_empty() && found.destroy.is_empty() {

@@ -1,5 +1,5 @@
 //! What a network mode holds for a VM outside of it (a hidden service, an address of a broker's pool) is released before
-//! gc destroys the VM: no engine is there to do it (facts/contract/network-modes.md).
+//! gc destroys the VM: no engine is there to do it (`facts/contract/network-modes.md`).
 
 use crate::host::run_process::{self, Input, Program};
 use crate::operation::Context;
