@@ -1,7 +1,8 @@
 //! The flags of `blockhost-vm-create` and their meaning.
 
-use crate::{Common, answer};
-use clap::Parser;
+use crate::{Common, answer, number};
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser};
 use provisioner::host::Host;
 use provisioner::operation::Context;
 use provisioner::operation::audited::audited;
@@ -16,13 +17,14 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Create a VM: VMID and addresses, cloud-init, terraform, wait for the guest, database, network
+/// Create a VM and print its connection details
 #[derive(Debug, Parser)]
 #[command(
     name = "blockhost-vm-create",
     version,
     styles = crate::STYLES,
-    after_help = "Without --apply nothing is taken or written; it shows what would be created.\n\
+    override_usage = "blockhost-vm-create [OPTIONS] <NAME>",
+    after_help = "Without --apply nothing is changed; the command only shows what would be created.\n\
         With --apply the last two lines of stdout are the result, one behind BLOCKHOST_RESULT: and one bare.\n\n\
         Examples:\n  \
         blockhost-vm-create blockhost-001 --owner-wallet 0xAb5801a7D398351b8bE11C439e05C5B3259aeC9B --expiry-days 30 --apply\n  \
@@ -31,57 +33,57 @@ use std::time::Duration;
 )]
 pub struct CreateCommand {
     /// The VM's name: DNS labels, at most 63 characters
-    #[arg(value_name = "NAME")]
-    name: VmName,
+    #[arg(value_name = "NAME", required_unless_present = "tags")]
+    name: Option<VmName>,
     /// Wallet of the owner; required unless --no-web3
     #[arg(long, value_name = "ADDR")]
     owner_wallet: Option<WalletAddress>,
     /// NFT token: a decimal number or up to 64 hexadecimal digits; engines send it later by update-gecos
     #[arg(long, value_name = "ID")]
     nft_token_id: Option<NftTokenId>,
-    /// Days until the VM is suspended [default: default_expiry_days of db.yaml, 30]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=36500))]
+    /// Days until the VM expires and is suspended; 0: the next gc run suspends it [default: default_expiry_days of db.yaml, 30]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = |text: &str| number::<u32>(text, 0..=36_500, "a whole number of days, e.g. 30"))]
     expiry_days: Option<u32>,
-    /// vCPUs
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=512))]
+    /// Number of vCPUs
+    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = |text: &str| number::<u32>(text, 1..=512, "a whole number of vCPUs, e.g. 2"))]
     cpu: u32,
     /// Memory in MB
-    #[arg(long, value_name = "MB", default_value_t = 2048, value_parser = clap::value_parser!(u32).range(64..=4_194_304))]
+    #[arg(long, value_name = "MB", default_value_t = 2048, allow_negative_numbers = true, value_parser = |text: &str| number::<u32>(text, 64..=4_194_304, "whole megabytes, e.g. 2048"))]
     memory: u32,
     /// Disk in GB
-    #[arg(long, value_name = "GB", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=131_072))]
+    #[arg(long, value_name = "GB", default_value_t = 20, allow_negative_numbers = true, value_parser = |text: &str| number::<u32>(text, 1..=131_072, "whole gigabytes, e.g. 20"))]
     disk: u32,
-    /// Do it
+    /// Create the VM. Without this flag, only show what would be created
     #[arg(long)]
     apply: bool,
     /// Use the mock database and a mock node; the host is not touched
     #[arg(long)]
     pub mock: bool,
-    /// A cloud-config file, used as it is
+    /// Use this cloud-config file unchanged
     #[arg(long, value_name = "FILE")]
     cloud_init_content: Option<PathBuf>,
-    /// A cloud-init template, filled in [default with wallet login: nft-auth]
+    /// Fill in this cloud-init template [default with wallet login: nft-auth]
     #[arg(long, value_name = "TEMPLATE", conflicts_with = "cloud_init_content")]
     cloud_init: Option<PlainName>,
-    /// No wallet login
+    /// Create a VM without wallet login
     #[arg(long)]
     no_web3: bool,
     /// What the VM is for, a free text
     #[arg(long, value_name = "TEXT", default_value = "")]
     purpose: OneLine,
-    /// Its owner, a free text
+    /// Who owns the VM, a free text
     #[arg(long, value_name = "NAME", default_value = "admin")]
     owner: OneLine,
     /// The user inside the VM
     #[arg(long, value_name = "NAME", default_value = "admin")]
     username: UserName,
-    /// Proxmox tags, beside "blockhost"
-    #[arg(long, value_name = "T", num_args = 1..)]
-    tags: Vec<Tag>,
+    /// Proxmox tags in addition to "blockhost", separated by commas; separated by blanks only after NAME
+    #[arg(long, value_name = "T", num_args = 1.., value_parser = checked_tags)]
+    tags: Vec<String>,
     /// Proxmox node [default: proxmox_node of terraform.tfvars]
     #[arg(long, value_name = "NAME")]
     node: Option<NodeName>,
-    /// Template VM to clone
+    /// VMID of the template to clone
     #[arg(long, value_name = "VMID", default_value = "9001")]
     template_vmid: Vmid,
     /// Storage of the disk [default: as terraform.tfvars says]
@@ -99,14 +101,14 @@ pub struct CreateCommand {
     /// VMID [default: the next free one of vmid_range]
     #[arg(long, value_name = "N")]
     vmid: Option<Vmid>,
-    /// Network mode, where several are enabled
+    /// Network mode; required if several are enabled
     #[arg(long, value_name = "NAME")]
     network_mode: Option<PlainName>,
     /// Seconds the guest agent may take to answer [default: guest_ready_timeout of db.yaml, 180]
-    #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..=86400))]
+    #[arg(long, value_name = "S", allow_negative_numbers = true, value_parser = |text: &str| number::<u64>(text, 1..=86_400, "whole seconds, e.g. 180"))]
     guest_timeout: Option<u64>,
-    /// Seconds to wait for other creates
-    #[arg(long, value_name = "S", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(0..=86400))]
+    /// Seconds to wait for other creates to finish
+    #[arg(long, value_name = "S", default_value_t = 1800, allow_negative_numbers = true, value_parser = |text: &str| number::<u64>(text, 0..=86_400, "whole seconds, e.g. 1800"))]
     queue_timeout: u64,
     /// Flags of every command.
     #[command(flatten)]
@@ -114,9 +116,16 @@ pub struct CreateCommand {
 }
 
 impl CreateCommand {
-    fn into_request(self) -> Request {
-        Request {
-            name: self.name,
+    fn into_request(mut self) -> Result<Request, clap::Error> {
+        let name = match self.name.take() {
+            Some(name) => name,
+            None => name_behind(&mut self.tags)
+                .map_err(|why| Self::command().error(ErrorKind::MissingRequiredArgument, why))?,
+        };
+        let split = self.tags.iter().flat_map(|word| word.split(','));
+        let tags = split.map(Tag::parse).collect::<Result<_, _>>();
+        Ok(Request {
+            name,
             owner_wallet: self.owner_wallet,
             nft_token_id: self.nft_token_id,
             expiry_days: self.expiry_days,
@@ -130,7 +139,7 @@ impl CreateCommand {
             purpose: self.purpose,
             owner: self.owner,
             username: self.username,
-            tags: self.tags,
+            tags: tags.map_err(|why| Self::command().error(ErrorKind::ValueValidation, why))?,
             node: self.node,
             template_vmid: self.template_vmid,
             disk_datastore: self.disk_datastore,
@@ -139,7 +148,7 @@ impl CreateCommand {
             network_mode: self.network_mode,
             guest_timeout: self.guest_timeout.map(Duration::from_secs),
             queue_timeout: Duration::from_secs(self.queue_timeout),
-        }
+        })
     }
 
     /// Files that the caller names.
@@ -149,13 +158,34 @@ impl CreateCommand {
 
     /// Runs the command.
     pub fn run(self, host: &Host) -> anyhow::Result<()> {
-        let ctx = Context::open(host, self.mock)?;
-        let request = self.into_request();
+        let mock = self.mock;
+        let request = self.into_request().unwrap_or_else(|wrong_usage| wrong_usage.exit());
+        let ctx = Context::open(host, mock)?;
         let act = || create(&ctx, &request, &mut report);
         match if request.apply { audited(&ctx, "create", &request.name, act)? } else { act()? } {
             Created::Planned(text) => answer(&text),
             Created::Reported(_) => Ok(()),
         }
+    }
+}
+
+/// A word of `--tags`: one tag, or several separated by commas. NAME may be among the words; it is a tag by its form.
+fn checked_tags(word: &str) -> Result<String, String> {
+    word.split(',').try_for_each(|tag| Tag::parse(tag).map(drop)).map_err(|refused| refused.to_string())?;
+    Ok(word.to_string())
+}
+
+/// The NAME that the greedy list took: the word behind tags with commas. With blanks alone the last word may as well be
+/// a tag whose NAME was forgotten, and a paid VM of a wrong name would be made; so that is refused.
+fn name_behind(tags: &mut Vec<String>) -> Result<VmName, String> {
+    match tags.as_slice() {
+        [.., list, last] if list.contains(',') && !last.contains(',') => {
+            let name = VmName::parse(last).map_err(|refused| refused.to_string())?;
+            tags.pop();
+            Ok(name)
+        }
+        _ => Err("NAME is missing: --tags takes every word behind it; write NAME first, or --tags=a,b NAME"
+            .to_string()),
     }
 }
 
@@ -172,4 +202,38 @@ fn spaced(value: &serde_json::Value) -> String {
     let pairs: Vec<String> =
         object.iter().map(|(k, v)| format!("{}: {v}", serde_json::Value::from(k.as_str()))).collect();
     format!("{{{}}}", pairs.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(words: &[&str]) -> Result<(String, Vec<String>), ErrorKind> {
+        let words = ["blockhost-vm-create"].iter().chain(words);
+        let request = CreateCommand::try_parse_from(words).and_then(CreateCommand::into_request);
+        let request = request.map_err(|error| error.kind())?;
+        Ok((request.name.to_string(), request.tags.iter().map(|tag| tag.as_str().to_string()).collect()))
+    }
+
+    #[test]
+    fn tags_are_separated_by_commas_or_blanks_and_never_swallow_the_name() {
+        let wanted = Ok(("Web-1".to_string(), vec!["a".to_string(), "b".to_string()]));
+        for words in [
+            ["Web-1", "--tags", "a", "b"].as_slice(),
+            &["Web-1", "--tags", "a,b"],
+            &["Web-1", "--tags", "a", "--tags", "b"],
+            &["--tags", "a,b", "Web-1"],
+            &["--tags=a,b", "Web-1"],
+            &["--tags", "a", "b", "--no-web3", "Web-1"],
+        ] {
+            assert_eq!(asked(words), wanted, "{words:?}");
+        }
+        // A NAME that was forgotten is not guessed from the tags.
+        for words in [["--tags", "a"].as_slice(), &["--tags", "a,b"], &["--tags", "a", "web-1"], &["--apply"]]
+        {
+            assert_eq!(asked(words), Err(ErrorKind::MissingRequiredArgument), "{words:?}");
+        }
+        assert_eq!(asked(&["web-1", "--tags", "a,"]), Err(ErrorKind::ValueValidation));
+        assert_eq!(asked(&["web-1", "--expiry-days", "-1"]), Err(ErrorKind::ValueValidation));
+    }
 }

@@ -19,6 +19,7 @@ use provisioner::operation::Context;
 use provisioner::store::settings::Settings;
 use provisioner::value::vm_name::VmName;
 use std::io::{self, IsTerminal, Write};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing::level_filters::LevelFilter;
@@ -30,11 +31,11 @@ pub const STYLES: Styles = Styles::plain();
 /// Flags of every command.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
-    /// Say more on stderr; twice: everything (RUST_LOG chooses by part)
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    /// Print more to stderr; -vv prints everything (RUST_LOG for fine control)
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, display_order = 910)]
     pub verbose: u8,
-    /// Say nothing on stderr but errors
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    /// Print only errors to stderr
+    #[arg(short, long, global = true, conflicts_with = "verbose", display_order = 911)]
     pub quiet: bool,
 }
 
@@ -45,7 +46,7 @@ pub struct OneVm {
     #[arg(value_name = "NAME", value_parser = parse_name)]
     pub name: VmName,
     /// Use the mock database (accounting/mock-db.json or $BLOCKHOST_MOCK_DB); the host is not touched
-    #[arg(long)]
+    #[arg(long, display_order = 900)]
     pub mock: bool,
     /// Flags of every command.
     #[command(flatten)]
@@ -55,6 +56,18 @@ pub struct OneVm {
 /// clap shows the refusal as its own error.
 fn parse_name(text: &str) -> Result<VmName, String> {
     VmName::parse(text).map_err(|refused| refused.why)
+}
+
+/// A whole number of an option, for clap's `value_parser`; `example` is what to write instead of `2G`.
+pub fn number<T: TryFrom<u64>>(text: &str, range: RangeInclusive<u64>, example: &str) -> Result<T, String> {
+    let (low, high) = (range.start(), range.end());
+    // A number that is too long for the type, or negative, is still a number: what is wrong is its size.
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format!("give {example}"));
+    }
+    let number = text.parse().ok().filter(|n| range.contains(n)).and_then(|n| T::try_from(n).ok());
+    number.ok_or_else(|| format!("must be {low} to {high}"))
 }
 
 /// Parses the command line; on wrong usage clap ends the process with exit code 2.
@@ -227,4 +240,22 @@ pub fn confirmed(question: &str, flag: &str) -> anyhow::Result<bool> {
 /// Whether a person reads stdout.
 pub fn on_terminal() -> bool {
     io::stdout().is_terminal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::number;
+
+    #[test]
+    fn a_wrong_number_is_refused_in_plain_words() {
+        let memory = |text| number::<u32>(text, 64..=4_194_304, "whole megabytes, e.g. 2048");
+        assert_eq!(memory("64"), Ok(64));
+        assert_eq!(memory("4194304"), Ok(4_194_304));
+        for wrong in ["2G", "", "-", "1.5", "0x40", " 64", "\u{663}"] {
+            assert_eq!(memory(wrong), Err("give whole megabytes, e.g. 2048".to_string()), "{wrong:?}");
+        }
+        for wrong in ["63", "4194305", "-1", "99999999999999999999999"] {
+            assert_eq!(memory(wrong), Err("must be 64 to 4194304".to_string()), "{wrong:?}");
+        }
+    }
 }

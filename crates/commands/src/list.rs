@@ -21,20 +21,20 @@ pub enum Format {
     name = "blockhost-vm-list",
     version,
     styles = crate::STYLES,
-    after_help = "Always exits 0; where the database cannot be read, the list is empty and the reason is on stderr.\n\n\
+    after_help = "Always exits 0. If the database cannot be read, the list is empty and stderr has the reason.\n\n\
         Examples:\n  blockhost-vm-list\n  blockhost-vm-list --format json\n  blockhost-vm-list --status suspended"
 )]
 pub struct ListCommand {
-    /// Table or JSON
+    /// Print a table or JSON
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
     /// The same as --format json
     #[arg(long)]
     json: bool,
-    /// Only VMs of this status; unknown occurs with --live alone
+    /// Show only VMs with this status ("unknown" requires --live)
     #[arg(long, value_name = "S", value_parser = ["active", "suspended", "destroyed", "unknown"])]
     status: Option<String>,
-    /// Ask the node for each VM instead of trusting the database
+    /// Query the node for each VM instead of trusting the database
     #[arg(long)]
     live: bool,
     /// Use the mock database

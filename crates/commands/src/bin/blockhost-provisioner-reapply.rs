@@ -4,7 +4,7 @@ use commands::Common;
 use provisioner::operation::Context;
 use provisioner::operation::reapply::reapply;
 
-/// Put back the host routes and the isolation of all running VMs, after a reboot of the node
+/// Restore the host routes and the port isolation of all running VMs, after a reboot of the node
 #[derive(Debug, Parser)]
 #[command(
     name = "blockhost-provisioner-reapply",
@@ -25,8 +25,12 @@ fn main() -> std::process::ExitCode {
         for failure in &done.failures {
             commands::warn(failure);
         }
-        commands::say(&format!("{} running VMs are connected, {} are off", done.connected, done.off));
-        anyhow::ensure!(done.failures.is_empty(), "{} things could not be put back", done.failures.len());
+        commands::say(&done.summary());
+        match done.failures.len() {
+            0 => {}
+            1 => anyhow::bail!("1 VM, route or port could not be restored; see above"),
+            n => anyhow::bail!("{n} VMs, routes or ports could not be restored; see above"),
+        }
         Ok(())
     })
 }

@@ -10,14 +10,14 @@ use provisioner::operation::destroy::{Destroyed, destroy, forget};
     name = "blockhost-vm-destroy",
     version,
     styles = commands::STYLES,
-    after_help = "Safe to run again: a VM that is unknown or destroyed already is success.\n\n\
-        Examples:\n  blockhost-vm-destroy web-1\n  blockhost-vm-destroy web-1 --force   # although its record is protected\n  \
+    after_help = "Can be repeated: succeeds if the VM is unknown or already destroyed.\n\n\
+        Examples:\n  blockhost-vm-destroy web-1\n  blockhost-vm-destroy web-1 --force   # even if its record is protected\n  \
         blockhost-vm-destroy web-1 --forget  # its VM was deleted by hand, and somebody else's has its VMID"
 )]
 struct Command {
     #[command(flatten)]
     vm: OneVm,
-    /// Destroy it although its record is protected
+    /// Destroy the VM even if its record is protected
     #[arg(long)]
     force: bool,
     /// Close the record alone: free its addresses and files, leave whatever has its VMID alone

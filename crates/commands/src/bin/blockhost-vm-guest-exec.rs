@@ -16,17 +16,17 @@ const TIMED_OUT: u8 = 124;
     name = "blockhost-vm-guest-exec",
     version,
     styles = commands::STYLES,
-    after_help = "The words are joined by blanks and run by /bin/sh -c in the guest. Exit code 124: it outlived the limit and may go on there;\n\
-        128 + N: signal N ended it; 1: it could not be run.\n\n\
+    after_help = "The arguments are joined with spaces and run by /bin/sh -c in the guest. Exit code 124: the command exceeded --timeout and may\n\
+        still be running in the guest; 128 + N: signal N ended it; 1: it could not be run.\n\n\
         Examples:\n  blockhost-vm-guest-exec web-1 uptime\n  blockhost-vm-guest-exec web-1 --timeout 60 -- 'apt-get update && apt-get -y upgrade'"
 )]
 struct Command {
     #[command(flatten)]
     vm: OneVm,
     /// Seconds the command may take
-    #[arg(long, value_name = "S", default_value_t = 25, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "S", default_value_t = 25, allow_negative_numbers = true, value_parser = |text: &str| commands::number::<u64>(text, 1..=3600, "whole seconds, e.g. 60"))]
     timeout: u64,
-    /// The command
+    /// The command to run
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
     command: Vec<String>,
 }

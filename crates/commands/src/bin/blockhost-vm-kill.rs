@@ -10,7 +10,7 @@ use provisioner::operation::kill::kill;
     name = "blockhost-vm-kill",
     version,
     styles = commands::STYLES,
-    after_help = "Off already is success. The guest is not asked: use blockhost-vm-stop for a clean end.\n\n\
+    after_help = "Succeeds if the VM is already off. The guest gets no chance to shut down cleanly: use blockhost-vm-stop for that.\n\n\
         Example:\n  blockhost-vm-kill web-1"
 )]
 struct Command {

@@ -10,13 +10,13 @@ use provisioner::operation::start::start;
     name = "blockhost-vm-start",
     version,
     styles = commands::STYLES,
-    after_help = "Running already is success. A suspended VM that is still paid for becomes active; one that has expired is refused.\n\n\
-        Examples:\n  blockhost-vm-start web-1\n  blockhost-vm-start web-1 --force   # although it has expired; its record stays suspended"
+    after_help = "Succeeds if the VM is already running. A suspended VM that is still paid for becomes active; one that has expired is refused.\n\n\
+        Examples:\n  blockhost-vm-start web-1\n  blockhost-vm-start web-1 --force   # even if it has expired; its record stays suspended"
 )]
 struct Command {
     #[command(flatten)]
     vm: OneVm,
-    /// Start it although it has expired, and leave its record alone
+    /// Start the VM even if it has expired; its record stays suspended
     #[arg(long)]
     force: bool,
 }

@@ -11,7 +11,7 @@ use provisioner::value::vm_name::VmName;
     name = "blockhost-vm-status",
     version,
     styles = commands::STYLES,
-    after_help = "Always exits 0; the reason for \"unknown\" is on stderr. active: runs; suspended: exists but is off or paused.\n\n\
+    after_help = "Always exits 0; the reason for \"unknown\" is on stderr. active: the VM is running; suspended: it exists but is off or paused.\n\n\
         Example:\n  blockhost-vm-status web-1"
 )]
 struct Command {

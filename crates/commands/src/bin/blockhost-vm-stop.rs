@@ -10,7 +10,7 @@ use provisioner::operation::stop::stop;
     name = "blockhost-vm-stop",
     version,
     styles = commands::STYLES,
-    after_help = "The guest has about 45 s; one that does not obey is left running, and blockhost-vm-kill switches it off.\n\n\
+    after_help = "Succeeds if the VM is already off. A guest that does not shut down within about 45 s keeps running; use blockhost-vm-kill to switch it off.\n\n\
         Example:\n  blockhost-vm-stop web-1"
 )]
 struct Command {

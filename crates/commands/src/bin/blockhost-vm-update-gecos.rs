@@ -12,7 +12,7 @@ use provisioner::value::wallet::{NftTokenId, WalletAddress};
     name = "blockhost-vm-update-gecos",
     version,
     styles = commands::STYLES,
-    after_help = "The field becomes wallet=<WALLET>,nft=<ID> and is read back before success is said; decided within 25 s.\n\n\
+    after_help = "The field becomes wallet=<WALLET>,nft=<ID> and is verified by reading it back; returns within 25 s.\n\n\
         Example:\n  blockhost-vm-update-gecos web-1 0xAb5801a7D398351b8bE11C439e05C5B3259aeC9B --nft-id 42"
 )]
 struct Command {

@@ -14,7 +14,7 @@ fn h49_machines_that_were_removed_by_hand() {
     assert_eq!(site.status("over"), "suspended");
     site.is_destroyed("due", 101);
     assert_eq!(site.status("paid"), "active", "what is paid is nothing to gc");
-    site.resume(&["over"]).fails(&["the node has no such machine"]);
+    site.resume(&["over"]).fails(&["the VM no longer exists on the node"]);
     site.days_pass(8);
     site.renew("paid-2", 10);
     site.gc(&["--execute"]).ok();

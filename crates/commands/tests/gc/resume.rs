@@ -207,7 +207,7 @@ fn h49_a_machine_that_is_gone_is_said_and_its_record_stays() {
     let site = Site::with(&[in_grace("web-1", 100)]);
     let record = site.record("web-1");
     site.lab.control().remove_guest(100).unwrap();
-    site.resume(&["web-1"]).fails(&["VM web-1 (VMID 100)", "the node has no such machine"]);
+    site.resume(&["web-1"]).fails(&["VM web-1 (VMID 100)", "the VM no longer exists on the node"]);
     assert_eq!(site.record("web-1"), record);
 }
 

@@ -29,12 +29,12 @@ fn has_route(lab: &Lab, vmid: u32) -> bool {
 fn h36_after_a_reboot_of_the_node_routes_and_isolation_are_back() {
     let lab = site();
     place(&lab, 101, "web-2");
-    assert_eq!(reapply(&lab, "").ok().err, "2 running VMs are connected, 0 are off\n");
+    assert_eq!(reapply(&lab, "").ok().err, "reconnected 2 VMs; 0 stopped\n");
     assert!([100, 101].iter().all(|vmid| is_isolated(&lab, *vmid) && has_route(&lab, *vmid)));
     lab.control().reboot_node().unwrap();
     assert!([100, 101].iter().all(|vmid| !is_isolated(&lab, *vmid) && !has_route(&lab, *vmid)), "all lost");
     let said = reapply(&lab, "").ok();
-    assert_eq!((said.out.as_str(), said.err.as_str()), ("", "2 running VMs are connected, 0 are off\n"));
+    assert_eq!((said.out.as_str(), said.err.as_str()), ("", "reconnected 2 VMs; 0 stopped\n"));
     assert!([100, 101].iter().all(|vmid| is_isolated(&lab, *vmid) && has_route(&lab, *vmid)));
     // Safe at any time: again changes nothing.
     let before = (snapshot(&lab), crate::support::read(&lab.path("var/vms.json")));
@@ -51,7 +51,7 @@ fn h54_ports_that_are_still_coming_are_waited_for_side_by_side() {
     lab.control().timing(|timing| timing.plug = 4_000).unwrap();
     lab.control().reboot_node().unwrap();
     let began = Instant::now();
-    assert_eq!(reapply(&lab, "").ok().err, "4 running VMs are connected, 0 are off\n");
+    assert_eq!(reapply(&lab, "").ok().err, "reconnected 4 VMs; 0 stopped\n");
     assert!((100..104).all(|vmid| is_isolated(&lab, vmid) && has_route(&lab, vmid)));
     assert!(began.elapsed() < Duration::from_secs(12), "one after the other: {:?}", began.elapsed());
     // One never comes: the others are not held up by it, and it is named.
@@ -89,7 +89,7 @@ fn h51_suspended_destroyed_stopped_and_foreign_machines_are_left_alone() {
     );
     assert_eq!(
         lines[1..],
-        ["1 running VMs are connected, 1 are off", "error: 1 things could not be put back"]
+        ["reconnected 1 VM; 1 stopped", "error: 1 VM, route or port could not be restored; see above"]
     );
     assert!(is_isolated(&lab, 100) && has_route(&lab, 100), "ours");
     for vmid in [101, 102, 104, 105] {
@@ -112,7 +112,7 @@ fn h51_what_is_suspended_while_it_waits_its_turn_is_left_alone() {
     until("the first VM is connected", || is_isolated(&lab, 100));
     set_field(&lab, "web-2", "status", "suspended".into());
     drop(lock);
-    assert_eq!(running.wait().ok().err, "1 running VMs are connected, 1 are off\n");
+    assert_eq!(running.wait().ok().err, "reconnected 1 VM; 1 stopped\n");
     assert!(!is_isolated(&lab, 101) && !has_route(&lab, 101));
 }
 
@@ -136,7 +136,8 @@ fn one_failure_does_not_stop_the_others() {
         "no route",
         "VM web-3 (VMID 102): it is on node pve2",
         "web-4",
-        "error: 2 things could not be put back",
+        "1 missing on the node (web-2)",
+        "error: 2 VMs, routes or ports could not be restored; see above",
     ] {
         assert!(said.err.contains(words), "{words:?}: {said:?}");
     }
@@ -157,7 +158,7 @@ fn a_root_agent_that_is_not_up_yet_is_waited_for() {
     assert!(first.contains("root-agent.sock does not exist") && first.contains("waiting for it"), "{first}");
     lab.control().restart_root_agent(0).unwrap();
     let rest: Vec<String> = lines.map(Result::unwrap).collect();
-    assert_eq!(rest, ["1 running VMs are connected, 0 are off"]);
+    assert_eq!(rest, ["reconnected 1 VM; 0 stopped"]);
     assert_eq!(running.wait().code, Some(0));
     assert!(is_isolated(&lab, 100) && has_route(&lab, 100));
 }
@@ -207,7 +208,7 @@ fn h49_a_node_that_cannot_be_asked_changes_no_record() {
 #[test]
 fn a_host_without_vms_has_nothing_to_do_and_a_broken_database_is_an_error() {
     let lab = Lab::builder().no_terraform().no_root_agent().start().unwrap();
-    assert_eq!(reapply(&lab, "").ok().err, "0 running VMs are connected, 0 are off\n");
+    assert_eq!(reapply(&lab, "").ok().err, "reconnected 0 VMs; 0 stopped\n");
     lab.control()
         .add_guest(NewGuest { vmid: 100, name: "x".into(), running: true, ..NewGuest::default() })
         .unwrap();
@@ -215,5 +216,5 @@ fn a_host_without_vms_has_nothing_to_do_and_a_broken_database_is_an_error() {
     crate::support::write(&lab.path("var/vms.json"), "{");
     reapply(&lab, "").fails(&["vms.json"]);
     let fresh = Lab::builder().no_terraform().no_root_agent().no_database().start().unwrap();
-    assert_eq!(reapply(&fresh, "").ok().err, "0 running VMs are connected, 0 are off\n");
+    assert_eq!(reapply(&fresh, "").ok().err, "reconnected 0 VMs; 0 stopped\n");
 }

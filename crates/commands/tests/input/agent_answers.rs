@@ -108,7 +108,7 @@ fn h49_an_answer_that_is_none_is_never_an_absence() {
         }
         let status = vm(&lab, "status", &["vm-1"]).ok();
         assert_eq!(status.stdout, "active\n", "{why}: the database's word");
-        assert!(status.stderr.contains("the database's word"), "{why}: {status:?}");
+        assert!(status.stderr.contains("the last known state"), "{why}: {status:?}");
         let list = vm(&lab, "list", &["--live", "--format", "json"]).ok();
         assert!(list.stdout.contains(r#""status": "active""#), "{why}: {list:?}");
     }

@@ -36,11 +36,32 @@ fn running_stopped_paused_and_destroyed() {
         .add_guest(NewGuest { vmid: 100, name: "web-1".into(), running: true, ..NewGuest::default() })
         .unwrap();
     status(&lab, "web-1", "destroyed");
-    status(&lab, "never-made", "unknown").says(&["VM never-made", "no such record"]);
+    let said = status(&lab, "never-made", "unknown").says(&["VM never-made", "no such record"]);
+    assert!(!said.err.contains("did you mean"), "{said:?}");
     for odd in ["", "a_b", "../x", &"x".repeat(70), "${x}"] {
         let said = status(&lab, odd, "unknown");
         assert_eq!(said.err.lines().count(), 1, "{said:?}");
     }
+}
+
+#[test]
+fn an_unknown_name_is_told_which_live_vm_may_be_meant() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    lab.made("mail-1");
+    lab.vm("destroy", &["mail-1"]).ok();
+    let before = lab.control().snapshot().unwrap();
+    for verb in ["start", "stop", "kill"] {
+        lab.vm(verb, &["webb-1"]).fails(&["VM webb-1 is unknown", "did you mean web-1?"]);
+        lab.vm(verb, &["100"]).fails(&["VM 100 is unknown", "VMID 100 is VM web-1"]);
+        // A destroyed VM is no help.
+        assert!(
+            !lab.vm(verb, &["mail-2"]).fails(&["VM mail-2 is unknown"]).err.contains("did you mean"),
+            "{verb}"
+        );
+    }
+    status(&lab, "web-l", "unknown").says(&["did you mean web-1?"]);
+    assert_eq!(lab.control().snapshot().unwrap(), before, "a suggestion is not acted on");
 }
 
 #[test]
@@ -66,17 +87,17 @@ fn h49_where_the_node_cannot_tell_the_database_is_believed() {
     let lab = Lab::builder().start().unwrap();
     lab.made("web-1");
     lab.control().migrate(100, "pve2").unwrap();
-    status(&lab, "web-1", "active").says(&["on node pve2", "the database's word"]);
+    status(&lab, "web-1", "active").says(&["on node pve2", "the last known state"]);
     lab.control().migrate(100, "pve").unwrap();
     lab.control().mount_etc_pve(false).unwrap();
-    status(&lab, "web-1", "active").says(&["not mounted", "the database's word"]);
+    status(&lab, "web-1", "active").says(&["not mounted", "the last known state"]);
     lab.control().mount_etc_pve(true).unwrap();
     for fault in [FaultAction::error("no"), FaultAction::Garbage, FaultAction::Huge, FaultAction::Kill] {
         lab.control().fault("agent.vm-state", fault, 1).unwrap();
-        status(&lab, "web-1", "active").says(&["the database's word"]);
+        status(&lab, "web-1", "active").says(&["the last known state"]);
     }
     lab.control().stop_root_agent().unwrap();
-    status(&lab, "web-1", "active").says(&["the database's word", "root-agent.sock", "does not exist"]);
+    status(&lab, "web-1", "active").says(&["the last known state", "root-agent.sock", "does not exist"]);
 }
 
 #[test]
@@ -85,7 +106,7 @@ fn h23_a_silent_node_is_waited_for_2_s() {
     lab.made("web-1");
     lab.control().fault("agent.vm-state", FaultAction::Slow { ms: 8_000 }, 1).unwrap();
     let begun = Instant::now();
-    status(&lab, "web-1", "active").says(&["the database's word", "did not answer"]);
+    status(&lab, "web-1", "active").says(&["the last known state", "did not answer"]);
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(1_900) && took < Duration::from_secs(5), "{took:?}");
 }

@@ -161,7 +161,7 @@ impl ProxmoxApi {
     ) -> Result<Value, ApiError> {
         let mut answer = answer.map_err(|error| ApiError::Unreachable {
             endpoint: self.endpoint.clone(),
-            why: error.to_string().replace(self.token.secret_part(), "[secret]"),
+            why: why_unreachable(&error).replace(self.token.secret_part(), "[secret]"),
         })?;
         let status = answer.status().as_u16();
         let body = answer.body_mut().read_to_string().unwrap_or_default();
@@ -190,6 +190,18 @@ impl ProxmoxApi {
             595 | 596 | 599 => Err(ApiError::Overloaded { status, request: request.to_string() }),
             _ => Err(ApiError::Status { status, request: request.to_string(), message: words() }),
         }
+    }
+}
+
+/// Why there was no answer, with the next step where one is known.
+fn why_unreachable(error: &ureq::Error) -> String {
+    let hint = "is pveproxy running? (systemctl status pveproxy; the address is in provider.tf.json)";
+    match error {
+        ureq::Error::Timeout(_) => format!("no answer in time; {hint}"),
+        ureq::Error::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
+            format!("connection refused; {hint}")
+        }
+        other => other.to_string(),
     }
 }
 

@@ -39,7 +39,7 @@ pub enum AgentError {
     #[error("the root agent's answer to {0} is larger than 10 MiB")]
     TooLarge(String),
     /// No answer in time. Whether the act was or will be done is unknown (H48).
-    #[error("the root agent did not answer {action} within {seconds} s; it may still carry it out")]
+    #[error("the root agent did not answer {action} within {seconds} s; {}", after_silence(action))]
     TimedOut {
         /// The action.
         action: String,
@@ -66,6 +66,14 @@ pub enum AgentError {
         /// It gave up waiting for its tool, which may have acted.
         unknown: bool,
     },
+}
+
+/// What silence means: a question that was not answered has changed nothing.
+fn after_silence(action: &str) -> &'static str {
+    match action {
+        "vm-state" => "see systemctl status blockhost-root-agent",
+        _ => "it may still carry it out (see systemctl status blockhost-root-agent)",
+    }
 }
 
 impl AgentError {

@@ -25,7 +25,7 @@ pub fn kill(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
     let state = machine.proven_state(ctx, deadline)?;
     anyhow::ensure!(
         state.exists,
-        "{}: the node has no such machine; it was removed by hand, or its disk is lost",
+        "{}: the VM no longer exists on the node (deleted outside BlockHost?); restore it from a backup, or close its record with blockhost-vm-destroy {name}",
         machine.label()
     );
     if !state.running {

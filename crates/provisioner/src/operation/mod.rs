@@ -30,7 +30,7 @@ use crate::host::Host;
 use crate::host::interrupt::Interrupt;
 use crate::store::journal::Journal;
 use crate::store::settings::{NodeAccess, Settings};
-use crate::store::vm_database::{VmDatabase, VmRecord};
+use crate::store::vm_database::{Fields, VmDatabase, VmRecord};
 use crate::tool::node::Node;
 use crate::value::text::BridgeName;
 use crate::value::vm_name::VmName;
@@ -85,17 +85,57 @@ impl<'h> Context<'h> {
         }
     }
 
+    /// That the database has no VM `name`, and which one may be meant: the VM with this VMID, or the nearest name.
+    pub fn no_record(&self, name: &VmName) -> String {
+        let mut text = format!("{} has no such record", self.database.path().display());
+        // A hint only: where the names cannot be read, the message goes without it.
+        let known = self.database.gather(Fields::All, Vec::new, |found, view| found.push(view.to_record()));
+        let live: Vec<VmRecord> = known.into_iter().flatten().flatten().filter(VmRecord::is_live).collect();
+        let by_vmid = live.iter().find(|r| r.vmid.to_string() == name.as_str());
+        if let Some(record) = by_vmid {
+            text.push_str(&format!("; VMID {name} is VM {}", record.name));
+        } else if let Some(near) = nearest(name.as_str(), live.iter().map(|r| r.name.as_str())) {
+            text.push_str(&format!("; did you mean {near}?"));
+        }
+        text
+    }
+
     /// The record of a VM that is there and not destroyed (H41).
     pub fn live_record(&self, name: &VmName) -> anyhow::Result<VmRecord> {
         let record = self.record(name)?;
-        let record = record.ok_or_else(|| {
-            anyhow::anyhow!("VM {name} is unknown: {} has no such record", self.database.path().display())
-        })?;
+        let record =
+            record.ok_or_else(|| anyhow::anyhow!("VM {name} is unknown: {}", self.no_record(name)))?;
         anyhow::ensure!(
             record.is_live(),
             "VM {name} was destroyed; its VMID {} may belong to another machine by now, so nothing was done",
             record.vmid
         );
         Ok(record)
+    }
+}
+
+/// The known name that is most like `name`, if one is like it at all: a third of its letters may differ.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = name.to_ascii_lowercase();
+    known
+        .map(|other| (strsim::damerau_levenshtein(&lower, &other.to_ascii_lowercase()), other))
+        .filter(|(distance, _)| *distance <= (name.len() / 3).clamp(1, 3))
+        .min()
+        .map(|(_, other)| other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nearest;
+
+    #[test]
+    fn only_a_name_that_is_like_it_is_suggested() {
+        let known = || ["web-1", "web-7", "database"].into_iter();
+        assert_eq!(nearest("webb-7", known()), Some("web-7"));
+        assert_eq!(nearest("WEB-1", known()), Some("web-1"));
+        assert_eq!(nearest("databaes", known()), Some("database"));
+        for name in ["nobody", "x", "mail-1"] {
+            assert_eq!(nearest(name, known()), None, "{name}");
+        }
     }
 }

@@ -31,8 +31,26 @@ pub struct Reapplied {
     pub connected: usize,
     /// VMs that are off: nothing to do.
     pub off: usize,
+    /// Active VMs that the node no longer has.
+    pub missing: Vec<String>,
     /// What could not be set, one line each.
     pub failures: Vec<String>,
+}
+
+impl Reapplied {
+    /// The counts, for a person; what is missing is named.
+    pub fn summary(&self) -> String {
+        let vms = if self.connected == 1 { "VM" } else { "VMs" };
+        let mut text = format!("reconnected {} {vms}; {} stopped", self.connected, self.off);
+        if !self.missing.is_empty() {
+            text.push_str(&format!(
+                ", {} missing on the node ({})",
+                self.missing.len(),
+                self.missing.join(", ")
+            ));
+        }
+        text
+    }
 }
 
 /// Goes through all active VMs. Safe at any time; one VM's failure does not stop the others.
@@ -68,6 +86,7 @@ pub fn reapply(ctx: &Context<'_>) -> anyhow::Result<Reapplied> {
         let deadline = deadline.unwrap_or_else(|| Deadline::after(failpoint::limit("reapply", LIMIT)));
         match one(ctx, &name, deadline) {
             Ok(Found::Off) => done.off += 1,
+            Ok(Found::Missing) => done.missing.push(name.to_string()),
             Ok(Found::NotYet) => {
                 waiting.push_back((name, Some(deadline)));
                 put_off += 1;
@@ -112,6 +131,8 @@ fn wait_for_agent(ctx: &Context<'_>, vmid: Vmid) -> anyhow::Result<()> {
 enum Found {
     /// It does not run, or is no active VM any more.
     Off,
+    /// Its record is active, and the node has no such VM.
+    Missing,
     /// It runs, and its port is not there yet.
     NotYet,
     /// It was connected, except for what the warnings say.
@@ -130,7 +151,10 @@ fn one(ctx: &Context<'_>, name: &VmName, deadline: Deadline) -> anyhow::Result<F
     let state = node.state(machine.vmid, deadline);
     let state = state.with_context(|| format!("{}: cannot ask the node", machine.label()))?;
     machine.prove(&state)?;
-    if !state.exists || !state.running {
+    if !state.exists {
+        return Ok(Found::Missing);
+    }
+    if !state.running {
         return Ok(Found::Off);
     }
     let isolation = network::isolate_once(&node, machine.vmid, deadline);

@@ -41,8 +41,8 @@ pub fn start(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<St
             |end| format!("expired at {}", timestamp::to_text(end)),
         );
         anyhow::bail!(
-            "VM {name} is suspended and {expired}: gc would destroy a machine that looks alive; \
-             renew it with blockhost-vm-resume {name}, or start it as it is with --force"
+            "VM {name} is suspended and {expired} (the next gc run may destroy it); \
+             renew it with blockhost-vm-resume {name}, or start it without renewing with --force"
         );
     }
     let resumed = suspended && paid;
@@ -71,7 +71,8 @@ pub fn run(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -> anyhow::
     let state = machine.proven_state(ctx, deadline)?;
     anyhow::ensure!(
         state.exists,
-        "{label}: the node has no such machine; it was removed by hand, or its disk is lost"
+        "{label}: the VM no longer exists on the node (deleted outside BlockHost?); restore it from a backup, or close its record with blockhost-vm-destroy {}",
+        machine.record.name
     );
     let was_running = state.running && state.paused != Some(true);
     if !was_running {

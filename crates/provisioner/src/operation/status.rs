@@ -41,9 +41,7 @@ impl Shown {
 pub fn status(ctx: &Context<'_>, name: &VmName) -> (Shown, Option<String>) {
     match ctx.record(name) {
         Ok(Some(record)) => live_status(ctx, &record, Deadline::after(LIMIT)),
-        Ok(None) => {
-            (Shown::Unknown, Some(format!("VM {name}: {} has no such record", ctx.database.path().display())))
-        }
+        Ok(None) => (Shown::Unknown, Some(format!("VM {name}: {}", ctx.no_record(name)))),
         Err(error) => (Shown::Unknown, Some(format!("VM {name}: {error:#}"))),
     }
 }
@@ -59,7 +57,10 @@ pub fn live_status(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> 
         return (by_database, None);
     }
     let no_answer = |label: &str, error: &AgentError| {
-        (by_database, Some(format!("{label}: the node did not answer, this is the database's word: {error}")))
+        (
+            by_database,
+            Some(format!("{label}: the node did not answer, so this is the last known state: {error}")),
+        )
     };
     let place = match locate(ctx, record, deadline) {
         Ok(place) => place,
@@ -93,7 +94,7 @@ fn judge(
     if state.elsewhere {
         return (
             by_database,
-            Some(format!("{label}: it is on node {}, this is the database's word", state.node)),
+            Some(format!("{label}: it is on node {}, so this is the last known state", state.node)),
         );
     }
     if !state.is(identity, &record.name) {

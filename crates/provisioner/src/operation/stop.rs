@@ -26,7 +26,7 @@ pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
     let state = machine.proven_state(ctx, deadline)?;
     anyhow::ensure!(
         state.exists,
-        "{label}: the node has no such machine; it was removed by hand, or its disk is lost"
+        "{label}: the VM no longer exists on the node (deleted outside BlockHost?); restore it from a backup, or close its record with blockhost-vm-destroy {name}"
     );
     if !state.running {
         return Ok(false);
@@ -52,7 +52,7 @@ pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
             anyhow::bail!("{label}: failed to shut down: {words}")
         }
         Waited::Failed(_) | Waited::TimedOut(_) => anyhow::bail!(
-            "{label}: the guest did not shut down within {} s and still runs; switch it off with blockhost-vm-kill {name}",
+            "{label}: the guest did not shut down within {} s and is still running; if it is booting, try again in a minute, or switch it off with blockhost-vm-kill {name}",
             limit.as_secs()
         ),
     }

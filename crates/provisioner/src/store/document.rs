@@ -154,7 +154,17 @@ impl Document {
 /// Reads a text file; the error names it and says whether it is missing.
 pub fn read_text(path: &Path) -> anyhow::Result<String> {
     crate::host::read_file::text(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound if path.ends_with("db.yaml") => anyhow::anyhow!(
+            "{} does not exist: this host has not been set up; run blockhost-provisioner-setup db_config",
+            path.display()
+        ),
         std::io::ErrorKind::NotFound => anyhow::anyhow!("{} does not exist", path.display()),
+        std::io::ErrorKind::PermissionDenied if path.ends_with("db.yaml") => {
+            anyhow::anyhow!(
+                "cannot read {}: {error}; run the command as root or as user blockhost",
+                path.display()
+            )
+        }
         std::io::ErrorKind::InvalidData => anyhow::anyhow!("{}: not valid UTF-8 text", path.display()),
         _ => anyhow::anyhow!("cannot read {}: {error}", path.display()),
     })

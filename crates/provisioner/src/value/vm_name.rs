@@ -37,7 +37,7 @@ impl VmName {
                 return refuse("a label between dots is empty");
             }
             if !label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
-                return refuse("only letters, digits, hyphens and dots between labels may appear");
+                return refuse("it may contain only letters, digits, hyphens and dots");
             }
             if label.starts_with('-') || label.ends_with('-') {
                 return refuse("a label may not start or end with a hyphen");
