@@ -505,7 +505,7 @@ pub fn check_wallet(host: &Host, wallet: &WalletAddress) -> anyhow::Result<()> {
     })?;
     anyhow::ensure!(
         regex.is_match(wallet.as_str()),
-        "wallet address {wallet} is not a valid address for this engine: it does not have the form {pattern} (constraints.address_pattern of {})",
+        "wallet address {wallet} is not a valid address for this engine: it does not match {pattern} (constraints.address_pattern of {})",
         path.display()
     );
     Ok(())
