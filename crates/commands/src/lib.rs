@@ -15,7 +15,7 @@ use provisioner::host::interrupt::Interrupt;
 use provisioner::host::replace_file;
 use provisioner::host::rights;
 use provisioner::host::run_process;
-use provisioner::operation::Context;
+use provisioner::operation::{Context, is_wrong_usage};
 use provisioner::store::settings::Settings;
 use provisioner::value::vm_name::VmName;
 use std::io::{self, IsTerminal, Write};
@@ -108,13 +108,13 @@ pub fn run_as_root(common: &Common, body: impl FnOnce(&Host) -> anyhow::Result<(
     end(prepare_as_root(common).and_then(|host| body(&host)))
 }
 
-/// An error becomes one line on stderr and exit code 1.
+/// An error becomes one line on stderr and exit code 1, or 2 where the arguments are wrong.
 pub fn end(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("{error:#}"));
-            ExitCode::FAILURE
+            if is_wrong_usage(&error) { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

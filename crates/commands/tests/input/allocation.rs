@@ -61,7 +61,7 @@ fn h13_the_lowest_free_addresses_come_back_and_their_end_is_said() {
     assert_eq!(given(create(&lab, "vm-3", &[])), (102, "192.168.122.2".into(), "2a11:6c7:f04:276::2".into()));
     assert_eq!(given(create(&lab, "vm-4", &[])).1, "192.168.122.4");
     let (host, node) = (host_tree(&lab), lab.control().snapshot().unwrap());
-    let words = ["IP pool exhausted", "192.168.122.0-192.168.122.4", "3 addresses held"];
+    let words = ["IP pool exhausted", "192.168.122.0-192.168.122.4", "3 of 3 addresses", "in use"];
     vm(&lab, "create", &["vm-5", "--owner-wallet", WALLET]).refused_in_one_line(&words);
     create(&lab, "vm-5", &[]).refused_in_one_line(&words);
     assert_same_content(&host, &host_tree(&lab), "exhausted");
@@ -116,7 +116,12 @@ fn h13_pools_of_other_shapes() {
     set_db(&lab, 100, &[], &[]);
     assert!(would_get(&lab, &[]).ok().stdout.contains(" 10.0.0.1 (if"));
     set_db(&lab, 100, &held(&["10.0.0.1"]), &[]);
-    would_get(&lab, &[]).refused_in_one_line(&["IP pool exhausted", "10.0.0.0-10.0.0.3", "1 addresses held"]);
+    would_get(&lab, &[]).refused_in_one_line(&[
+        "IP pool exhausted",
+        "10.0.0.0-10.0.0.3",
+        "1 of 1 addresses",
+        "in use",
+    ]);
     std::fs::write(&path, &yaml).unwrap();
 
     // next_vmid outside the range, missing, null: from the start.
@@ -136,7 +141,12 @@ fn h13_pools_of_other_shapes() {
     set_db(&lab, 100, &[], &held(&["2a11::abce"]));
     assert!(would_get(&lab, &[]).ok().stdout.contains(" 2a11::abcf (if"));
     set_db(&lab, 100, &[], &held(&["2a11::abce", "2a11:0:0::ABCF"]));
-    would_get(&lab, &[]).refused_in_one_line(&["IPv6 pool exhausted", "2a11::abcc/126", "2 addresses held"]);
+    would_get(&lab, &[]).refused_in_one_line(&[
+        "IPv6 pool exhausted",
+        "2a11::abcc/126",
+        "2 of 2 addresses",
+        "in use",
+    ]);
     std::fs::write(&path, yaml.replace("  start: 2\n  end: 254\n", "  start: 7\n  end: 7\n")).unwrap();
     std::fs::write(&broker, r#"{"prefix": "2a11::/64"}"#).unwrap();
     set_db(&lab, 100, &[], &[]);

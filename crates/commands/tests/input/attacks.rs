@@ -299,16 +299,21 @@ fn wishes_outside_what_is_ours_to_give_are_refused() {
         ("--ip", "192.168.122.1", "192.168.122.1"),
         ("--ip", "10.0.0.5", "10.0.0.5"),
         ("--ip", "0.0.0.0", "0.0.0.0"),
-        ("--ip", "192.168.122.200", "taken"),
         ("--ipv6", "2a11:6c7:f04:276::", "2a11:6c7:f04:276::"),
         ("--ipv6", "2a11:6c7:f04:276::1", "2a11:6c7:f04:276::1"),
-        ("--ipv6", "2a11:6c7:f04:276::2", "taken"),
         ("--ipv6", "::1", "::1"),
         ("--ipv6", "2a11:6c7:f04:276::100", "2a11:6c7:f04:276::100"),
-        ("--vmid", "100", "taken"),
         ("--vmid", "9001", "outside"),
         ("--vmid", "1000", "outside"),
         ("--vmid", "999999999", "outside"),
+    ] {
+        create(&lab, "vm-1", &[flag, value]).wrong_usage(&["VM vm-1", flag, word]);
+    }
+    // What somebody has may be free tomorrow.
+    for (flag, value, word) in [
+        ("--ip", "192.168.122.200", "192.168.122.200"),
+        ("--ipv6", "2a11:6c7:f04:276::2", "2a11:6c7:f04:276::2"),
+        ("--vmid", "100", "taken"),
         ("--template-vmid", "100", "not a template"),
         ("--template-vmid", "8000", "template VM 8000"),
         ("--disk", "1", "cannot shrink"),

@@ -38,7 +38,16 @@ impl Ended {
 
     /// Exit 1, nothing on stdout, and stderr is one line for a person that holds all of `words`.
     pub fn refused_in_one_line(&self, words: &[&str]) {
-        assert_eq!(self.code, Some(1), "{words:?}: {self:?}");
+        self.ended_in_one_line(1, words);
+    }
+
+    /// The same with exit 2: the arguments themselves are wrong.
+    pub fn wrong_usage(&self, words: &[&str]) {
+        self.ended_in_one_line(2, words);
+    }
+
+    fn ended_in_one_line(&self, code: i32, words: &[&str]) {
+        assert_eq!(self.code, Some(code), "{words:?}: {self:?}");
         assert_eq!(self.stdout, "", "{words:?}: {self:?}");
         let lines: Vec<&str> = self.stderr.lines().collect();
         assert!(lines.len() == 1 && lines[0].starts_with("error: "), "{words:?}: {self:?}");

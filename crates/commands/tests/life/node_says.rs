@@ -41,7 +41,7 @@ fn storages_are_looked_at_first() {
     lab.control().storage("local-lvm", None, Some(false)).unwrap();
     refused(&lab, &[], &["local-lvm"]);
     lab.control().storage("local-lvm", Some(3 << 30), Some(true)).unwrap();
-    refused(&lab, &[], &["VM web-1", "free space", "storage is full"]);
+    refused(&lab, &[], &["VM web-1", "storage local-lvm", "too small"]);
 }
 
 #[test]

@@ -243,6 +243,9 @@ pub fn refuse_unchecked(path: &Path, provider: &Value) -> anyhow::Result<()> {
     };
     let endpoint = provider.get("endpoint").and_then(|value| value.as_str());
     let local = endpoint.is_none_or(|text| host_of(text).is_some_and(is_loopback));
+    if let Some(plain) = endpoint.filter(|text| text.starts_with("http://")) {
+        anyhow::bail!("{}: the API endpoint {plain:?} must look like https://127.0.0.1:8006", path.display());
+    }
     anyhow::ensure!(
         checked || local,
         "{}: provider.proxmox.insecure: the API token would go over an unchecked certificate to {}, which is not this \

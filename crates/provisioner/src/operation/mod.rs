@@ -28,12 +28,31 @@ pub mod vanished;
 
 use crate::host::Host;
 use crate::host::interrupt::Interrupt;
+use crate::plan::allocation::Exhausted;
 use crate::store::journal::Journal;
 use crate::store::settings::{NodeAccess, Settings};
 use crate::store::vm_database::{Fields, VmDatabase, VmRecord};
 use crate::tool::node::Node;
 use crate::value::text::BridgeName;
 use crate::value::vm_name::VmName;
+
+/// The arguments themselves are wrong, whatever the state of the world: exit code 2, as clap ends where it finds out.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct WrongUsage(String);
+
+impl WrongUsage {
+    /// `why` is a whole message.
+    pub fn new(why: impl ToString) -> WrongUsage {
+        WrongUsage(why.to_string())
+    }
+}
+
+/// Whether an error is about the arguments alone.
+pub fn is_wrong_usage(error: &anyhow::Error) -> bool {
+    let never_ours = matches!(error.downcast_ref::<Exhausted>(), Some(Exhausted::NotOurs(_)));
+    never_ours || error.downcast_ref::<WrongUsage>().is_some()
+}
 
 /// What every operation works with.
 pub struct Context<'h> {

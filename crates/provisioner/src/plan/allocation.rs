@@ -45,7 +45,7 @@ pub struct Wish {
 pub enum Exhausted {
     /// No VMID is free.
     #[error(
-        "no VMID is free: {held} of {range} are held or taken on the node; destroy VMs or widen vmid_range in db.yaml"
+        "no VMID is free: {held} of {range} are held or taken on the node; widen vmid_range in db.yaml or destroy VMs that are no longer needed"
     )]
     Vmids {
         /// The range.
@@ -54,7 +54,9 @@ pub enum Exhausted {
         held: usize,
     },
     /// No IPv4 address is free.
-    #[error("IP pool exhausted: {pool} has {held} addresses held; destroy VMs or widen ip_pool in db.yaml")]
+    #[error(
+        "IP pool exhausted: {held} of {held} addresses of {pool} are in use; widen ip_pool in db.yaml or destroy VMs that are no longer needed"
+    )]
     Ipv4 {
         /// The pool.
         pool: String,
@@ -63,7 +65,7 @@ pub enum Exhausted {
     },
     /// No IPv6 address is free.
     #[error(
-        "IPv6 pool exhausted: {pool} has {held} addresses held; destroy VMs or widen ipv6_pool in db.yaml"
+        "IPv6 pool exhausted: {held} of {held} addresses of {pool} are in use; widen ipv6_pool in db.yaml or destroy VMs that are no longer needed"
     )]
     Ipv6 {
         /// The pool.
@@ -71,9 +73,47 @@ pub enum Exhausted {
         /// How many of its addresses are held.
         held: usize,
     },
-    /// What was asked for is not free or not ours to give.
+    /// What was asked for is not free.
     #[error("{0}")]
     Wish(String),
+    /// What was asked for is never ours to give, free or not: the argument itself is wrong.
+    #[error("{0}")]
+    NotOurs(String),
+}
+
+/// Whether what was asked for lies in the ranges that VMs get their numbers and addresses from.
+pub fn check_wish(
+    wish: Wish,
+    vmids: VmidRange,
+    ipv4: &Ipv4Pool,
+    ipv6: Option<&Ipv6Pool>,
+) -> Result<(), Exhausted> {
+    let refuse = |why: String| Err(Exhausted::NotOurs(why));
+    if let Some(vmid) = wish.vmid.filter(|vmid| !vmids.contains(*vmid)) {
+        return refuse(format!("--vmid {vmid} is outside vmid_range {vmids} of db.yaml"));
+    }
+    if let Some(ip) = wish.ipv4.filter(|ip| !ipv4.usable(*ip)) {
+        let network = ipv4.network;
+        return refuse(match ip {
+            _ if ip == ipv4.gateway => format!("--ip {ip} is the gateway of the guest network {network}"),
+            _ if network.contains(ip) => {
+                format!("--ip {ip} is not an address for a guest of the guest network {network}")
+            }
+            _ => format!("--ip {ip} is not in the guest network {network}"),
+        });
+    }
+    match (wish.ipv6, ipv6) {
+        (Some(ip), None) => {
+            Err(Exhausted::Wish(format!("--ipv6 {ip}: this host has no broker-allocation.json")))
+        }
+        (Some(ip), Some(pool)) if ip == pool.gateway => {
+            refuse(format!("--ipv6 {ip} is the gateway of the guest network {}", pool.prefix))
+        }
+        (Some(ip), Some(pool)) if !pool.prefix.contains(ip) || pool.prefix.at(0) == Some(ip) => {
+            refuse(format!("--ipv6 {ip} is not an address for a guest of the guest network {}", pool.prefix))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Chooses: the VMID from `next_vmid` upward (wrapping once), the lowest free addresses.
@@ -85,11 +125,9 @@ pub fn choose(
     ipv6: Option<&Ipv6Pool>,
     wish: Wish,
 ) -> Result<Allocation, Exhausted> {
+    check_wish(wish, vmids, ipv4, ipv6)?;
     let free = |vmid: Vmid| !held.vmids.contains(&vmid.get()) && !held.foreign_vmids.contains(&vmid.get());
     let vmid = match wish.vmid {
-        Some(vmid) if !vmids.contains(vmid) => {
-            return Err(Exhausted::Wish(format!("VMID {vmid} lies outside vmid_range {vmids} of db.yaml")));
-        }
         Some(vmid) if !free(vmid) => return Err(Exhausted::Wish(format!("VMID {vmid} is taken"))),
         Some(vmid) => vmid,
         None => {
@@ -101,12 +139,6 @@ pub fn choose(
         }
     };
     let ipv4 = match wish.ipv4 {
-        Some(ip) if !ipv4.usable(ip) => {
-            return Err(Exhausted::Wish(format!(
-                "IP address {ip} is not one for a guest of {}",
-                ipv4.network
-            )));
-        }
         Some(ip) if held.ipv4.contains(&ip) => {
             return Err(Exhausted::Wish(format!("IP address {ip} is taken")));
         }
@@ -117,23 +149,10 @@ pub fn choose(
         })?,
     };
     let ipv6 = match (wish.ipv6, ipv6) {
-        (Some(ip), None) => {
-            return Err(Exhausted::Wish(format!(
-                "IPv6 address {ip}: this host has no broker-allocation.json"
-            )));
-        }
-        (Some(ip), Some(pool))
-            if !pool.prefix.contains(ip) || ip == pool.gateway || pool.prefix.at(0) == Some(ip) =>
-        {
-            return Err(Exhausted::Wish(format!(
-                "IPv6 address {ip} is not one for a guest of {}",
-                pool.prefix
-            )));
-        }
-        (Some(ip), Some(_)) if held.ipv6.contains(&ip) => {
+        (Some(ip), _) if held.ipv6.contains(&ip) => {
             return Err(Exhausted::Wish(format!("IPv6 address {ip} is taken")));
         }
-        (Some(ip), Some(_)) => Some(ip),
+        (Some(ip), _) => Some(ip),
         (None, None) => None,
         (None, Some(pool)) => {
             Some(pool.addresses().find(|ip| !held.ipv6.contains(ip)).ok_or_else(|| Exhausted::Ipv6 {
@@ -202,7 +221,10 @@ mod tests {
         assert!(error.contains("5 of 100-104"), "{error}");
         let held = Held { ipv4: pool().addresses().collect(), ..Held::default() };
         let error = choose(&held, None, range(), &pool(), None, Wish::default()).unwrap_err().to_string();
-        assert!(error.starts_with("IP pool exhausted: 10.0.0.1-10.0.0.4 of 10.0.0.0/24 has 3"), "{error}");
+        assert!(
+            error.starts_with("IP pool exhausted: 3 of 3 addresses of 10.0.0.1-10.0.0.4 of 10.0.0.0/24"),
+            "{error}"
+        );
         assert_eq!(next_after(vmid(104), range()), 100);
         assert_eq!(next_after(vmid(102), range()), 103);
     }

@@ -73,6 +73,12 @@ pub fn description(name: &VmName, smbios_uuid: Uuid) -> String {
     format!("BlockHost VM {name} {smbios_uuid}")
 }
 
+/// `blockhost`, and the tags that were asked for.
+pub fn all_tags(wanted: &[Tag]) -> Vec<&str> {
+    let others = wanted.iter().map(Tag::as_str).filter(|tag| *tag != "blockhost");
+    std::iter::once("blockhost").chain(others).collect()
+}
+
 /// The name of a snippet file: `blockhost-<name>-user.yaml`.
 pub fn snippet_file(name: &VmName, kind: &str) -> String {
     format!("blockhost-{name}-{kind}.yaml")
@@ -113,8 +119,7 @@ pub fn render(plan: &VmPlan<'_>) -> String {
     if plan.full_clone {
         clone["datastore_id"] = plan.disk_datastore.as_str().into();
     }
-    let mut tags = vec!["blockhost"];
-    tags.extend(plan.tags.iter().map(Tag::as_str).filter(|t| *t != "blockhost"));
+    let mut tags = all_tags(plan.tags);
     tags.sort_unstable();
     tags.dedup();
     let mut vm = json!({

@@ -95,14 +95,24 @@ impl VmFolder {
         self.dir.exists()
     }
 
-    /// Makes the folder, its links and the VM's file, whole and in that order; what is there already is replaced.
-    pub fn prepare(&self, file: &str) -> anyhow::Result<()> {
+    /// That terraform is installed and has been initialised: known before a VMID is taken.
+    pub fn check_terraform(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            run_process::find("terraform").is_some(),
+            "terraform is not installed (not found on PATH); install it, then run blockhost-provisioner-setup terraform"
+        );
         anyhow::ensure!(
             self.parent.join(".terraform/providers").is_dir()
                 && self.parent.join("variables.tf.json").is_file(),
             "terraform has not been initialised in {}; run blockhost-provisioner-setup terraform",
             self.parent.display()
         );
+        Ok(())
+    }
+
+    /// Makes the folder, its links and the VM's file, whole and in that order; what is there already is replaced.
+    pub fn prepare(&self, file: &str) -> anyhow::Result<()> {
+        self.check_terraform()?;
         replace_file::make_folder(&self.parent.join("vms"), 0o750)?;
         replace_file::make_folder(&self.dir, 0o750)?;
         for shared in SHARED_FILES {

@@ -1,12 +1,10 @@
 //! Everything that can be known before anything is taken (`CLAUDE.md#habits`).
 
 use super::Request;
-use crate::host::clock::Deadline;
-use crate::host::failpoint;
-use crate::host::proxmox_api::{ApiError, ProxmoxApi};
+use crate::host::proxmox_api::ProxmoxApi;
 use crate::host::rights::PUBLIC_KEYS;
-use crate::operation::Context;
-use crate::plan::allocation::Allocation;
+use crate::operation::{Context, WrongUsage};
+use crate::plan::allocation::{Allocation, check_wish};
 use crate::plan::cloud_init::{self, Variables};
 use crate::plan::terraform_json::{self, FirstBoot, VmPlan};
 use crate::plan::vm_record::NewVm;
@@ -19,13 +17,9 @@ use crate::value::text::{BridgeName, PlainName, StorageId};
 use crate::value::token::{ApiToken, Secret};
 use crate::value::vm_name::VmName;
 use anyhow::Context as _;
-use serde_json::Value;
+use chrono::{DateTime, Utc};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// Preflight questions to the API, all of them together.
-const PREFLIGHT: Duration = Duration::from_secs(20);
 
 /// What was read and checked.
 pub struct Checked {
@@ -46,10 +40,15 @@ pub struct Checked {
     ssh_keys: Vec<String>,
     one_time_password: (u64, u64),
     expiry_days: u32,
-    full_clone: bool,
+    /// Whether the template's disk is copied whole.
+    pub full_clone: bool,
     cpu_type: String,
-    pool: Option<PlainName>,
-    snippet_storage: StorageId,
+    /// Proxmox pool of the VMs.
+    pub pool: Option<PlainName>,
+    /// Storage of the cloud-init snippets.
+    pub snippet_storage: StorageId,
+    /// What a preview could not check.
+    pub warnings: Vec<String>,
 }
 
 enum UserData {
@@ -58,24 +57,27 @@ enum UserData {
     Template(String),
 }
 
-/// Checks settings, name, wallet, template and cloud-init text; with `--apply` also the node.
+/// Checks settings, name, wallet, template, cloud-init text, and what the node can tell.
 pub fn everything(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Checked> {
     let host = ctx.host;
-    request.name.check_for_new_vm()?;
+    request.name.check_for_new_vm().map_err(WrongUsage::new)?;
     match &request.owner_wallet {
         Some(wallet) if !ctx.mock => settings::check_wallet(host, wallet)?,
         None if !request.no_web3 => {
-            anyhow::bail!("--owner-wallet is required (or --no-web3 for a VM without wallet login)")
+            return Err(WrongUsage::new(format!(
+                "VM {}: --owner-wallet ADDR is required, or --no-web3 for a VM without wallet login",
+                request.name
+            ))
+            .into());
         }
         _ => {}
     }
     name_is_free(ctx, request)?;
     let ipv4_pool = ctx.settings.ipv4_pool()?;
     let range = ctx.settings.vmid_range()?;
-    if let Some(vmid) = request.wish.vmid.filter(|vmid| !range.contains(*vmid)) {
-        anyhow::bail!("VMID {vmid} lies outside vmid_range {range} of db.yaml");
-    }
     let broker = if ctx.mock { Some(mock_broker()?) } else { ctx.settings.broker(host)? };
+    check_wish(request.wish, range, &ipv4_pool, broker.as_ref().map(|broker| &broker.pool))
+        .with_context(|| format!("VM {}", request.name))?;
     let network_mode = if ctx.mock {
         settings::network_mode(host, request.network_mode.as_ref()).unwrap_or_default()
     } else {
@@ -103,7 +105,7 @@ pub fn everything(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Checke
             settings::host_name_servers(&crate::host::read_file::text("/etc/resolv.conf").unwrap_or_default())
         }
     };
-    let checked = Checked {
+    let mut checked = Checked {
         name: request.name.clone(),
         bridge: access.bridge.clone().unwrap_or_else(|| ctx.settings.bridge.clone()),
         api,
@@ -112,7 +114,7 @@ pub fn everything(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Checke
         ipv4_pool,
         dns_servers,
         user_data: user_data(ctx, request)?,
-        ssh_keys: ssh_keys(ctx),
+        ssh_keys: ssh_keys(ctx, request.no_web3),
         one_time_password: if ctx.mock { (6, 300) } else { settings::one_time_password(host)? },
         expiry_days: request.expiry_days.unwrap_or(ctx.settings.default_expiry_days),
         full_clone: ctx.settings.clone_mode == CloneMode::Full,
@@ -120,6 +122,7 @@ pub fn everything(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Checke
         pool: ctx.settings.pve_pool.clone(),
         snippet_storage: ctx.settings.snippet_storage.clone(),
         access,
+        warnings: Vec::new(),
     };
     // Rendered once with made-up addresses: what cannot work is known before anything is taken.
     let mut wish = request.wish;
@@ -130,10 +133,21 @@ pub fn everything(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Checke
         ipv6: checked.broker.as_ref().map(|b| wish.ipv6.unwrap_or(b.pool.gateway)),
     };
     checked.user_data(ctx, request, example)?;
-    if request.apply && !ctx.mock {
-        preflight(ctx, &checked, request).with_context(|| format!("VM {}", request.name))?;
+    if !ctx.mock {
+        let warnings = super::preflight::preflight(ctx, &checked, request);
+        checked.warnings = warnings.with_context(|| format!("VM {}", request.name))?;
     }
     Ok(checked)
+}
+
+/// `0xAb58…eC9B`: enough to know a wallet again.
+fn shortened(wallet: &str) -> String {
+    let letters: Vec<char> = wallet.chars().collect();
+    if letters.len() <= 12 {
+        return wallet.to_string();
+    }
+    let text = |part: &[char]| part.iter().collect::<String>();
+    format!("{}…{}", text(&letters[..6]), text(&letters[letters.len() - 4..]))
 }
 
 /// The name is not a live VM's, and neither is the terraform label made from it (H03).
@@ -166,7 +180,9 @@ pub fn name_is_free(ctx: &Context<'_>, request: &Request) -> anyhow::Result<()> 
     if let Some(status) = same
         && !matches!(ctx.journal().read(name), Ok(Some(entry)) if entry.step == crate::store::journal::Step::Registered)
     {
-        anyhow::bail!("VM {name} exists already (status {status}); choose another name or destroy it first");
+        let wallet = ctx.record(name).ok().flatten().and_then(|record| record.wallet_address);
+        let owner = wallet.map(|wallet| format!(", owner {}", shortened(&wallet))).unwrap_or_default();
+        anyhow::bail!("VM {name} exists already ({status}{owner}); choose another name");
     }
     for entry in if ctx.mock { Vec::new() } else { ctx.journal().entries()? } {
         if entry.name == name.as_str() {
@@ -184,13 +200,13 @@ pub fn name_is_free(ctx: &Context<'_>, request: &Request) -> anyhow::Result<()> 
     }
     if let Some(other) = similar {
         anyhow::bail!(
-            "VM {name}: its terraform resource would be called {label}, as that of VM {other}; choose another name"
+            "VM {name}: the name is too similar to VM {other} (both become {label} in terraform); choose another name"
         );
     }
     let legacy = LegacyFolder::new(ctx.host, &ctx.settings, name);
     anyhow::ensure!(
         ctx.mock || !legacy.has_file(),
-        "VM {name}: {} holds a file of this name that no live record knows; move it away, or choose another name",
+        "VM {name}: {} holds a file of this name, but the database has no such VM; move the file away or choose another name",
         ctx.settings.terraform_dir.display()
     );
     Ok(())
@@ -246,7 +262,7 @@ fn template_names(folders: &[PathBuf]) -> String {
 }
 
 /// Public keys of the caller. The comment is kept only where it is harmless in YAML.
-fn ssh_keys(ctx: &Context<'_>) -> Vec<String> {
+fn ssh_keys(ctx: &Context<'_>, only_way_in: bool) -> Vec<String> {
     let Some(home) = &ctx.host.home else {
         return Vec::new();
     };
@@ -261,7 +277,15 @@ fn ssh_keys(ctx: &Context<'_>) -> Vec<String> {
     if keys.is_empty() && !ctx.mock {
         let whose =
             if ctx.host.brought.is_some() { "root's home".into() } else { home.display().to_string() };
-        tracing::warn!("no ssh public key in {whose}/.ssh; the VM gets none");
+        let files = PUBLIC_KEYS.join(", ");
+        let text =
+            format!("no SSH key found in {whose}/.ssh ({files}): SSH login by key will not work in this VM");
+        // Users log in by wallet: a warning that comes with every create is one that nobody reads.
+        if only_way_in {
+            tracing::warn!("{text}");
+        } else {
+            tracing::debug!("{text}");
+        }
     }
     keys
 }
@@ -303,78 +327,19 @@ fn mock_access() -> anyhow::Result<NodeAccess> {
     })
 }
 
-/// What the node can tell beforehand; otherwise terraform would find out late, after a clone.
-fn preflight(ctx: &Context<'_>, checked: &Checked, request: &Request) -> anyhow::Result<()> {
-    let deadline = Deadline::after(failpoint::limit("preflight", PREFLIGHT));
-    let node = &checked.access.node;
-    checked.api.get("/version", deadline)?;
-    let template = request.template_vmid;
-    // The root agent is needed soon, and may look at every VM: the API says 403 of one that the token may not see,
-    // there or not (H39).
-    let seen = ctx.node().state(template, deadline).context("cannot ask the node for its template")?;
-    anyhow::ensure!(
-        seen.exists,
-        "template VM {template} does not exist on node {node}; build it with blockhost-build-template"
-    );
-    let config = match checked.api.get(&format!("/nodes/{node}/qemu/{template}/config"), deadline) {
-        Ok(config) => config,
-        Err(ApiError::Status { message, .. }) if message.contains("does not exist") => {
-            anyhow::bail!(
-                "template VM {template} does not exist on node {node}; build it with blockhost-build-template ({message})"
-            )
-        }
-        Err(error) => {
-            return Err(anyhow::Error::from(error).context(format!("cannot look at template VM {template}")));
-        }
-    };
-    let is_template =
-        config.get("template").is_some_and(|v| v.as_u64() == Some(1) || v.as_str() == Some("1"));
-    anyhow::ensure!(
-        is_template,
-        "VM {template} on node {node} is not a template; build one with blockhost-build-template"
-    );
-    let disk = config.get("scsi0").and_then(Value::as_str).unwrap_or_default();
-    if let Some(size) = disk_size_mib(disk) {
-        anyhow::ensure!(
-            u64::from(request.disk_gb) * 1024 >= size,
-            "--disk {} GB is smaller than the template's disk ({size} MiB); a disk cannot shrink",
-            request.disk_gb
-        );
-    }
-    let storage = &checked.access.disk_datastore;
-    match checked.api.get(&format!("/nodes/{node}/storage/{storage}/status"), deadline) {
-        Ok(status) if status.get("active").and_then(Value::as_u64) == Some(0) => {
-            anyhow::bail!("storage {storage} is not active on node {node}; look at pvesm status")
-        }
-        Err(ApiError::Status { status: 500, message, .. }) if message.contains("does not exist") => {
-            anyhow::bail!("storage {storage} does not exist on node {node}: {message}")
-        }
-        // What cannot be asked here is no reason to refuse: terraform will say.
-        _ => {}
-    }
-    Ok(())
-}
-
-/// `size=` of a drive string in MiB (`2252M`, `20G`, `1T`; `facts/proxmox.md`).
-fn disk_size_mib(drive: &str) -> Option<u64> {
-    let size = drive.split(',').find_map(|part| part.strip_prefix("size="))?;
-    let (number, unit) = size.split_at(size.find(|c: char| !c.is_ascii_digit()).unwrap_or(size.len()));
-    let number: u64 = number.parse().ok()?;
-    match unit {
-        "" => Some(number.div_ceil(1 << 20)),
-        "K" => Some(number.div_ceil(1 << 10)),
-        "M" => Some(number),
-        "G" => Some(number << 10),
-        "T" => Some(number << 20),
-        _ => None,
-    }
-}
-
 /// What an operator can do about a terraform failure (`facts/provider.md`, section 4).
 pub fn hint_for(words: &str) -> &'static str {
-    const HINTS: [(&str, &str); 9] = [
+    const HINTS: [(&str, &str); 11] = [
         ("HTTP 401", "; the API token is wrong or expired: blockhost-provisioner-setup token"),
         ("no such token", "; the API token was deleted: blockhost-provisioner-setup token"),
+        (
+            "(/storage/",
+            "; either this storage does not exist (pvesm status) or the API token has no rights on it (blockhost-provisioner-setup token)",
+        ),
+        (
+            "(/pool/",
+            "; either this pool does not exist (pvesh get /pools) or the API token has no rights on it (blockhost-provisioner-setup token)",
+        ),
         ("HTTP 403", "; the API token lacks a privilege: blockhost-provisioner-setup token"),
         ("not enough memory", "; the node has not enough memory for this VM"),
         ("free space", "; the storage is full: look at pvesm status"),
@@ -415,12 +380,15 @@ pub fn describe(ctx: &Context<'_>, request: &Request, checked: &Checked) -> anyh
         ("IPv6 address", allocation.ipv6.map_or_else(none, |a| format!("{a} (if still free)"))),
         ("owner wallet", request.owner_wallet.as_ref().map_or_else(none, ToString::to_string)),
         ("user", request.username.to_string()),
-        ("expires after", format!("{} days", checked.expiry_days)),
+        ("expires", expiry(crate::host::clock::now(), checked.expiry_days)),
         ("vCPUs", request.cpu.to_string()),
         ("memory", format!("{} MB", request.memory_mb)),
         ("disk", format!("{} GB on {}", request.disk_gb, checked.access.disk_datastore)),
         ("template VM", request.template_vmid.to_string()),
         ("node", checked.access.node.to_string()),
+        ("tags", terraform_json::all_tags(&request.tags).join(", ")),
+        ("owner", request.owner.as_str().to_string()),
+        ("purpose", Some(request.purpose.to_string()).filter(|text| !text.is_empty()).unwrap_or_else(none)),
         ("network mode", checked.network_mode.clone().unwrap_or_else(none)),
         ("first boot", first_boot),
     ];
@@ -429,8 +397,20 @@ pub fn describe(ctx: &Context<'_>, request: &Request, checked: &Checked) -> anyh
         // A path may hold a line break, and behind it what a caller would take for a result.
         text.push_str(&format!("  {key:<14} {}\n", value.replace(char::is_control, "\u{fffd}")));
     }
-    text.push_str("Nothing was taken or written; --apply does it.\n");
+    text.push_str("This was a preview. Run again with --apply to create the VM.\n");
     Ok(text)
+}
+
+/// When a VM that is made now expires, for a person. 0 is no "never".
+fn expiry(now: DateTime<Utc>, days: u32) -> String {
+    let date = now
+        .checked_add_days(chrono::Days::new(days.into()))
+        .map_or_else(|| "?".to_string(), |at| at.format("%Y-%m-%d").to_string());
+    match days {
+        0 => format!("{date}, at once: the next gc run suspends it"),
+        1 => format!("{date} (in 1 day)"),
+        _ => format!("{date} (in {days} days)"),
+    }
 }
 
 impl Checked {
@@ -553,14 +533,6 @@ impl Checked {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn drive_sizes_are_read_as_proxmox_writes_them() {
-        assert_eq!(disk_size_mib("local-lvm:base-9001-disk-0,size=2252M"), Some(2252));
-        assert_eq!(disk_size_mib("x,discard=on,size=20G,ssd=1"), Some(20480));
-        assert_eq!(disk_size_mib("x,size=1T"), Some(1 << 20));
-        assert_eq!(disk_size_mib("x"), None);
-    }
 
     #[test]
     fn h27_public_keys_are_taken_apart() {

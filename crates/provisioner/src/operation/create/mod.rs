@@ -8,6 +8,7 @@
 mod check;
 mod guest;
 mod holders;
+mod preflight;
 mod take;
 
 pub(super) use take::traces_of_vms;
@@ -147,7 +148,11 @@ pub fn create(
     let name = &request.name;
     let checked = check::everything(ctx, request)?;
     if !request.apply {
-        return Ok(Created::Planned(check::describe(ctx, request, &checked)?));
+        let text = check::describe(ctx, request, &checked)?;
+        for warning in &checked.warnings {
+            tracing::warn!("VM {name}: {warning}");
+        }
+        return Ok(Created::Planned(text));
     }
     if ctx.mock {
         return create_mock(ctx, request, &checked, report);

@@ -10,6 +10,7 @@ use crate::plan::allocation::{self, Allocation, Exhausted, Held};
 use crate::store::journal::{Entry, Step};
 use crate::store::vm_database::Contents;
 use crate::store::vm_lock::VmLock;
+use crate::tool::terraform::VmFolder;
 use crate::value::vmid::{Vmid, VmidRange};
 use anyhow::Context as _;
 use serde_json::Value;
@@ -64,6 +65,8 @@ pub fn vmid_and_addresses(
             if !free_on_node.contains(&allocation.vmid) || !not_probed.is_empty() {
                 return Ok(Err((allocation.vmid, not_probed)));
             }
+            // The last that can be known before something is taken.
+            VmFolder::new(ctx.host, &ctx.settings, &request.name).check_terraform()?;
             let entry = Entry {
                 name: request.name.to_string(),
                 step: Step::Taken,

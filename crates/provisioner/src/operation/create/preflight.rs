@@ -1,0 +1,303 @@
+//! What the node can tell before anything is taken; otherwise terraform would find out late, after a clone. The preview
+//! asks the same, so that it does not promise what `--apply` refuses. Every request here only reads.
+
+use super::Request;
+use super::check::Checked;
+use crate::host::clock::Deadline;
+use crate::host::failpoint;
+use crate::host::proxmox_api::ApiError;
+use crate::host::root_agent::AgentError;
+use crate::operation::Context;
+use crate::tool::terraform::VmFolder;
+use crate::value::text::{PlainName, StorageId};
+use anyhow::Context as _;
+use serde_json::Value;
+use std::time::Duration;
+
+/// All questions together.
+const LIMIT: Duration = Duration::from_secs(20);
+
+const GIB: u64 = 1 << 30;
+const MIB: u64 = 1 << 20;
+
+/// Asks the node. With `--apply` every failure is an error. In a preview only a "no" is one: that the node could not be
+/// asked, or that this host is not ready for terraform yet, is a warning, which is returned.
+pub fn preflight(ctx: &Context<'_>, checked: &Checked, request: &Request) -> anyhow::Result<Vec<String>> {
+    let mut warnings = Vec::new();
+    if !request.apply
+        && let Err(error) = VmFolder::new(ctx.host, &ctx.settings, &request.name).check_terraform()
+    {
+        warnings.push(format!("--apply would be refused: {error:#}"));
+    }
+    match ask(ctx, checked, request) {
+        Err(error) if !request.apply && was_not_asked(&error) => {
+            warnings.push(format!("not checked against the node: {error:#}"));
+        }
+        other => other?,
+    }
+    Ok(warnings)
+}
+
+/// There was no answer. Not having got an answer is another error than a no.
+fn was_not_asked(error: &anyhow::Error) -> bool {
+    let by_api = error.downcast_ref::<ApiError>().is_some_and(|error| {
+        matches!(
+            error,
+            ApiError::Unreachable { .. } | ApiError::Overloaded { .. } | ApiError::NotUnderstood(_)
+        )
+    });
+    let by_agent = error.downcast_ref::<AgentError>();
+    by_api || by_agent.is_some_and(|error| !matches!(error, AgentError::Said { .. }))
+}
+
+fn ask(ctx: &Context<'_>, checked: &Checked, request: &Request) -> anyhow::Result<()> {
+    let deadline = Deadline::after(failpoint::limit("preflight", LIMIT));
+    checked.api.get("/version", deadline)?;
+    let template_mib = template(ctx, checked, request, deadline)?;
+    let disk = u64::from(request.disk_gb) * GIB;
+    // A linked clone shares the template's data; a full one writes all of it at once.
+    let at_once = if checked.full_clone { template_mib.unwrap_or_default() * MIB } else { 0 };
+    let disks = &checked.access.disk_datastore;
+    storage(checked, disks, "--disk-datastore", Some(Room { disk, at_once }), deadline)?;
+    let drive = &checked.access.cloudinit_datastore;
+    if drive != disks {
+        storage(
+            checked,
+            drive,
+            "--cloudinit-datastore",
+            Some(Room { disk: 4 * MIB, at_once: 4 * MIB }),
+            deadline,
+        )?;
+    }
+    snippets(checked, deadline)?;
+    if let Some(pool) = &checked.pool {
+        check_pool(checked, pool, deadline)?;
+    }
+    Ok(())
+}
+
+/// The template is one, and its disk fits into the one asked for. Its size in MiB.
+fn template(
+    ctx: &Context<'_>,
+    checked: &Checked,
+    request: &Request,
+    deadline: Deadline,
+) -> anyhow::Result<Option<u64>> {
+    let node = &checked.access.node;
+    let template = request.template_vmid;
+    // The root agent is needed soon, and may look at every VM: the API says 403 of one that the token may not see,
+    // there or not (H39).
+    let seen = ctx.node().state(template, deadline).context("cannot query the node for its template")?;
+    anyhow::ensure!(
+        seen.exists,
+        "template VM {template} does not exist on node {node}; build it with blockhost-build-template"
+    );
+    let config = match checked.api.get(&format!("/nodes/{node}/qemu/{template}/config"), deadline) {
+        Ok(config) => config,
+        Err(ApiError::Status { message, .. }) if message.contains("does not exist") => {
+            anyhow::bail!(
+                "template VM {template} does not exist on node {node}; build it with blockhost-build-template ({message})"
+            )
+        }
+        Err(error) => {
+            return Err(anyhow::Error::from(error).context(format!("cannot query template VM {template}")));
+        }
+    };
+    let is_template =
+        config.get("template").is_some_and(|v| v.as_u64() == Some(1) || v.as_str() == Some("1"));
+    anyhow::ensure!(
+        is_template,
+        "VM {template} on node {node} is not a template; build one with blockhost-build-template"
+    );
+    let size = disk_size_mib(config.get("scsi0").and_then(Value::as_str).unwrap_or_default());
+    if let Some(size) = size {
+        anyhow::ensure!(
+            u64::from(request.disk_gb) * 1024 >= size,
+            "--disk {} GB is smaller than the template's disk ({size} MiB); a disk cannot shrink",
+            request.disk_gb
+        );
+    }
+    Ok(size)
+}
+
+/// Bytes that a storage must be able to hold.
+struct Room {
+    /// The volume when it is full.
+    disk: u64,
+    /// What is written at creation.
+    at_once: u64,
+}
+
+/// The storage is there for this token, takes disk images, is in use on the node, and is large enough.
+fn storage(
+    checked: &Checked,
+    storage: &StorageId,
+    flag: &str,
+    room: Option<Room>,
+    deadline: Deadline,
+) -> anyhow::Result<()> {
+    let node = &checked.access.node;
+    let path = format!("/nodes/{node}/storage/{storage}/status");
+    let status = match checked.api.get(&path, deadline) {
+        Ok(status) => status,
+        // Rights are looked at before existence (H39).
+        Err(ApiError::Forbidden { message, .. }) => anyhow::bail!(
+            "storage {storage} ({flag}): HTTP 403: {message}; either it does not exist on node {node} (pvesm status lists those that do) or the API token has no rights on it (blockhost-provisioner-setup token)"
+        ),
+        Err(ApiError::Status { message, .. })
+            if message.contains("does not exist") || message.contains("No such storage") =>
+        {
+            anyhow::bail!(
+                "storage {storage} ({flag}) does not exist on node {node}: {message}; pvesm status lists those that do"
+            )
+        }
+        // What only this request could not tell is no reason to refuse: terraform will say.
+        Err(ApiError::Status { .. } | ApiError::NotUnderstood(_)) => return Ok(()),
+        Err(error) => {
+            return Err(anyhow::Error::from(error).context(format!("cannot query storage {storage}")));
+        }
+    };
+    judge(&status, room).map_err(|why| anyhow::anyhow!("storage {storage} ({flag}) on node {node} {why}"))
+}
+
+/// What `GET …/storage/N/status` says against a disk there. A key that is missing says nothing.
+fn judge(status: &Value, room: Option<Room>) -> Result<(), String> {
+    let off =
+        |key: &str| matches!(number(status, key), Some(0)) || status.get(key) == Some(&Value::Bool(false));
+    if off("enabled") {
+        return Err("is disabled; enable it (pvesm set) or choose another one (pvesm status)".into());
+    }
+    if off("active") {
+        return Err("is not active; check pvesm status".into());
+    }
+    let Some(room) = room else {
+        return Ok(());
+    };
+    if let Some(content) = status.get("content").and_then(Value::as_str)
+        && !content.split(',').any(|kind| kind.trim() == "images")
+    {
+        return Err(format!(
+            "does not accept disk images (its content: {content}); choose another one (pvesm status --content images) or allow images on it (pvesm set --content)"
+        ));
+    }
+    let in_gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / GIB as f64);
+    // Thin storages may promise more than they have, so free space says little about them; LVM takes a disk whole.
+    let thick = status.get("type").and_then(Value::as_str) == Some("lvm");
+    let at_once = if thick { room.disk } else { room.at_once };
+    match (number(status, "total"), number(status, "avail")) {
+        // A storage that does not know its size says 0.
+        (Some(total), _) if total > 0 && total < room.disk => Err(format!(
+            "is too small: it holds {}, the disk needs {}; choose another one (pvesm status) or a smaller --disk",
+            in_gib(total),
+            in_gib(room.disk)
+        )),
+        (Some(total), Some(free)) if total > 0 && (free == 0 || free < at_once) => Err(format!(
+            "is full: {} of {} are free, {} are needed at once; free space there or choose another one (pvesm status)",
+            in_gib(free),
+            in_gib(total),
+            in_gib(at_once)
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The token needs no rights on the storage of snippets, which the root agent writes: only what it may see counts.
+fn snippets(checked: &Checked, deadline: Deadline) -> anyhow::Result<()> {
+    let path = format!("/nodes/{}/storage/{}/status", checked.access.node, checked.snippet_storage);
+    match checked.api.get(&path, deadline) {
+        Ok(status) => judge(&status, None).map_err(|why| {
+            anyhow::anyhow!("storage {} (snippet_storage of db.yaml) {why}", checked.snippet_storage)
+        }),
+        Err(_) => Ok(()),
+    }
+}
+
+/// The pool exists, as far as the token can tell.
+fn check_pool(checked: &Checked, pool: &PlainName, deadline: Deadline) -> anyhow::Result<()> {
+    match checked.api.get(&format!("/pools/{pool}"), deadline) {
+        Err(ApiError::Status { message, .. })
+            if message.contains("no such pool") || message.contains("does not exist") =>
+        {
+            anyhow::bail!(
+                "pool {pool} (pve_pool of db.yaml) does not exist: {message}; pvesh get /pools lists those that do"
+            )
+        }
+        Err(ApiError::Forbidden { .. }) => {
+            // To see a pool is a right of its own, which a create does not need; without any right there is none.
+            let path = format!("/pool/{pool}");
+            let rights = checked.api.get(&format!("/access/permissions?path={path}"), deadline);
+            let none = rights.is_ok_and(|all| {
+                all.get(&path).and_then(Value::as_object).is_none_or(serde_json::Map::is_empty)
+            });
+            anyhow::ensure!(
+                !none,
+                "pool {pool} (pve_pool of db.yaml): either it does not exist (pvesh get /pools lists those that do) or the API token has no rights on it (blockhost-provisioner-setup token)"
+            );
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A number of PVE's, which may be a text.
+fn number(value: &Value, key: &str) -> Option<u64> {
+    let value = value.get(key)?;
+    value.as_u64().or_else(|| value.as_str()?.parse().ok())
+}
+
+/// `size=` of a drive string in MiB (`2252M`, `20G`, `1T`; `facts/proxmox.md`).
+fn disk_size_mib(drive: &str) -> Option<u64> {
+    let size = drive.split(',').find_map(|part| part.strip_prefix("size="))?;
+    let (number, unit) = size.split_at(size.find(|c: char| !c.is_ascii_digit()).unwrap_or(size.len()));
+    let number: u64 = number.parse().ok()?;
+    match unit {
+        "" => Some(number.div_ceil(1 << 20)),
+        "K" => Some(number.div_ceil(1 << 10)),
+        "M" => Some(number),
+        "G" => Some(number << 10),
+        "T" => Some(number << 20),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn drive_sizes_are_read_as_proxmox_writes_them() {
+        assert_eq!(disk_size_mib("local-lvm:base-9001-disk-0,size=2252M"), Some(2252));
+        assert_eq!(disk_size_mib("x,discard=on,size=20G,ssd=1"), Some(20480));
+        assert_eq!(disk_size_mib("x,size=1T"), Some(1 << 20));
+        assert_eq!(disk_size_mib("x"), None);
+    }
+
+    #[test]
+    fn a_storage_is_refused_for_what_it_says_and_for_nothing_else() {
+        let said = |status: Value| judge(&status, Some(Room { disk: 20 * GIB, at_once: 2 * GIB }));
+        let good = json!({"type": "lvmthin", "content": "rootdir,images", "enabled": 1, "active": 1,
+            "total": 100 * GIB, "used": 97 * GIB, "avail": 3 * GIB});
+        let with = |key: &str, value: Value| {
+            let mut status = good.clone();
+            status[key] = value;
+            said(status)
+        };
+        assert_eq!(said(good.clone()), Ok(()), "thin storages may promise more than they have");
+        assert_eq!(said(json!({})), Ok(()));
+        assert_eq!(with("total", json!(0)), Ok(()), "an unknown size");
+        for (key, value, word) in [
+            ("content", json!("iso,vztmpl"), "disk images"),
+            ("enabled", json!(0), "disabled"),
+            ("active", json!("0"), "not active"),
+            ("total", json!(19 * GIB), "too small"),
+            ("avail", json!(0), "full"),
+            ("avail", json!(GIB), "full"),
+            ("type", json!("lvm"), "full"),
+        ] {
+            let why = with(key, value).unwrap_err();
+            assert!(why.contains(word) && why.contains("pvesm"), "{key}: {why}");
+        }
+        assert_eq!(judge(&json!({"content": "snippets", "active": 1, "avail": 0, "total": 9}), None), Ok(()));
+    }
+}
