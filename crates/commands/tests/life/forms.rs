@@ -47,7 +47,7 @@ fn without_a_broker_the_result_has_a_null() {
     assert_eq!(record(&lab, "web-1")["ipv6_address"], Value::Null);
     lab.vm("stop", &["web-1"]).ok();
     lab.vm("start", &["web-1"]).ok();
-    assert_eq!(lab.vm("destroy", &["web-1"]).ok().out, "");
+    assert_eq!(lab.vm("destroy", &["web-1"]).ok().out, "VM web-1 is destroyed\n");
 }
 
 #[test]
@@ -59,9 +59,10 @@ fn mock_has_the_same_form_and_touches_nothing() {
     let said = lab.vm("create", &["m-2", "--no-web3", "--mock", "--apply"]).ok();
     assert_eq!(said.out, result("m-2", "192.168.122.201", "\"fd00::3\"", 101, "null", "admin"));
     assert_eq!(lab.vm("status", &["m-1", "--mock"]).ok().out, "active\n");
-    for verb in ["stop", "kill", "start", "destroy"] {
+    for verb in ["stop", "kill", "start"] {
         assert_eq!(lab.vm(verb, &["m-1", "--mock"]).ok().out, "", "{verb}");
     }
+    assert_eq!(lab.vm("destroy", &["m-1", "--mock"]).ok().out, "VM m-1 is destroyed\n");
     assert_eq!(lab.vm("status", &["m-1", "--mock"]).ok().out, "destroyed\n");
     assert!(lab.vm("list", &["--mock"]).ok().out.contains("m-2\tactive\t192.168.122.201\t"));
     crate::support::world(&lab).same(&before, "refused");

@@ -20,4 +20,5 @@ mod states;
 mod support;
 mod terraform;
 mod turns;
+mod unfinished;
 mod vanished;

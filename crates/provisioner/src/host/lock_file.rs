@@ -68,6 +68,17 @@ impl LockFile {
         }
     }
 
+    /// What the holder has noted, while somebody holds the lock; `None` where nobody does, or it cannot be told. Makes no
+    /// file; a shared lock is tried for a moment, which no waiter takes for a holder's.
+    pub fn holder(path: &Path) -> Option<String> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
+        if !file.metadata().ok()?.is_file() {
+            return None;
+        }
+        matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock)).then(|| read_note(path))
+    }
+
     /// Takes the lock, waiting for others until `deadline` or a signal.
     pub fn lock(path: &Path, deadline: Deadline, interrupt: &Interrupt) -> Result<LockFile, LockError> {
         let total = deadline.left();
@@ -152,12 +163,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.lock");
         let mut first = LockFile::try_lock(&path).unwrap().unwrap();
+        assert_eq!(LockFile::holder(&dir.path().join("none")), None);
         first.note("blockhost-vm-create, PID 7");
+        assert_eq!(LockFile::holder(&path).as_deref(), Some("blockhost-vm-create, PID 7"));
         assert!(LockFile::try_lock(&path).unwrap().is_none());
         let soon = Deadline::after(Duration::from_millis(20));
         let error = LockFile::lock(&path, soon, &Interrupt::never()).unwrap_err().to_string();
         assert!(error.contains("blockhost-vm-create, PID 7"), "{error}");
         drop(first);
+        assert_eq!(LockFile::holder(&path), None);
         assert!(LockFile::try_lock(&path).unwrap().is_some());
         assert_eq!(path.metadata().unwrap().mode() & 0o777, SHARED);
     }

@@ -3,6 +3,7 @@
 use super::{Context, restore};
 use crate::host::root_agent::AgentError;
 use crate::store::audit::{self, Change};
+use crate::store::journal::Step;
 use crate::tool::guest_agent::{Ended, ToolWords};
 use crate::value::vm_name::VmName;
 use std::time::Instant;
@@ -54,6 +55,10 @@ fn audited_in_words<T>(
     let before = ctx.record(name).ok().flatten();
     let result = act();
     let after = ctx.record(name).ok().flatten();
+    // A create that failed has registered nothing, unless its own entry says so: a record that came meanwhile is
+    // another process's, and no effect of this one.
+    let registered = || matches!(ctx.journal().read(name), Ok(Some(entry)) if entry.step == Step::Registered && entry.pid == std::process::id());
+    let before = if verb == "create" && result.is_err() && !registered() { after.clone() } else { before };
     // Whatever was changed is what a record that an unlocked writer drops is restored from (H55).
     restore::keep_copy(ctx, name);
     let change = Change {

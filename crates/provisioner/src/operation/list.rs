@@ -2,6 +2,7 @@
 
 use super::Context;
 use super::status::live_status;
+use super::unfinished;
 use crate::host::clock::Deadline;
 use crate::store::vm_database::{DatabaseError, Fields, Status};
 use std::time::Duration;
@@ -59,5 +60,15 @@ pub fn list<T>(
         }
     })?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    if live {
+        // A machine may be there of which the database knows nothing yet, or nothing but a tombstone.
+        for name in unfinished::names(ctx) {
+            if !matches!(ctx.record(&name), Ok(Some(record)) if record.is_live())
+                && let Some(under_way) = unfinished::of_name(ctx, &name)
+            {
+                tracing::info!("VM {name}: {under_way}");
+            }
+        }
+    }
     Ok(gathered)
 }

@@ -23,6 +23,7 @@ pub mod setup;
 pub mod start;
 pub mod status;
 pub mod stop;
+pub mod unfinished;
 pub mod update_gecos;
 pub mod vanished;
 
@@ -107,6 +108,9 @@ impl<'h> Context<'h> {
     /// That the database has no VM `name`, and which one may be meant: the VM with this VMID, or the nearest name.
     pub fn no_record(&self, name: &VmName) -> String {
         let mut text = format!("{} has no such record", self.database.path().display());
+        if let Some(under_way) = unfinished::of_name(self, name) {
+            return format!("{text}; {under_way}");
+        }
         // A hint only: where the names cannot be read, the message goes without it.
         let known = self.database.gather(Fields::All, Vec::new, |found, view| found.push(view.to_record()));
         let live: Vec<VmRecord> = known.into_iter().flatten().flatten().filter(VmRecord::is_live).collect();

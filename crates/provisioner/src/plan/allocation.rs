@@ -92,22 +92,16 @@ pub fn check_wish(
     if let Some(vmid) = wish.vmid.filter(|vmid| !vmids.contains(*vmid)) {
         return refuse(format!("--vmid {vmid} is outside vmid_range {vmids} of db.yaml"));
     }
-    if let Some(ip) = wish.ipv4.filter(|ip| !ipv4.usable(*ip)) {
+    if let Some(ip) = wish.ipv4.filter(|ip| !ipv4.usable(*ip) && *ip != ipv4.gateway) {
         let network = ipv4.network;
-        return refuse(match ip {
-            _ if ip == ipv4.gateway => format!("--ip {ip} is the gateway of the guest network {network}"),
-            _ if network.contains(ip) => {
-                format!("--ip {ip} is not an address for a guest of the guest network {network}")
-            }
-            _ => format!("--ip {ip} is not in the guest network {network}"),
+        return refuse(match network.contains(ip) {
+            true => format!("--ip {ip} is not an address for a guest of the guest network {network}"),
+            false => format!("--ip {ip} is not in the guest network {network}"),
         });
     }
     match (wish.ipv6, ipv6) {
         (Some(ip), None) => {
             Err(Exhausted::Wish(format!("--ipv6 {ip}: this host has no broker-allocation.json")))
-        }
-        (Some(ip), Some(pool)) if ip == pool.gateway => {
-            refuse(format!("--ipv6 {ip} is the gateway of the guest network {}", pool.prefix))
         }
         (Some(ip), Some(pool)) if !pool.prefix.contains(ip) || pool.prefix.at(0) == Some(ip) => {
             refuse(format!("--ipv6 {ip} is not an address for a guest of the guest network {}", pool.prefix))
@@ -139,6 +133,9 @@ pub fn choose(
         }
     };
     let ipv4 = match wish.ipv4 {
+        Some(ip) if ip == ipv4.gateway => {
+            return Err(Exhausted::Wish(format!("--ip {ip} is the gateway of the guest network")));
+        }
         Some(ip) if held.ipv4.contains(&ip) => {
             return Err(Exhausted::Wish(format!("IP address {ip} is taken")));
         }
@@ -149,6 +146,9 @@ pub fn choose(
         })?,
     };
     let ipv6 = match (wish.ipv6, ipv6) {
+        (Some(ip), Some(pool)) if ip == pool.gateway => {
+            return Err(Exhausted::Wish(format!("--ipv6 {ip} is the gateway of the guest network")));
+        }
         (Some(ip), _) if held.ipv6.contains(&ip) => {
             return Err(Exhausted::Wish(format!("IPv6 address {ip} is taken")));
         }

@@ -1,0 +1,76 @@
+//! What a person is told of a VM that the database does not have yet, or not any more: its create or destroy is under
+//! way, waits, or died half-way. The journal knows the step, the VM's lock whether somebody works on it. Reads only.
+
+use super::Context;
+use crate::host::clock;
+use crate::host::lock_file::LockFile;
+use crate::store::journal::{Entry, Step};
+use crate::value::vm_name::VmName;
+use chrono::{DateTime, Utc};
+
+/// The operation on `name` that has not ended, in words; `None` where there is none, or nobody can tell.
+pub fn of_name(ctx: &Context<'_>, name: &VmName) -> Option<String> {
+    if ctx.mock {
+        return None;
+    }
+    // First who works on it: an entry that is read afterwards is not that of an operation which began meanwhile.
+    let holder = LockFile::holder(&ctx.host.state_dir.join("journal").join(format!("{name}.lock")));
+    match ctx.journal().read(name).ok()? {
+        Some(entry) => Some(in_words(&entry, holder.as_deref(), clock::now())),
+        None => {
+            let holder = holder.filter(|note| note.starts_with("create"))?;
+            Some(format!("a create of this name waits for its turn or has just begun ({holder})"))
+        }
+    }
+}
+
+/// The names in the journal, for a list of what the database does not show.
+pub fn names(ctx: &Context<'_>) -> Vec<VmName> {
+    let entries = if ctx.mock { Vec::new() } else { ctx.journal().entries().unwrap_or_default() };
+    entries.iter().filter_map(|entry| VmName::parse(&entry.name).ok()).collect()
+}
+
+fn in_words(entry: &Entry, holder: Option<&str>, now: DateTime<Utc>) -> String {
+    let (verb, step) = match entry.step {
+        Step::Taken => ("create", "taken"),
+        Step::Applying => ("create", "applying"),
+        Step::Registered => ("create", "registered"),
+        Step::Destroying => ("destroy", "destroying"),
+    };
+    let (name, vmid) = (&entry.name, entry.vmid);
+    let began = format!("a {verb} of this name began {} ago", duration(now - entry.began_at));
+    match (holder, verb) {
+        (Some(holder), _) => {
+            format!("{began} and is still running at step \"{step}\" (VMID {vmid}; locked by {holder})")
+        }
+        (None, "create") => format!(
+            "{began} and died at step \"{step}\" (VMID {vmid}); run blockhost-vm-create again, or blockhost-vm-destroy {name} to roll it back"
+        ),
+        (None, _) => format!("{began} and died (VMID {vmid}); run blockhost-vm-destroy {name} again"),
+    }
+}
+
+/// `12 min`: one unit is enough to know whether it still hopes.
+fn duration(time: chrono::TimeDelta) -> String {
+    let seconds = time.num_seconds().max(0);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_is_told_in_one_unit() {
+        for (seconds, text) in
+            [(-5, "0 s"), (119, "119 s"), (720, "12 min"), (7200, "2 h"), (172_800, "2 days")]
+        {
+            assert_eq!(duration(chrono::TimeDelta::seconds(seconds)), text);
+        }
+    }
+}
