@@ -83,9 +83,9 @@ pub struct CreateCommand {
     /// Proxmox node [default: proxmox_node of terraform.tfvars]
     #[arg(long, value_name = "NAME")]
     node: Option<NodeName>,
-    /// VMID of the template to clone
-    #[arg(long, value_name = "VMID", default_value = "9001")]
-    template_vmid: Vmid,
+    /// Template VM to clone [default: template_vmid of db.yaml, else 9001]
+    #[arg(long, value_name = "VMID")]
+    template_vmid: Option<Vmid>,
     /// Storage of the disk [default: as terraform.tfvars says]
     #[arg(long, value_name = "DS")]
     disk_datastore: Option<StorageId>,

@@ -5,7 +5,8 @@ use crate::site::{Ended, Site, run, sweep};
 use lab::model::FaultAction;
 
 /// Longer than a command waits for one answer.
-const LATE: FaultAction = FaultAction::Slow { ms: 16_000 };
+const LATE: FaultAction = FaultAction::Slow { ms: 5_000 };
+const SHORT: &str = "limit@agent-action=3000";
 
 fn asked(ended: &Ended) {
     assert!(ended.err.contains("asking for its state"), "{}", ended.err);
@@ -39,7 +40,7 @@ fn h48_a_power_off_that_is_carried_out_too_late_is_seen() {
     let site = Site::new();
     site.created("web-1");
     site.lab().control().fault("agent.qm-stop", LATE, 1).unwrap();
-    let ended = site.destroyed("web-1");
+    let ended = run(site.destroy("web-1").env("BLOCKHOST_FAULT", SHORT)).succeeded();
     asked(&ended);
     assert!(ended.err.contains("did not answer qm-stop within"), "{}", ended.err);
     site.world().must_be(&REFERENCE.web_1_destroyed, "after destroy");
@@ -51,9 +52,24 @@ fn h48_a_deletion_that_is_carried_out_too_late_is_seen() {
     site.created("web-1");
     let control = site.lab().control();
     control.fault("agent.qm-destroy", LATE, 1).unwrap();
-    let ended = site.destroyed("web-1");
+    let ended = run(site.destroy("web-1").env("BLOCKHOST_FAULT", SHORT)).succeeded();
     assert!(ended.err.contains("did not answer qm-destroy within"), "{}", ended.err);
     site.world().must_be(&REFERENCE.web_1_destroyed, "after destroy");
+}
+
+#[test]
+fn h20_another_packages_action_that_holds_the_lane_is_waited_for() {
+    // Hidden services take up to 30 s in the agent's one lane; the commands' own limits are longer.
+    let site = Site::new();
+    for (verb, action) in [("create", "snippet-put"), ("destroy", "vm-state")] {
+        site.lab().control().fault(&format!("agent.{action}"), FaultAction::Slow { ms: 20_000 }, 1).unwrap();
+        if verb == "create" {
+            site.created("web-1");
+        } else {
+            let ended = site.destroyed("web-1");
+            assert!(!ended.err.contains("did not answer"), "{}", ended.err);
+        }
+    }
 }
 
 #[test]
@@ -61,7 +77,7 @@ fn h48_a_snippet_that_is_written_too_late_does_not_stay() {
     let site = Site::new();
     let empty = site.world();
     site.lab().control().fault("agent.snippet-put", LATE, 1).unwrap();
-    let error = run(&mut site.create("web-1")).failed();
+    let error = run(site.create("web-1").env("BLOCKHOST_FAULT", SHORT)).failed();
     assert!(error.contains("did not answer snippet-put within"), "{error}");
     site.world().must_be(&empty, "after the create was undone");
     site.created("web-1");

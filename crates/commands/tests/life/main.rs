@@ -12,6 +12,7 @@ mod identity;
 mod legacy;
 mod legacy_site;
 mod node_says;
+mod passing;
 mod preview;
 mod process;
 mod queue;

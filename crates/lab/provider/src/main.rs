@@ -39,7 +39,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// The real one takes this lock at every start, without limit: who holds it in a TMPDIR of all stops everybody.
+fn take_the_lock_of_ids() -> io::Result<std::fs::File> {
+    let path = std::env::temp_dir().join("terraform-provider-proxmox-id-gen.lock");
+    let file = std::fs::File::options().create(true).truncate(false).write(true).open(path)?;
+    file.lock()?;
+    Ok(file)
+}
+
 fn run() -> io::Result<()> {
+    drop(take_the_lock_of_ids()?);
     let program: PathBuf = std::env::args_os().next().unwrap_or_default().into();
     let provider = Arc::new(Provider::new(Version::of_program(&program)).map_err(io::Error::other)?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -10,6 +10,7 @@ use super::vanished::{self, Target};
 use super::{Context, late_requests, leftovers, recovery, restore};
 use crate::host::clock::{self, Deadline};
 use crate::host::failpoint;
+use crate::host::root_agent::AgentError;
 use crate::store::audit::{self, Change};
 use crate::store::journal::{Entry, Step};
 use crate::store::settings::NodeAccess;
@@ -17,6 +18,7 @@ use crate::store::vm_database::{Status, VmRecord};
 use crate::store::vm_lock::VmLock;
 use crate::tool::node::{Attempt, Identity, VmState};
 use crate::tool::terraform::{LegacyFolder, Outcome, Run, StateFile, VmFolder};
+use crate::tool::terraform_events::said_once;
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
 use anyhow::Context as _;
@@ -454,8 +456,7 @@ fn wait_for_tidying(ctx: &Context<'_>, run: Run, what: &str, deadline: Deadline)
     match run.wait(deadline, &ctx.host.interrupt)? {
         Outcome::Done => Ok(()),
         Outcome::Failed(diagnostics) => {
-            let words: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
-            anyhow::bail!("terraform failed to {what}: {}", words.join("; "))
+            anyhow::bail!("terraform failed to {what}: {}", said_once(&diagnostics))
         }
         Outcome::StillRunning => anyhow::bail!("terraform did not {what} in time and is still running"),
     }
@@ -468,12 +469,16 @@ pub fn tidy_up(ctx: &Context<'_>, record: &VmRecord, lock: &VmLock) -> anyhow::R
     leftovers::ensure_none_lives(ctx, name, Some(record))?;
     let node = ctx.node_uninterrupted();
     let mut failures: Vec<String> = Vec::new();
-    if let Some(address) = record.ipv6
-        && record.is_live()
+    // While the entry is there the address is nobody else's; of a tombstone without one it may be.
+    let held = ctx.journal().read(name)?.and_then(|entry| entry.ipv6);
+    if let Some(address) = record.ipv6.filter(|address| record.is_live() || held == Some(*address))
+        && !is_anothers_address(ctx, name, address)?
         && let Err(error) = node.remove_route(address, &ctx.bridge(), Deadline::after(TIDYING))
     {
-        // The address may be the next VM's soon, whose create sets the route anew.
-        tracing::warn!("VM {name}: the host route to {address} was not removed: {error}");
+        match is_no_such_route(&error) {
+            true => tracing::debug!("VM {name}: there is no host route to {address}"),
+            false => failures.push(format!("its host route to {address}: {error}")),
+        }
     }
     ctx.host.step("destroy.route")?;
     for kind in ["user", "meta"] {
@@ -501,6 +506,26 @@ pub fn tidy_up(ctx: &Context<'_>, record: &VmRecord, lock: &VmLock) -> anyhow::R
     ctx.journal().remove(name, lock)?;
     // All is done: a signal that comes now changes nothing.
     Ok(crate::host::failpoint::reached("destroy.done")?)
+}
+
+/// A writer without our lock may have given the address away already.
+fn is_anothers_address(
+    ctx: &Context<'_>,
+    name: &VmName,
+    address: std::net::Ipv6Addr,
+) -> anyhow::Result<bool> {
+    ctx.database.look(|db| {
+        let mut others = db.records().flatten().filter(|record| record.is_live() && record.name != *name);
+        Ok(others.any(|record| record.ipv6 == Some(address)))
+    })
+}
+
+/// What iproute2 says where there is nothing to delete: what was wanted.
+fn is_no_such_route(error: &AgentError) -> bool {
+    let words = error.to_string();
+    words.contains("No such process")
+        || words.contains("No such file")
+        || words.contains("Cannot find device")
 }
 
 /// The older package's files go only when the shared state no longer holds what they made.

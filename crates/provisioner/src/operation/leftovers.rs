@@ -37,7 +37,7 @@ pub fn ensure_none_lives(ctx: &Context<'_>, name: &VmName, record: Option<&VmRec
     machines.dedup();
     let gone = record.and_then(|record| record.smbios_uuid);
     for (vmid, uuid) in machines.into_iter().filter(|(_, uuid)| Some(*uuid) != gone) {
-        let state = ctx.node_uninterrupted().state(vmid, Deadline::after(Duration::from_secs(15)));
+        let state = ctx.node_uninterrupted().state(vmid, Deadline::after(Duration::from_secs(45)));
         let state = state.with_context(|| format!("VM {name} (VMID {vmid}): cannot ask the node"))?;
         let is_ours = state.is(&Identity::Uuid(uuid), name) || !state.tells_whose();
         anyhow::ensure!(

@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::time::Duration;
 
 /// How long one look at the node may take.
-const LOOK: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_secs(45);
 /// How long the API may take to say whether a machine is paused: nothing that it decides is worth a longer wait.
 const PAUSED_LOOK: Duration = Duration::from_secs(3);
 

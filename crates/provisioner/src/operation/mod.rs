@@ -72,6 +72,9 @@ impl<'h> Context<'h> {
     pub fn open(host: &'h Host, mock: bool) -> anyhow::Result<Context<'h>> {
         let settings = if mock { Settings::for_mock(host)? } else { Settings::read(host)? };
         let database = VmDatabase::new(&settings.db_file, &settings.fields);
+        if !mock {
+            crate::store::provisioning_queue::tidy(host);
+        }
         Ok(Context { host, settings, database, mock })
     }
 

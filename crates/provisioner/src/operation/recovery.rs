@@ -137,7 +137,7 @@ pub fn undo(
     crate::host::failpoint::reached("undo.folder")?;
     let node = ctx.node_uninterrupted();
     for kind in ["user", "meta"] {
-        node.delete_snippet(&name, kind, Deadline::after(Duration::from_secs(15)))?;
+        node.delete_snippet(&name, kind, Deadline::after(Duration::from_secs(60)))?;
     }
     crate::host::failpoint::reached("undo.snippets")?;
     give_back(ctx, entry)?;
@@ -225,7 +225,7 @@ pub fn remove_machine(
 /// does not say whose it is: absent twice is absent, and a clone lock is waited for.
 fn look_twice(ctx: &Context<'_>, vmid: Vmid, patience: Duration) -> anyhow::Result<VmState> {
     let node = ctx.node_uninterrupted();
-    let ask = || node.state(vmid, Deadline::after(Duration::from_secs(15)));
+    let ask = || node.state(vmid, Deadline::after(Duration::from_secs(60)));
     if !ask()?.exists {
         clock::sleep(Duration::from_millis(300));
     }

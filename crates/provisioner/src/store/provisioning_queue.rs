@@ -87,6 +87,17 @@ impl Drop for Ticket<'_> {
     }
 }
 
+/// Removes what creates that died have left: their tickets, and `provisioning.lock`, by which engines see a create. For
+/// commands of any kind; a folder that is not there or not ours is none of their affairs.
+pub fn tidy(host: &Host) {
+    let folder = host.run_dir.join("creates");
+    let is_left = host.run_dir.join("provisioning.lock").exists()
+        || tickets(&folder).is_ok_and(|numbers| !numbers.is_empty());
+    if is_left && let Ok(Some(_guard)) = LockFile::try_lock(&folder.join("queue.lock")) {
+        let _ = publish(host, &folder);
+    }
+}
+
 fn guard(host: &Host) -> anyhow::Result<LockFile> {
     let path = host.run_dir.join("creates/queue.lock");
     LockFile::lock(&path, Deadline::after(QUEUE_LOCK_WAIT), &Interrupt::never())

@@ -53,6 +53,8 @@ pub struct Settings {
     pub guest_shutdown_timeout: Duration,
     /// Whether create asks the network who has an address before it gives it to a VM.
     pub probe_addresses: bool,
+    /// The template that is cloned where no other is asked for.
+    pub template_vmid: Vmid,
     /// Creates that run side by side.
     pub max_parallel_creates: u32,
     /// Full or linked clones.
@@ -145,6 +147,7 @@ impl Settings {
                 doc.integer("guest_shutdown_timeout", 1, 3600)?.unwrap_or(60),
             ),
             probe_addresses: doc.flag("probe_addresses")?.unwrap_or(true),
+            template_vmid: Vmid::new(doc.integer("template_vmid", 100, 999_999_999)?.unwrap_or(9001))?,
             max_parallel_creates: doc.integer("max_parallel_creates", 1, 64)?.unwrap_or(3) as u32,
             clone_mode,
             snippet_storage: doc.checked("snippet_storage", StorageId::parse(&storage))?,

@@ -2,6 +2,7 @@
 //! is done here, by asking for the state, because the agent serves one request at a time (hazard H20).
 
 use crate::host::clock::Deadline;
+use crate::host::failpoint::limit;
 use crate::host::interrupt::Interrupt;
 use crate::host::root_agent::{self, AgentError};
 use crate::plan::terraform_json;
@@ -14,8 +15,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// How long one quick action may take, queueing behind others included.
-const ACTION: Duration = Duration::from_secs(15);
+/// How long one action may take, waiting behind others included: another package's action holds the agent's one lane for
+/// up to 30 s. Callers' own limits are shorter.
+const ACTION: Duration = Duration::from_secs(60);
 /// How long a request that was not answered may take to show in the state before it is asked for again.
 const UNANSWERED: Duration = Duration::from_secs(3);
 /// How often the state is looked at while waiting.
@@ -494,7 +496,12 @@ impl Node {
     fn act(&self, action: &str, params: Value, deadline: Deadline) -> Result<Map<String, Value>, AgentError> {
         let mut pause = Duration::from_millis(200);
         loop {
-            let result = root_agent::call(&self.socket, action, params.clone(), deadline.at_most(ACTION));
+            let result = root_agent::call(
+                &self.socket,
+                action,
+                params.clone(),
+                deadline.at_most(limit("agent-action", ACTION)),
+            );
             match &result {
                 Err(error)
                     if self.patient
@@ -594,7 +601,7 @@ impl Node {
     ) -> anyhow::Result<Waited> {
         let mut last_seen = None;
         loop {
-            let seen = self.state(vmid, deadline.at_most(ACTION));
+            let seen = self.state(vmid, deadline.at_most(limit("agent-action", ACTION)));
             match &seen {
                 Ok(state) if done(state) => return Ok(Waited::Done(state.clone())),
                 Ok(state) => last_seen = Some(state.clone()),

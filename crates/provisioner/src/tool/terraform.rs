@@ -26,6 +26,7 @@ use anyhow::Context;
 use serde_json::Value;
 use std::ffi::OsString;
 use std::io::Read;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use uuid::Uuid;
@@ -74,6 +75,7 @@ pub struct VmFolder {
     dir: PathBuf,
     parent: PathBuf,
     home: PathBuf,
+    temporary: PathBuf,
     name: VmName,
 }
 
@@ -82,7 +84,9 @@ impl VmFolder {
     pub fn new(host: &Host, settings: &Settings, name: &VmName) -> VmFolder {
         let parent = settings.terraform_dir.clone();
         let home = host.home.clone().unwrap_or_else(|| host.state_dir.clone());
-        VmFolder { dir: parent.join("vms").join(name.as_str()), parent, home, name: name.clone() }
+        let dir = parent.join("vms").join(name.as_str());
+        let temporary = temporary_of(host, &dir);
+        VmFolder { dir, parent, home, temporary, name: name.clone() }
     }
 
     /// Where it is.
@@ -212,11 +216,14 @@ impl VmFolder {
 
     /// Starts `terraform apply` or `destroy` for the VM's resource alone.
     pub fn run(&self, verb: &str, addresses: &[String], access: &NodeAccess) -> anyhow::Result<Run> {
-        run(&self.dir, &self.parent, &self.home, "../../terraform.tfvars", verb, addresses, access)
+        let places =
+            Places { dir: &self.dir, parent: &self.parent, home: &self.home, temporary: &self.temporary };
+        run(&places, "../../terraform.tfvars", verb, addresses, access)
     }
 
     /// Removes the folder with its state.
     pub fn remove(&self) -> anyhow::Result<()> {
+        replace_file::remove_tree(&self.temporary)?;
         Ok(replace_file::remove_tree(&self.dir)?)
     }
 }
@@ -225,6 +232,7 @@ impl VmFolder {
 pub struct LegacyFolder {
     dir: PathBuf,
     home: PathBuf,
+    temporary: PathBuf,
     name: VmName,
 }
 
@@ -232,7 +240,8 @@ impl LegacyFolder {
     /// The shared folder, for the VM `name`.
     pub fn new(host: &Host, settings: &Settings, name: &VmName) -> LegacyFolder {
         let home = host.home.clone().unwrap_or_else(|| host.state_dir.clone());
-        LegacyFolder { dir: settings.terraform_dir.clone(), home, name: name.clone() }
+        let dir = settings.terraform_dir.clone();
+        LegacyFolder { temporary: temporary_of(host, &dir), dir, home, name: name.clone() }
     }
 
     fn vm_file(&self) -> PathBuf {
@@ -291,7 +300,7 @@ impl LegacyFolder {
     /// Starts what takes the VM out of the shared state and leaves the node alone (`terraform state rm`).
     pub fn forget_machine(&self, access: &NodeAccess) -> anyhow::Result<Run> {
         let arguments = ["state", "rm", LOCK_TIMEOUT, "-backup=terraform.tfstate.backup", &self.vm_address()];
-        start(&self.dir, &self.dir, &self.home, arguments.map(OsString::from).to_vec(), access)
+        start(&self.places(), arguments.map(OsString::from).to_vec(), access)
     }
 
     /// Starts `terraform destroy` for the VM's cloud-init file. The state must not hold the VM any more: terraform
@@ -302,7 +311,11 @@ impl LegacyFolder {
             "the shared terraform state still holds {}",
             self.vm_address()
         );
-        run(&self.dir, &self.dir, &self.home, "terraform.tfvars", "destroy", &[self.file_address()], access)
+        run(&self.places(), "terraform.tfvars", "destroy", &[self.file_address()], access)
+    }
+
+    fn places(&self) -> Places<'_> {
+        Places { dir: &self.dir, parent: &self.dir, home: &self.home, temporary: &self.temporary }
     }
 
     /// The addresses that the shared state still holds of this VM.
@@ -327,6 +340,7 @@ impl LegacyFolder {
 /// A terraform that runs.
 pub struct Run {
     child: Child,
+    temporary: PathBuf,
     log: PathBuf,
     read_so_far: usize,
     secrets: Vec<String>,
@@ -350,6 +364,8 @@ impl Run {
             let ended = self.child.try_wait()?;
             self.read_log();
             if let Some(status) = ended {
+                // Best effort: its provider may be writing its last words there; the next run makes it anew.
+                let _ = replace_file::remove_tree(&self.temporary);
                 return Ok(if status.success() {
                     Outcome::Done
                 } else {
@@ -404,7 +420,13 @@ impl Run {
         let mut all = std::mem::take(&mut self.diagnostics);
         if all.is_empty() {
             let log = self.log.display();
-            let mut summary = format!("terraform ended with {status} and said nothing; its log is {log}");
+            let killed = status.signal() == Some(9);
+            let mut summary = match killed {
+                true => format!(
+                    "terraform was killed ({status}), perhaps because memory ran out; see journalctl -k"
+                ),
+                false => format!("terraform ended with {status} and no output; its log is {log}"),
+            };
             // It cannot say so itself: its words go to the same disk.
             if let Some(left) = self.log.parent().and_then(host::free_kib).filter(|left| *left < NO_SPACE_KIB)
             {
@@ -416,15 +438,31 @@ impl Run {
     }
 }
 
+/// Where a terraform works.
+struct Places<'a> {
+    dir: &'a Path,
+    parent: &'a Path,
+    home: &'a Path,
+    temporary: &'a Path,
+}
+
+/// The TMPDIR of the terraforms of one folder, their own: in the common one any local user could hold the lock that the
+/// provider takes at each start. Short, because terraform puts a socket there, whose path may have 107 bytes.
+fn temporary_of(host: &Host, dir: &Path) -> PathBuf {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    dir.hash(&mut hasher);
+    host.state_dir.join(format!("tf-{:016x}", hasher.finish()))
+}
+
 fn run(
-    dir: &Path,
-    parent: &Path,
-    home: &Path,
+    places: &Places<'_>,
     variables: &str,
     verb: &str,
     addresses: &[String],
     access: &NodeAccess,
 ) -> anyhow::Result<Run> {
+    let dir = places.dir;
     let mut arguments: Vec<OsString> = [verb, "-json", "-input=false", "-auto-approve", LOCK_TIMEOUT]
         .into_iter()
         .map(OsString::from)
@@ -440,19 +478,17 @@ fn run(
         replace_file::remove(&token_file)?;
     }
     arguments.extend(addresses.iter().map(|address| OsString::from(format!("-target={address}"))));
-    start(dir, parent, home, arguments, access)
+    start(places, arguments, access)
 }
 
-fn start(
-    dir: &Path,
-    parent: &Path,
-    home: &Path,
-    arguments: Vec<OsString>,
-    access: &NodeAccess,
-) -> anyhow::Result<Run> {
+fn start(places: &Places<'_>, arguments: Vec<OsString>, access: &NodeAccess) -> anyhow::Result<Run> {
+    let Places { dir, parent, home, temporary } = places;
     // Two VMs of the older package share a folder: the second waits for the first.
     let lock = LockFile::lock(&dir.join("terraform.lock"), Deadline::after(FOLDER_WAIT), &Interrupt::never())
         .with_context(|| format!("another terraform works in {}", dir.display()))?;
+    // What a terraform of a killed command left; under the lock nobody uses it.
+    replace_file::remove_tree(temporary)?;
+    replace_file::make_folder(temporary, 0o700)?;
     let verb = arguments.first().map(|verb| verb.to_string_lossy().into_owned()).unwrap_or_default();
     let program = Program {
         name: "terraform",
@@ -463,6 +499,7 @@ fn start(
             ("TF_IN_AUTOMATION", "1".into()),
             ("CHECKPOINT_DISABLE", "1".into()),
             ("HOME", home.as_os_str().to_os_string()),
+            ("TMPDIR", temporary.as_os_str().to_os_string()),
         ],
         without: &NOT_PASSED_ON,
     };
@@ -472,6 +509,7 @@ fn start(
     let secrets = vec![access.token.reveal().to_string(), access.token.secret_part().to_string()];
     Ok(Run {
         child,
+        temporary: temporary.to_path_buf(),
         log,
         read_so_far: 0,
         secrets,

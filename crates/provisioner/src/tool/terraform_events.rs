@@ -145,14 +145,88 @@ pub fn kind_of(diagnostics: &[Diagnostic], vmid: u32) -> FailureKind {
     let words: String = diagnostics.iter().map(|d| format!("{} {}\n", d.summary, d.detail)).collect();
     if says_exists(&words, vmid) || words.contains(&format!("lock-{vmid}.conf")) {
         FailureKind::VmidTaken
-    } else if words.contains("got timeout")
-        && (words.contains("can't lock file") || words.contains("trying to acquire"))
-        || ["VM is locked (", "HTTP 595", "HTTP 596", "HTTP 599"].iter().any(|w| words.contains(w))
-    {
+    } else if is_passing(&words) {
         FailureKind::Busy
     } else {
         FailureKind::Other
     }
+}
+
+/// Whether these words are of a state that passes by itself: a lock that was not got in time, a cluster without quorum,
+/// systemd still busy, a storage or another node out of reach, the API's daemon restarting (facts/provider.md, section 4).
+pub fn is_passing(words: &str) -> bool {
+    let words = words.to_lowercase();
+    let has = |some: &str| words.contains(some);
+    // A class of Proxmox's own sources each: PVE::Tools::lock_file, PVE::Cluster::cfs_lock, the file system's write
+    // guard, PVE::AbstractConfig, PVE::Systemd, PVE::Storage, the proxy between nodes.
+    let lock = has("got timeout") && (has("lock file") || has("trying to acquire") || has("lock-"))
+        || has("got lock request timeout")
+        || has("lock") && has("unable to acquire")
+        || has("cfs-lock") && has("timeout");
+    let cluster = has("no quorum") || has("cluster not ready");
+    let guest = has("vm is locked (");
+    let systemd = has("timeout waiting on systemd") || has(".scope") && has("already exists");
+    let storage = has("storage '") && has("is not online");
+    let proxy = has("proxy loop detected");
+    let http = [502, 503, 504, 595, 596, 599].iter().any(|code| has(&format!("http {code}")));
+    let connection = words.contains("\": eof")
+        || words.contains(": eof\n")
+        || words.trim_end().ends_with(": eof")
+        || [
+            "connection refused",
+            "connection reset",
+            "connection error",
+            "unexpected eof",
+            "broken pipe",
+            "tls handshake timeout",
+            "i/o timeout",
+        ]
+        .iter()
+        .any(|w| has(w));
+    lock || cluster || guest || systemd || storage || proxy || http || connection
+}
+
+/// The errors of one run for a person: each reason once. The provider repeats it in brackets (`X (X)`) and for each of
+/// its own tries (`#1: X #2: X #3: X`).
+pub fn said_once(diagnostics: &[Diagnostic]) -> String {
+    let mut all: Vec<String> = Vec::new();
+    for diagnostic in diagnostics {
+        let words = without_repetition(&diagnostic.to_string());
+        if !all.contains(&words) {
+            all.push(words);
+        }
+    }
+    all.join("; ")
+}
+
+fn without_repetition(words: &str) -> String {
+    let mut reasons: Vec<String> = Vec::new();
+    let (head, mut rest) = match words.find("#1: ") {
+        Some(at) => words.split_at(at),
+        None => return without_echo(words),
+    };
+    for number in 1.. {
+        let Some(text) = rest.strip_prefix(&format!("#{number}: ")) else { break };
+        let next = text.find(&format!(" #{}: ", number + 1));
+        let (reason, after) = next.map_or((text, ""), |at| (&text[..at], &text[at + 1..]));
+        let reason = without_echo(reason);
+        if !reasons.contains(&reason) {
+            reasons.push(reason);
+        }
+        rest = after;
+    }
+    format!("{head}{}", reasons.join("; then "))
+}
+
+/// `… X (X)` without its echo.
+fn without_echo(words: &str) -> String {
+    let trimmed = words.trim();
+    let Some(inner) = trimmed.strip_suffix(')') else { return trimmed.to_string() };
+    let echo = inner.match_indices(" (").find_map(|(at, _)| {
+        let (before, echo) = (&inner[..at], &inner[at + 2..]);
+        (!echo.is_empty() && before.ends_with(echo)).then_some(before)
+    });
+    echo.unwrap_or(trimmed).to_string()
 }
 
 #[cfg(test)]
@@ -229,5 +303,57 @@ mod tests {
             assert_eq!(kind_of(&said(busy), 101), FailureKind::Busy, "{busy}");
         }
         assert_eq!(kind_of(&said("storage full"), 101), FailureKind::Other);
+    }
+
+    #[test]
+    fn h22_what_passes_by_itself_is_told_from_what_does_not() {
+        for passing in [
+            "can't lock file '/var/lock/qemu-server/lock-9001.conf' - got timeout",
+            "error during cfs-locked 'storage-nfs' operation: got lock request timeout",
+            "cfs-lock 'storage-ceph' error: got lock request timeout",
+            "error with cfs lock 'storage-nfs': unable to acquire lock",
+            "cfs-lock 'file-user_cfg' error: no quorum!",
+            "cluster not ready - no quorum?",
+            "storage 'nfs' is not online",
+            "proxy loop detected",
+            "timeout waiting on systemd",
+            "start failed: org.freedesktop.systemd1.UnitExists: Unit 105.scope already exists.",
+            "VM is locked (snapshot-delete)",
+            "received an HTTP 503 response - Reason: Service Unavailable",
+            "failed to perform HTTP POST request (path: nodes/pve/qemu/9001/clone) - Reason: Post \"https://127.0.0.1:8006/x\": EOF",
+            "Post \"https://127.0.0.1:8006/x\": dial tcp 127.0.0.1:8006: connect: connection refused",
+            "read tcp 127.0.0.1:1->127.0.0.1:8006: read: connection reset by peer",
+        ] {
+            assert!(is_passing(passing), "{passing}");
+        }
+        for last in [
+            "Can't use an undefined value as an ARRAY reference",
+            "rbd: create error: (17) File exists",
+            "storage full",
+            "unable to create VM 101: config file already exists",
+            "HTTP 401",
+            "HTTP 500 response - Reason: lvextend failed",
+            "VM quit/powerdown failed - got timeout",
+            "the reference is unexpected",
+        ] {
+            assert!(!is_passing(last), "{last}");
+        }
+    }
+
+    #[test]
+    fn a_reason_is_said_once() {
+        let once = |text: &str| said_once(&[Diagnostic { summary: text.into(), detail: String::new() }]);
+        assert_eq!(once("Reason: storage is full (storage is full)"), "Reason: storage is full");
+        assert_eq!(
+            once("Permission check failed (/vms/1, VM.Clone)"),
+            "Permission check failed (/vms/1, VM.Clone)"
+        );
+        assert_eq!(
+            once("VM clone: All attempts fail: #1: a (a) #2: a (a) #3: a (a)"),
+            "VM clone: All attempts fail: a"
+        );
+        assert_eq!(once("All attempts fail: #1: a #2: b #3: a"), "All attempts fail: a; then b");
+        let same = Diagnostic { summary: "x".into(), detail: "x".into() };
+        assert_eq!(said_once(&[same.clone(), same]), "x");
     }
 }

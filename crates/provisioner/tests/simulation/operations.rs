@@ -178,7 +178,7 @@ fn request(world: &World, name: &str, wallet: usize) -> Request {
         username: UserName::parse("admin").unwrap(),
         tags: Vec::new(),
         node: None,
-        template_vmid: Vmid::new(u64::from(super::node::TEMPLATE)).unwrap(),
+        template_vmid: Some(Vmid::new(u64::from(super::node::TEMPLATE)).unwrap()),
         disk_datastore: None,
         cloudinit_datastore: None,
         wish: Wish { vmid, ..Wish::default() },

@@ -1,6 +1,6 @@
 //! Everything that can be known before anything is taken (`CLAUDE.md#habits`).
 
-use super::Request;
+use super::{Request, template};
 use crate::host::proxmox_api::ProxmoxApi;
 use crate::host::rights::PUBLIC_KEYS;
 use crate::operation::{Context, WrongUsage};
@@ -16,6 +16,7 @@ use crate::value::node_name::NodeName;
 use crate::value::text::{BridgeName, PlainName, StorageId};
 use crate::value::token::{ApiToken, Secret};
 use crate::value::vm_name::VmName;
+use crate::value::vmid::Vmid;
 use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use std::net::IpAddr;
@@ -384,7 +385,7 @@ pub fn describe(ctx: &Context<'_>, request: &Request, checked: &Checked) -> anyh
         ("vCPUs", request.cpu.to_string()),
         ("memory", format!("{} MB", request.memory_mb)),
         ("disk", format!("{} GB on {}", request.disk_gb, checked.access.disk_datastore)),
-        ("template VM", request.template_vmid.to_string()),
+        ("template VM", template::chosen(ctx, request).to_string()),
         ("node", checked.access.node.to_string()),
         ("tags", terraform_json::all_tags(&request.tags).join(", ")),
         ("owner", request.owner.as_str().to_string()),
@@ -478,6 +479,7 @@ impl Checked {
     pub fn terraform_file(
         &self,
         request: &Request,
+        template: Vmid,
         allocation: Allocation,
         smbios_uuid: uuid::Uuid,
     ) -> String {
@@ -490,7 +492,7 @@ impl Checked {
             smbios_uuid,
             allocation,
             node: &self.access.node,
-            template: request.template_vmid,
+            template,
             full_clone: self.full_clone,
             cores: request.cpu,
             memory_mb: request.memory_mb,

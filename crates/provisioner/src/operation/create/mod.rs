@@ -10,6 +10,7 @@ mod guest;
 mod holders;
 mod preflight;
 mod take;
+mod template;
 
 pub(super) use take::traces_of_vms;
 
@@ -26,7 +27,7 @@ use crate::store::vm_lock::VmLock;
 use crate::store::withheld_vmids::WithheldVmids;
 use crate::tool::node::{Identity, Node};
 use crate::tool::terraform::{Outcome, StateFile, VmFolder};
-use crate::tool::terraform_events::{FailureKind, kind_of, lost_its_answer, volume_of};
+use crate::tool::terraform_events::{FailureKind, kind_of, lost_its_answer, said_once, volume_of};
 use crate::value::node_name::NodeName;
 use crate::value::text::{OneLine, PlainName, StorageId, Tag, UserName};
 use crate::value::token::Secret;
@@ -40,8 +41,12 @@ use std::time::Duration;
 
 pub use check::Checked;
 
-/// How often another VMID or a busy template is tried again.
+/// How often another VMID is tried.
 const ATTEMPTS: u32 = 4;
+/// How often the same is tried again where the node or the way to it was only busy; with the pauses (2, 4, 8, … s) some
+/// three minutes.
+const PASSING_ATTEMPTS: u32 = 8;
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Clone, configuration and start of one VM; the provider's own limit on the clone is 900 s.
 const APPLY_LIMIT: Duration = Duration::from_secs(1200);
 
@@ -80,8 +85,8 @@ pub struct Request {
     pub tags: Vec<Tag>,
     /// Node, where not the configured one.
     pub node: Option<NodeName>,
-    /// Template to clone.
-    pub template_vmid: Vmid,
+    /// Template to clone; `None`: that of db.yaml.
+    pub template_vmid: Option<Vmid>,
     /// Storage of the disk.
     pub disk_datastore: Option<StorageId>,
     /// Storage of the cloud-init drive.
@@ -188,7 +193,10 @@ pub fn create(
     restore::keep_copies(ctx, false);
 
     let mut not_these: Vec<Vmid> = Vec::new();
-    for attempt in 1..=ATTEMPTS {
+    let (mut vmids_tried, mut passing) = (1, 1);
+    loop {
+        template::wait_until_free(ctx, template::chosen(ctx, request))
+            .with_context(|| format!("VM {name}"))?;
         let failure = match attempt_once(ctx, request, &checked, &lock, &not_these) {
             Ok(registered) => {
                 let result = report_registered(ctx, name, registered, report)?;
@@ -215,20 +223,25 @@ pub fn create(
             pass_over(ctx, &checked, name, vmid, &failure.error);
         }
         match failure.kind {
-            FailureKind::VmidTaken if attempt < ATTEMPTS && request.wish.vmid.is_none() => {
-                tracing::warn!("VM {name}: {:#}; trying another VMID", failure.error);
+            FailureKind::VmidTaken if vmids_tried < ATTEMPTS && request.wish.vmid.is_none() => {
+                vmids_tried += 1;
+                tracing::warn!("{:#}; trying another VMID", failure.error);
                 not_these.extend(failure.vmid);
             }
-            FailureKind::Busy if attempt < ATTEMPTS => {
-                tracing::warn!("VM {name}: {:#}; trying again", failure.error);
-                let pause = Duration::from_secs(2 * u64::from(attempt));
+            FailureKind::Busy if passing < PASSING_ATTEMPTS => {
+                let pause = Duration::from_secs(1 << passing).min(LONGEST_PAUSE);
+                passing += 1;
+                tracing::warn!(
+                    "{:#}; trying again in {} s (try {passing} of {PASSING_ATTEMPTS})",
+                    failure.error,
+                    pause.as_secs()
+                );
                 ctx.host.interrupt.sleep(crate::host::failpoint::limit("create-retry", pause));
             }
             _ => return Err(failure.error),
         }
         ctx.host.interrupt.check()?;
     }
-    anyhow::bail!("VM {name}: given up after {ATTEMPTS} tries")
 }
 
 /// Remembers a VMID that cannot be used: it would be the next create's too, and fail it likewise (H63).
@@ -316,7 +329,7 @@ fn attempt_once(
 
     let folder = VmFolder::new(ctx.host, &ctx.settings, name);
     folder
-        .prepare(&checked.terraform_file(request, allocation, smbios_uuid))
+        .prepare(&checked.terraform_file(request, template::chosen(ctx, request), allocation, smbios_uuid))
         .with_context(|| label.clone())?;
     ctx.host.step("create.file")?;
 
@@ -354,7 +367,7 @@ fn wait_and_register(
     let node = ctx.node();
     let identity = Identity::Uuid(smbios_uuid);
     let state = node
-        .state(vmid, Deadline::after(Duration::from_secs(15)))
+        .state(vmid, Deadline::after(Duration::from_secs(60)))
         .map_err(anyhow::Error::from)
         .with_context(|| label.clone())?;
     if !state.exists || !state.is(&identity, name) {
@@ -399,7 +412,7 @@ fn put_snippets(
         return Ok(());
     };
     let node = ctx.node();
-    let deadline = Deadline::after(Duration::from_secs(30));
+    let deadline = Deadline::after(Duration::from_secs(90));
     for (kind, text) in
         [("user", user_data), ("meta", Secret::new(cloud_init::meta_data(&request.name, smbios_uuid)))]
     {
@@ -434,7 +447,7 @@ fn apply(
         )
         .into()),
         Outcome::Failed(diagnostics) => {
-            let words = diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            let words = said_once(&diagnostics);
             let hint = check::hint_for(&words);
             Err(Failure {
                 kind: kind_of(&diagnostics, entry.vmid),
@@ -455,7 +468,7 @@ fn report_registered(
 ) -> anyhow::Result<Vec<String>> {
     crate::host::failpoint::reached("create.registered")?;
     let node: Node = ctx.node_uninterrupted();
-    let deadline = Deadline::after(Duration::from_secs(30));
+    let deadline = Deadline::after(Duration::from_secs(90));
     let allocation = registered.allocation;
     let warnings = network::connect(ctx, &node, allocation.vmid, allocation.ipv6, deadline);
     for warning in &warnings {

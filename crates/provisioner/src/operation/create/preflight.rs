@@ -1,8 +1,8 @@
 //! What the node can tell before anything is taken; otherwise terraform would find out late, after a clone. The preview
 //! asks the same, so that it does not promise what `--apply` refuses. Every request here only reads.
 
-use super::Request;
 use super::check::Checked;
+use super::{Request, template};
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
 use crate::host::proxmox_api::ApiError;
@@ -53,7 +53,7 @@ fn was_not_asked(error: &anyhow::Error) -> bool {
 fn ask(ctx: &Context<'_>, checked: &Checked, request: &Request) -> anyhow::Result<()> {
     let deadline = Deadline::after(failpoint::limit("preflight", LIMIT));
     checked.api.get("/version", deadline)?;
-    let template_mib = template(ctx, checked, request, deadline)?;
+    let template_mib = template_fits(ctx, checked, request, deadline)?;
     let disk = u64::from(request.disk_gb) * GIB;
     // A linked clone shares the template's data; a full one writes all of it at once.
     let at_once = if checked.full_clone { template_mib.unwrap_or_default() * MIB } else { 0 };
@@ -77,14 +77,14 @@ fn ask(ctx: &Context<'_>, checked: &Checked, request: &Request) -> anyhow::Resul
 }
 
 /// The template is one, and its disk fits into the one asked for. Its size in MiB.
-fn template(
+fn template_fits(
     ctx: &Context<'_>,
     checked: &Checked,
     request: &Request,
     deadline: Deadline,
 ) -> anyhow::Result<Option<u64>> {
     let node = &checked.access.node;
-    let template = request.template_vmid;
+    let template = template::chosen(ctx, request);
     // The root agent is needed soon, and may look at every VM: the API says 403 of one that the token may not see,
     // there or not (H39).
     let seen = ctx.node().state(template, deadline).context("cannot query the node for its template")?;
@@ -109,6 +109,8 @@ fn template(
         is_template,
         "VM {template} on node {node} is not a template; build one with blockhost-build-template"
     );
+    let config = config.as_object().context("the template's configuration is no object")?;
+    template::check_disks(template, config)?;
     let size = disk_size_mib(config.get("scsi0").and_then(Value::as_str).unwrap_or_default());
     if let Some(size) = size {
         anyhow::ensure!(

@@ -1,0 +1,101 @@
+//! States that pass by themselves are waited for (hazard H22), and what others hold stops nobody.
+
+use crate::support::{Commands, WALLET, add_settings, record, terraform_vm, world};
+use lab::Lab;
+use lab::model::FaultAction;
+
+const CREATE: [&str; 4] = ["web-1", "--owner-wallet", WALLET, "--apply"];
+
+#[test]
+fn h22_a_template_that_is_being_backed_up_is_waited_for() {
+    let lab = Lab::builder().start().unwrap();
+    lab.control().set_lock(9001, Some("backup")).unwrap();
+    let before = world(&lab);
+    lab.vm_with("limit@create-template-lock=1500", "create", &CREATE).fails(&[
+        "VM web-1",
+        "template VM 9001 is still locked (backup)",
+        "qm unlock 9001",
+    ]);
+    world(&lab).same(&before, "nothing was taken");
+    let running = lab.vm_start("", "create", &CREATE);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    lab.control().set_lock(9001, None).unwrap();
+    let said = running.wait().ok();
+    assert_eq!(said.err.matches("template VM 9001 is locked (backup); waiting").count(), 1, "{said:?}");
+    assert!(!said.err.contains("terraform failed"), "{said:?}");
+}
+
+#[test]
+fn h22_passing_refusals_are_tried_again_and_others_are_not() {
+    let lab = Lab::builder().start().unwrap();
+    let rules = "limit@create-retry=50";
+    for words in
+        ["cluster not ready - no quorum?", "error with cfs lock 'storage-nfs': unable to acquire lock"]
+    {
+        lab.control().fault("task.qmclone.half", FaultAction::error(words), 1).unwrap();
+        lab.vm_with(rules, "create", &CREATE).ok().says(&[
+            "VM web-1 (VMID 10",
+            words,
+            "trying again in 2 s (try 2 of 8)",
+        ]);
+        lab.vm("destroy", &["web-1"]).ok();
+    }
+    lab.control().fault("task.qmclone.half", FaultAction::error("Can't use an undefined value"), 1).unwrap();
+    let said = lab.vm_with(rules, "create", &CREATE);
+    assert!(!said.err.contains("trying again"), "{said:?}");
+    said.fails(&["VM web-1", "Can't use an undefined value"]);
+}
+
+#[test]
+fn a_lock_in_the_common_tmp_holds_no_terraform_up() {
+    let lab = Lab::builder().start().unwrap();
+    let common = lab.path("common-tmp");
+    std::fs::create_dir(&common).unwrap();
+    let held = std::fs::File::create(common.join("terraform-provider-proxmox-id-gen.lock")).unwrap();
+    held.lock().unwrap();
+    let mut create = lab.vm_command("create", &CREATE);
+    let said: crate::support::Said = create.env("TMPDIR", &common).output().unwrap().into();
+    said.ok();
+    let left: Vec<_> = std::fs::read_dir(lab.path("var")).unwrap().flatten().map(|f| f.file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("tf-")), "{left:?}");
+}
+
+#[test]
+fn a_host_route_that_stays_keeps_the_entry_until_it_is_gone() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    lab.control().fault("agent.ip6-route-del", FaultAction::error("RTNETLINK answers: busy"), 1).unwrap();
+    lab.vm("destroy", &["web-1"]).fails(&["VM web-1", "host route", "busy", "run the same command again"]);
+    assert_eq!(record(&lab, "web-1")["status"], "destroyed");
+    assert_eq!(lab.control().snapshot().unwrap().routes.len(), 1);
+    // Nobody else gets the address meanwhile.
+    lab.made("web-2");
+    assert_ne!(record(&lab, "web-2")["ipv6_address"], record(&lab, "web-1")["ipv6_address"]);
+    lab.vm("destroy", &["web-1"]).ok();
+    assert_eq!(lab.control().snapshot().unwrap().routes.len(), 1, "web-2's stays");
+    assert!(!lab.path("var/journal/web-1.json").exists());
+}
+
+#[test]
+fn what_a_dead_create_left_of_its_turn_goes_with_the_next_command() {
+    let lab = Lab::builder().start().unwrap();
+    lab.vm_with("kill@create.turn", "create", &CREATE);
+    assert!(lab.path("run/provisioning.lock").exists());
+    lab.vm("list", &[]).ok();
+    assert!(!lab.path("run/provisioning.lock").exists() && !lab.path("run/creates/1").exists());
+}
+
+#[test]
+fn the_template_is_that_of_the_settings_and_one_that_can_be_cloned() {
+    let lab = Lab::builder().start().unwrap();
+    add_settings(&lab, "template_vmid: 9005");
+    assert!(lab.vm("create", &CREATE[..3]).ok().out.contains("template VM    9005"));
+    lab.vm("create", &CREATE).fails(&["template VM 9005 does not exist"]);
+    lab.create("web-1", &["--template-vmid", "9001"]).ok();
+    assert_eq!(terraform_vm(&lab, "web-1")["clone"]["vm_id"], 9001);
+    for (key, value) in [("hookscript", "local:snippets/x.pl"), ("boot", "order=net0;scsi0")] {
+        lab.control().set(9001, key, value).unwrap();
+        lab.create("web-2", &["--template-vmid", "9001"]).fails(&["VM web-2", "template VM 9001"]);
+        lab.control().unset(9001, key).unwrap();
+    }
+}
