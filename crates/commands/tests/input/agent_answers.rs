@@ -155,12 +155,15 @@ fn h23_a_silent_agent_holds_nobody_longer_than_their_limit() {
             assert_eq!(status.stdout, "active\n");
             assert!(status.stderr.contains("did not answer"), "{status:?}");
         });
-        for verb in ["start", "kill"] {
-            scope.spawn(move || {
-                // One of the two waits for the other's turn with the VM.
-                let ended = vm(lab, verb, &["vm-1"]);
-                ended.refused_in_one_line(&["vm-1", "did not answer"]);
-            });
+        // One of the two has the VM's turn and asks; the other waits for the turn, or says whose it is.
+        let verbs = ["start", "kill"].map(|verb| scope.spawn(move || vm(lab, verb, &["vm-1"])));
+        let ended = verbs.map(|verb| verb.join().unwrap());
+        let asked = ended.iter().filter(|ended| ended.stderr.contains("did not answer")).count();
+        assert!(asked >= 1, "{ended:?}");
+        for ended in ended {
+            let asked = ended.stderr.contains("did not answer");
+            let why = if asked { "did not answer" } else { "another operation is under way" };
+            ended.refused_in_one_line(&["vm-1", why]);
         }
     });
     assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
