@@ -232,13 +232,26 @@ fn h37_cloud_init_never_runs_again() {
         let vm = guest(&lab, 100);
         assert_eq!((vm.starts, vm.cloud_init_runs), (3, 1));
     }
-    // A VM with Proxmox' own user-data: the name servers are fixed, so the host's may change.
-    let lab = Lab::builder().db_yaml("dns_servers: [192.0.2.53]").start().unwrap();
+}
+
+#[test]
+fn h61_what_the_node_would_fill_in_is_explicit_whatever_the_login() {
+    let lab = Lab::builder().start().unwrap();
     lab.vm("create", &["web-1", "--no-web3", "--apply"]).ok();
+    let vm = guest(&lab, 100);
+    assert_eq!(vm.config["searchdomain"], ".");
+    assert!(!vm.config["nameserver"].is_empty());
+    assert_eq!(vm.config["cicustom"], "meta=local:snippets/blockhost-web-1-meta.yaml");
+    assert_eq!((vm.hostname.as_str(), vm.cloud_init_runs), ("web-1", 1));
+    assert!(vm.passwd.contains("admin:x:"), "the user-data is Proxmox' own: {}", vm.passwd);
+    // The node's name servers change, and what else a hash would be made of.
     lab.control().host_resolver("198.51.100.99").unwrap();
+    lab.control().set(100, "net0", "virtio=BC:24:11:99:99:99,bridge=vmbr0").unwrap();
     lab.vm("stop", &["web-1"]).ok();
     lab.vm("start", &["web-1"]).ok();
-    assert_eq!(guest(&lab, 100).cloud_init_runs, 1);
+    assert_eq!((guest(&lab, 100).starts, guest(&lab, 100).cloud_init_runs), (2, 1));
+    lab.vm("destroy", &["web-1"]).ok();
+    assert!(lab.control().snapshot().unwrap().snippets.is_empty(), "it goes with the VM");
 }
 
 #[test]

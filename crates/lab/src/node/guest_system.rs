@@ -141,14 +141,17 @@ fn generated_user_data(guest: &Guest) -> String {
     format!("#cloud-config\nhostname: {}\nuser: {user}\nusers:\n  - default\n", guest.name())
 }
 
-/// Version 1, matched by MAC; without `nameserver` the host's resolver is written in, and its change is a new guest.
+/// Version 1, matched by MAC; without `nameserver` or `searchdomain` the host's is written in, and its change is a new guest.
 fn network_config(guest: &Guest, host_resolver: &str) -> String {
     let mut text = String::from("version: 1\n");
     for (number, nic) in guest.nics() {
         let address = guest.get(&format!("ipconfig{number}")).unwrap_or("");
         text.push_str(&format!("{} {address}\n", nic.mac));
     }
-    text.push_str(guest.get("nameserver").unwrap_or(host_resolver));
+    for key in ["nameserver", "searchdomain"] {
+        text.push_str(guest.get(key).unwrap_or(host_resolver));
+        text.push('\n');
+    }
     text
 }
 

@@ -52,7 +52,7 @@ pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
             anyhow::bail!("{label}: failed to shut down: {words}")
         }
         Waited::Failed(_) | Waited::TimedOut(_) => anyhow::bail!(
-            "{label}: the guest did not shut down within {} s and still runs; if it is booting, try again in a minute, or switch it off with blockhost-vm-kill {name}",
+            "{label}: the guest did not shut down within {} s and is still running; it may still be booting: try again in a minute, or switch it off with blockhost-vm-kill {name}",
             limit.as_secs()
         ),
     }

@@ -22,8 +22,13 @@ pub enum FirstBoot<'a> {
         username: &'a UserName,
         /// Public keys.
         keys: &'a [String],
+        /// Where our meta-data is: it fixes the instance-id, whatever makes the user-data (H61).
+        snippets: &'a StorageId,
     },
 }
+
+/// The search domain of a guest that is to have none.
+const NO_SEARCH_DOMAIN: &str = ".";
 
 /// All that goes into the file.
 #[derive(Debug, Clone)]
@@ -101,17 +106,19 @@ pub fn render(plan: &VmPlan<'_>) -> String {
     let mut initialization = json!({
         "datastore_id": plan.cloudinit_datastore.as_str(), "interface": "ide2", "ip_config": [ipv4_and_6]
     });
-    if !plan.dns_servers.is_empty() {
-        let servers: Vec<String> = plan.dns_servers.iter().map(ToString::to_string).collect();
-        initialization["dns"] = json!({ "servers": servers });
-    }
+    // What is left out, Proxmox takes from the node, now and at each later start (H61). An empty search domain cannot
+    // be said; the root alone is none.
+    let servers: Vec<String> = plan.dns_servers.iter().map(ToString::to_string).collect();
+    initialization["dns"] = json!({ "domain": NO_SEARCH_DOMAIN, "servers": servers });
+    let snippet =
+        |storage: &StorageId, kind: &str| format!("{storage}:snippets/{}", snippet_file(plan.name, kind));
     match &plan.first_boot {
         FirstBoot::Snippets(storage) => {
-            for (key, kind) in [("user_data_file_id", "user"), ("meta_data_file_id", "meta")] {
-                initialization[key] = format!("{storage}:snippets/{}", snippet_file(plan.name, kind)).into();
-            }
+            initialization["user_data_file_id"] = snippet(storage, "user").into();
+            initialization["meta_data_file_id"] = snippet(storage, "meta").into();
         }
-        FirstBoot::Account { username, keys } => {
+        FirstBoot::Account { username, keys, snippets } => {
+            initialization["meta_data_file_id"] = snippet(snippets, "meta").into();
             initialization["user_account"] = json!({ "username": username.as_str(), "keys": keys });
         }
     }
@@ -222,11 +229,25 @@ mod tests {
     }
 
     #[test]
+    fn h61_nothing_that_proxmox_would_fill_in_is_left_out() {
+        let storage = StorageId::parse("local").unwrap();
+        let user = UserName::parse("admin").unwrap();
+        let account = FirstBoot::Account { username: &user, keys: &[], snippets: &storage };
+        for first_boot in [FirstBoot::Snippets(&storage), account] {
+            let file = rendered(first_boot);
+            let init = &file["resource"]["proxmox_virtual_environment_vm"]["web_1"]["initialization"];
+            assert_eq!(init["dns"], json!({ "domain": ".", "servers": ["192.0.2.53"] }));
+            assert_eq!(init["meta_data_file_id"], "local:snippets/blockhost-web-1-meta.yaml");
+        }
+    }
+
+    #[test]
     fn h26_interpolation_in_any_text_is_escaped() {
         let keys =
             ["ssh-rsa AAAA ${file(\"/etc/shadow\")} %{if true}x".to_string(), "$HOME $${x}".to_string()];
         let user = UserName::parse("admin").unwrap();
-        let file = rendered(FirstBoot::Account { username: &user, keys: &keys });
+        let storage = StorageId::parse("local").unwrap();
+        let file = rendered(FirstBoot::Account { username: &user, keys: &keys, snippets: &storage });
         let account =
             &file["resource"]["proxmox_virtual_environment_vm"]["web_1"]["initialization"]["user_account"];
         assert_eq!(account["keys"][0], "ssh-rsa AAAA $${file(\"/etc/shadow\")} %%{if true}x");

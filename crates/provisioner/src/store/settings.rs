@@ -514,15 +514,41 @@ pub fn check_wallet(host: &Host, wallet: &WalletAddress) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The host's name servers, loopback ones left out: a guest cannot ask those (H37: given explicitly, so that a
-/// later change on the host does not run cloud-init again in a customer's machine).
+/// The name servers that a `resolv.conf` names and a guest can reach: none on loopback, none that are only known on one
+/// link of the host (H37, H61). At most three, as Proxmox takes them.
 pub fn host_name_servers(resolv_conf: &str) -> Vec<IpAddr> {
+    let of_the_link_only = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
     let servers = resolv_conf.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
     servers
         .filter_map(|rest| rest.trim().parse::<IpAddr>().ok())
-        .filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+        .map(|ip| ip.to_canonical())
+        .filter(|ip| !ip.is_loopback() && !ip.is_unspecified() && !of_the_link_only(ip))
         .take(3)
         .collect()
+}
+
+/// The name servers of new guests: those of db.yaml, else the host's, else those behind its resolver on loopback. A
+/// guest without any would get the node's own resolver from Proxmox, anew at each start.
+///
+/// # Errors
+/// There are none.
+pub fn name_servers(settings: &Settings) -> anyhow::Result<Vec<IpAddr>> {
+    const HOST: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+    let named = settings.dns_servers.clone().filter(|list| !list.is_empty());
+    let found = named.or_else(|| {
+        HOST.iter()
+            .map(|path| host_name_servers(&std::fs::read_to_string(path).unwrap_or_default()))
+            .find(|list| !list.is_empty())
+    });
+    found.ok_or_else(|| {
+        anyhow::anyhow!(
+            "no name server for the guest: {} names none that a guest can reach (only loopback or link-local ones); set dns_servers in db.yaml",
+            HOST[0]
+        )
+    })
 }
 
 #[cfg(test)]
@@ -591,5 +617,7 @@ mod tests {
     fn h37_loopback_name_servers_are_left_out() {
         let text = "# x\nnameserver 127.0.0.53\nnameserver ::1\nnameserver 192.0.2.53\nnameserver bad\noptions edns0\n";
         assert_eq!(host_name_servers(text), ["192.0.2.53".parse::<IpAddr>().unwrap()]);
+        let none = "nameserver 127.0.0.1\nnameserver fe80::1%vmbr0\nnameserver fe80::1\nnameserver 169.254.1.1\nnameserver ::ffff:127.0.0.53\nsearch a\n";
+        assert!(host_name_servers(none).is_empty(), "H61");
     }
 }

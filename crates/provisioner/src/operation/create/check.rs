@@ -100,12 +100,7 @@ pub fn everything(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Checke
         access.cloudinit_datastore = storage.clone();
     }
     let api = access.api(host)?;
-    let dns_servers = match &ctx.settings.dns_servers {
-        Some(list) => list.clone(),
-        None => {
-            settings::host_name_servers(&crate::host::read_file::text("/etc/resolv.conf").unwrap_or_default())
-        }
-    };
+    let dns_servers = if ctx.mock { Vec::new() } else { settings::name_servers(&ctx.settings)? };
     let mut checked = Checked {
         name: request.name.clone(),
         bridge: access.bridge.clone().unwrap_or_else(|| ctx.settings.bridge.clone()),
@@ -484,7 +479,11 @@ impl Checked {
         smbios_uuid: uuid::Uuid,
     ) -> String {
         let first_boot = match self.user_data {
-            UserData::None => FirstBoot::Account { username: &request.username, keys: &self.ssh_keys },
+            UserData::None => FirstBoot::Account {
+                username: &request.username,
+                keys: &self.ssh_keys,
+                snippets: &self.snippet_storage,
+            },
             _ => FirstBoot::Snippets(&self.snippet_storage),
         };
         terraform_json::render(&VmPlan {

@@ -400,7 +400,7 @@ fn wait_and_register(
     Ok(Registered { result, allocation })
 }
 
-/// User-data and meta-data onto the node, by the root agent: no ssh, no upload (H29).
+/// User-data (where it is ours) and meta-data onto the node, by the root agent: no ssh, no upload (H29).
 fn put_snippets(
     ctx: &Context<'_>,
     request: &Request,
@@ -408,14 +408,12 @@ fn put_snippets(
     allocation: Allocation,
     smbios_uuid: uuid::Uuid,
 ) -> anyhow::Result<()> {
-    let Some(user_data) = checked.user_data(ctx, request, allocation)? else {
-        return Ok(());
-    };
+    let user_data = checked.user_data(ctx, request, allocation)?;
+    let meta_data = Secret::new(cloud_init::meta_data(&request.name, smbios_uuid));
     let node = ctx.node();
     let deadline = Deadline::after(Duration::from_secs(90));
-    for (kind, text) in
-        [("user", user_data), ("meta", Secret::new(cloud_init::meta_data(&request.name, smbios_uuid)))]
-    {
+    // Meta-data for every VM: else Proxmox makes the instance-id of what may change on the node (H61).
+    for (kind, text) in user_data.map(|text| ("user", text)).into_iter().chain([("meta", meta_data)]) {
         node.put_snippet(&request.name, kind, text.reveal(), deadline)
             .with_context(|| format!("failed to put the {kind}-data snippet onto the node"))?;
     }
