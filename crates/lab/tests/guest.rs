@@ -184,7 +184,8 @@ fn h37_a_new_instance_id_runs_cloud_init_again() {
     lab.control().host_resolver("192.0.2.99").unwrap();
     restart();
     assert_eq!(guest().cloud_init_runs, 2, "the host's resolver is part of it");
-    ok(&lab, "qm set 100 --nameserver 192.0.2.1");
+    // The search domain is filled in as well.
+    ok(&lab, "qm set 100 --nameserver 192.0.2.1 --searchdomain .");
     restart();
     lab.control().host_resolver("192.0.2.7").unwrap();
     restart();

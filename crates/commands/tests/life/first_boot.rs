@@ -144,7 +144,8 @@ fn without_web3_proxmox_makes_the_account() {
         json!({"username": "bob", "keys": ["ssh-ed25519 AAAAC3Nza+/= me@host", "ssh-rsa AAAAB3Nza=="]});
     assert_eq!(own["initialization"]["user_account"], account);
     assert_eq!(own["initialization"].get("user_data_file_id"), None);
-    assert!(lab.control().snapshot().unwrap().snippets.is_empty());
+    let snippets: Vec<String> = lab.control().snapshot().unwrap().snippets.into_keys().collect();
+    assert_eq!(snippets, ["blockhost-web-1-meta.yaml"], "no user-data of ours");
     let vm = guest(&lab, 100);
     assert_eq!((vm.config["ciuser"].as_str(), vm.hostname.as_str()), ("bob", "web-1"));
     assert!(vm.passwd.contains("bob:x:"), "{}", vm.passwd);
