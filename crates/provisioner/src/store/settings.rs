@@ -540,7 +540,7 @@ pub fn name_servers(settings: &Settings) -> anyhow::Result<Vec<IpAddr>> {
     let named = settings.dns_servers.clone().filter(|list| !list.is_empty());
     let found = named.or_else(|| {
         HOST.iter()
-            .map(|path| host_name_servers(&std::fs::read_to_string(path).unwrap_or_default()))
+            .map(|path| host_name_servers(&crate::host::read_file::text(path).unwrap_or_default()))
             .find(|list| !list.is_empty())
     });
     found.ok_or_else(|| {
