@@ -254,7 +254,7 @@ fn h62_a_clock_ahead_of_the_nodes_suspends_no_small_house() {
     let fleet = |n: u32| (0..n).map(|n| expired(&format!("vm-{n}"), 100 + n)).collect::<Vec<_>>();
     for count in [1, 3] {
         let site = Site::with(&fleet(count));
-        site.lab.control().set_clock_ahead(-40 * 86_400).unwrap();
+        site.lab.control().set_clock_ahead(-40 * 86_400 - 60).unwrap();
         let words = format!("{count} of {count} VMs are due at once");
         let said = site.gc(&["--execute"]).fails(&[
             "no VM was suspended",
@@ -275,7 +275,7 @@ fn h62_a_clock_ahead_of_the_nodes_suspends_no_small_house() {
     }
     // The operator has looked; and a node that cannot be asked is no reason to keep everything running.
     let site = Site::with(&fleet(2));
-    site.lab.control().set_clock_ahead(-40 * 86_400).unwrap();
+    site.lab.control().set_clock_ahead(-40 * 86_400 - 60).unwrap();
     site.gc(&["--execute", "--accept-share"]).ok();
     assert_eq!(site.status("vm-1"), "suspended");
     let site = Site::with(&fleet(2));
