@@ -87,7 +87,9 @@ fn h17_wrong_types_beside_the_records_stop_a_create_and_change_nothing() {
     let lab = with_key(Lab::builder().no_terraform().start().unwrap());
     std::thread::scope(|scope| {
         for (text, key) in [
-            (r#"{"vms": {}, "next_vmid": "many"}"#, "next_vmid"),
+            (r#"{"vms": {}, "next_vmid": "x"}"#, "next_vmid"),
+            (r#"{"vms": {}, "next_vmid": "1.5"}"#, "next_vmid"),
+            (r#"{"vms": {}, "next_vmid": ""}"#, "next_vmid"),
             (r#"{"vms": {}, "next_vmid": 1.5}"#, "next_vmid"),
             (r#"{"vms": {}, "next_vmid": -1}"#, "next_vmid"),
             (r#"{"vms": {}, "next_vmid": [100]}"#, "next_vmid"),

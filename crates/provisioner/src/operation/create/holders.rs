@@ -150,7 +150,8 @@ fn is_destroyed(db: &Contents<'_>, described: &Described) -> bool {
     !record.is_live() && described.uuid.is_none_or(|uuid| record.smbios_uuid == Some(uuid))
 }
 
-fn holds(held: &Held, address: IpAddr) -> bool {
+/// Whether an address is among what is held.
+pub fn holds(held: &Held, address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => held.ipv4.contains(&address),
         IpAddr::V6(address) => held.ipv6.contains(&address),

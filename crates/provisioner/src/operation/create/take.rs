@@ -1,7 +1,7 @@
 //! VMID and addresses: one locked change of the database, journalled before it is visible
 //! (`facts/contract/database.md#allocation`; hazards H01, H05, H13).
 
-use super::holders::Holders;
+use super::holders::{self, Holders};
 use super::{Checked, Request};
 use crate::host::clock::{self, Deadline};
 use crate::host::proxmox_api::ApiError;
@@ -124,10 +124,12 @@ pub fn choose(
         held.ipv4.extend(entry.ipv4);
         held.ipv6.extend(entry.ipv6);
     }
+    // Those of our own VMs are taken, and need no other reason.
+    let wishes =
+        [request.wish.ipv4.map(IpAddr::from), request.wish.ipv6.map(IpAddr::from)].into_iter().flatten();
+    let wishes: Vec<IpAddr> = wishes.filter(|address| !holders::holds(&held, *address)).collect();
     holders.add_to(ctx, db, &mut held);
-    for address in
-        [request.wish.ipv4.map(IpAddr::from), request.wish.ipv6.map(IpAddr::from)].into_iter().flatten()
-    {
+    for address in wishes {
         if let Some(why) = holders.refuses(address) {
             anyhow::bail!("VM {}: IP address {address} cannot be given to it: {why}", request.name);
         }
