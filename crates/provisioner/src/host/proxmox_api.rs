@@ -99,13 +99,17 @@ impl ProxmoxApi {
     /// overloaded, until the deadline (H22): a GET changes nothing.
     pub fn get(&self, path: &str, deadline: Deadline) -> Result<Value, ApiError> {
         let mut pause = Duration::from_millis(200);
+        let mut overloaded = None;
         loop {
-            match self.get_once(path, deadline) {
-                Err(ApiError::Overloaded { .. }) if deadline.left() > pause => {
+            match (self.get_once(path, deadline), overloaded.take()) {
+                (Err(error @ ApiError::Overloaded { .. }), _) if deadline.left() > pause => {
+                    overloaded = Some(error);
                     super::clock::sleep(pause);
                     pause = (pause * 2).min(Duration::from_secs(3));
                 }
-                other => return other,
+                // The last look was cut short by our own limit: what the node said before counts.
+                (Err(ApiError::Unreachable { .. }), Some(before)) if deadline.passed() => return Err(before),
+                (other, _) => return other,
             }
         }
     }
