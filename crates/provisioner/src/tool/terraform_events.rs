@@ -86,7 +86,9 @@ fn says_exists(words: &str, vmid: u32) -> bool {
     let words = words.to_ascii_lowercase();
     let mut said = words.match_indices("exists").map(|(at, _)| &words[..at]);
     let is_said = said.any(|before| {
-        !["not ", "no longer ", "n't ", ".scope already "].iter().any(|other| before.ends_with(other))
+        !["not ", "no longer ", "n't ", ".scope already ", "systemd1.unit"]
+            .iter()
+            .any(|other| before.ends_with(other))
     });
     if !is_said && !words.contains("(17)") && !words.contains("eexist") {
         return false;
@@ -162,11 +164,18 @@ pub fn is_passing(words: &str) -> bool {
     let lock = has("got timeout") && (has("lock file") || has("trying to acquire") || has("lock-"))
         || has("got lock request timeout")
         || has("lock") && has("unable to acquire")
-        || has("cfs-lock") && has("timeout");
-    let cluster = has("no quorum") || has("cluster not ready");
+        || has("cfs-lock") && has("timeout")
+        || has("'-locked command timed out");
+    let cluster = has("no quorum")
+        || has("cluster not ready")
+        || has("cluster filesystem not online")
+        || has("configuration filesystem not mounted");
     let guest = has("vm is locked (");
-    let systemd = has("timeout waiting on systemd") || has(".scope") && has("already exists");
-    let storage = has("storage '") && has("is not online");
+    // Both are systemd's; 249 and 252, which Proxmox VE 8 has, say the second.
+    let scope = has(".scope already exists") || has(".scope was already loaded");
+    let systemd = has("timeout waiting on systemd") || scope;
+    let storage = has("storage '") && (has("is not online") || has("connection check for storage"))
+        || has("command '") && has("failed: got timeout");
     let proxy = has("proxy loop detected");
     let http = [502, 503, 504, 595, 596, 599].iter().any(|code| has(&format!("http {code}")));
     let connection = words.contains("\": eof")
@@ -318,6 +327,12 @@ mod tests {
             "proxy loop detected",
             "timeout waiting on systemd",
             "start failed: org.freedesktop.systemd1.UnitExists: Unit 105.scope already exists.",
+            "start failed: org.freedesktop.systemd1.UnitExists: Unit 105.scope was already loaded or has a fragment file.",
+            "clone failed: 'storage-nfs'-locked command timed out - aborting",
+            "cfs-lock 'storage-nfs' error: pve cluster filesystem not online.",
+            "pve configuration filesystem not mounted",
+            "connection check for storage 'nfs' failed - rpcinfo",
+            "command '/sbin/vgs --separator : --noheadings' failed: got timeout",
             "VM is locked (snapshot-delete)",
             "received an HTTP 503 response - Reason: Service Unavailable",
             "failed to perform HTTP POST request (path: nodes/pve/qemu/9001/clone) - Reason: Post \"https://127.0.0.1:8006/x\": EOF",
@@ -325,6 +340,11 @@ mod tests {
             "read tcp 127.0.0.1:1->127.0.0.1:8006: read: connection reset by peer",
         ] {
             assert!(is_passing(passing), "{passing}");
+            // None of them is about a VMID that is somebody's.
+            if !passing.contains("lock-") {
+                let said = [Diagnostic { summary: passing.into(), detail: String::new() }];
+                assert_eq!(kind_of(&said, 105), FailureKind::Busy, "{passing}");
+            }
         }
         for last in [
             "Can't use an undefined value as an ARRAY reference",
