@@ -1,5 +1,6 @@
 //! `lab` on the command line: labs by hand.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -198,6 +199,11 @@ enum Ctl {
     Calls,
 }
 
+/// A line on stdout. Whoever reads it may go away (`lab status | head`): that is an end, not a failure.
+macro_rules! out {
+    ($($text:tt)*) => { writeln!(std::io::stdout(), $($text)*)? };
+}
+
 /// The program. Tools come first: their arguments are their own.
 pub fn main() -> ExitCode {
     let argv: Vec<String> = std::env::args().skip(1).collect();
@@ -209,6 +215,10 @@ pub fn main() -> ExitCode {
         _ => run(Cli::parse().command).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
+        if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+        {
+            return ExitCode::SUCCESS;
+        }
         eprintln!("lab: {error:#}");
         ExitCode::FAILURE
     })
@@ -254,7 +264,7 @@ fn up(wanted: &Up) -> anyhow::Result<()> {
     }
     let program = std::env::current_exe()?;
     launch(&dir, &setup, &target_dir()?, &program, Lifeline::None)?;
-    println!("{}", dir.display());
+    out!("{}", dir.display());
     Ok(())
 }
 
@@ -269,18 +279,18 @@ fn env(dir: &Path) -> anyhow::Result<()> {
     let dir = std::path::absolute(dir)?;
     let setup = read_setup(&dir)?;
     for (name, value) in environment(&dir, &target_dir()?, &setup) {
-        println!("export {name}={}", quoted(Path::new(&value)));
+        out!("export {name}={}", quoted(Path::new(&value)));
     }
     Ok(())
 }
 
 fn status(dir: &Path) -> anyhow::Result<()> {
     let snapshot = Control::new(dir).snapshot()?;
-    println!("{:<10} {:<28} {:<9} {:<10} {:<6} POOL", "VMID", "NAME", "STATUS", "LOCK", "AGENT");
+    out!("{:<10} {:<28} {:<9} {:<10} {:<6} POOL", "VMID", "NAME", "STATUS", "LOCK", "AGENT");
     for (vmid, guest) in &snapshot.guests {
         let status = if guest.template { "template" } else { guest.power.word() };
         let agent = format!("{:?}", guest.agent).to_lowercase();
-        println!(
+        out!(
             "{vmid:<10} {:<28} {status:<9} {:<10} {agent:<6} {}",
             guest.name,
             guest.lock.as_deref().unwrap_or("-"),
@@ -288,26 +298,31 @@ fn status(dir: &Path) -> anyhow::Result<()> {
         );
     }
     for volume in snapshot.volumes.values() {
-        println!("disk   {} {} MiB", volume.volid, volume.size >> 20);
+        out!("disk   {} {} MiB", volume.volid, volume.size >> 20);
     }
     for (name, port) in &snapshot.ports {
         let isolated = if port.isolated { ", isolated" } else { "" };
-        println!("port   {name} on {}{isolated}", port.bridge);
+        out!("port   {name} on {}{isolated}", port.bridge);
     }
     for route in &snapshot.routes {
-        println!("route  {} dev {}", route.dst, route.dev);
+        out!("route  {} dev {}", route.dst, route.dev);
     }
     for name in snapshot.snippets.keys() {
-        println!("snippet {name}");
+        out!("snippet {name}");
     }
     for task in &snapshot.tasks_running {
-        println!("task   {task}");
+        out!("task   {task}");
     }
     Ok(())
 }
 
 fn down(dir: &Path, keep: bool) -> anyhow::Result<()> {
     let control = Control::new(dir);
+    if !dir.exists() {
+        let ended = end_processes_of(dir)?;
+        ensure!(ended > 0, "there is no lab in {}; `lab up` starts one", dir.display());
+        return Ok(());
+    }
     read_setup(dir)?;
     if control.down().is_ok() {
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -320,6 +335,54 @@ fn down(dir: &Path, keep: bool) -> anyhow::Result<()> {
         std::fs::remove_dir_all(dir).with_context(|| format!("failed to remove {}", dir.display()))?;
     }
     Ok(())
+}
+
+/// Ends what still runs of a lab whose directory is gone: its node, with the root agent, by their command lines.
+fn end_processes_of(dir: &Path) -> anyhow::Result<usize> {
+    let dir = std::path::absolute(dir)?;
+    let mut ended = 0;
+    for process in std::fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let Ok(line) = std::fs::read(process.path().join("cmdline")) else { continue };
+        let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+        let of_the_lab =
+            words.windows(2).any(|pair| pair[0] == b"--dir" && pair[1] == dir.as_os_str().as_encoded_bytes());
+        let is_node = words.get(1) == Some(&b"node".as_slice())
+            || words.get(1).is_some_and(|word| word.ends_with(b"/agent.py"));
+        if of_the_lab
+            && is_node
+            && let Some(pid) = rustix::process::Pid::from_raw(pid)
+        {
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+            ended += 1;
+        }
+    }
+    Ok(ended)
+}
+
+/// The beginnings of all points at which a fault can be set.
+const POINTS: [&str; 12] = [
+    "qm.",
+    "pvesh.",
+    "pvesm.",
+    "pveum.",
+    "ip.",
+    "bridge.",
+    "tc.",
+    "api.",
+    "task.",
+    "agent.",
+    "provider.",
+    "virt-customize.",
+];
+
+/// A mistyped point would never be reached, and a test with it never fail.
+fn checked_point(point: &str) -> anyhow::Result<&str> {
+    let known = point.starts_with('*') || POINTS.iter().any(|beginning| point.starts_with(beginning));
+    ensure!(known, "there is no point '{point}'; points begin with {}", POINTS.join(" "));
+    Ok(point)
 }
 
 fn fault(action: &str, value: Option<String>) -> anyhow::Result<FaultAction> {
@@ -340,11 +403,13 @@ fn fault(action: &str, value: Option<String>) -> anyhow::Result<FaultAction> {
 
 fn ctl(control: &Control, act: Ctl) -> anyhow::Result<()> {
     match act {
-        Ctl::Fault { point, action, value, times } => control.fault(&point, fault(&action, value)?, times),
+        Ctl::Fault { point, action, value, times } => {
+            control.fault(checked_point(&point)?, fault(&action, value)?, times)
+        }
         Ctl::Clear => control.clear_faults(),
         Ctl::Faults => {
             for fault in control.faults()? {
-                println!("{}", serde_json::to_string(&fault)?);
+                out!("{}", serde_json::to_string(&fault)?);
             }
             Ok(())
         }
@@ -394,12 +459,12 @@ fn ctl(control: &Control, act: Ctl) -> anyhow::Result<()> {
         Ctl::DaysPass { days } => days::pass(control.dir(), days),
         Ctl::NodeClock { days } => control.set_clock_ahead(days.saturating_mul(86_400)),
         Ctl::Snapshot => {
-            println!("{}", serde_json::to_string_pretty(&control.snapshot()?)?);
+            out!("{}", serde_json::to_string_pretty(&control.snapshot()?)?);
             Ok(())
         }
         Ctl::Calls => {
             for call in control.calls(0)? {
-                println!("{}", serde_json::to_string(&call)?);
+                out!("{}", serde_json::to_string(&call)?);
             }
             Ok(())
         }

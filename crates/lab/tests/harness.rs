@@ -318,3 +318,70 @@ fn a_lab_by_hand() {
     assert!(call(&["up"]).err.contains("not a lab's folder"), "somebody's files are left alone");
     assert!(dir.join("mine").exists());
 }
+
+#[test]
+fn a_lab_by_hand_lets_go_what_hangs_and_ends_what_lost_its_folder() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("lab");
+    let _down = Down(dir.clone());
+    let program = env!("CARGO_BIN_EXE_lab");
+    let lab = |first: &str, rest: &[&str]| {
+        let mut command = Command::new(program);
+        command.arg(first).arg("--dir").arg(&dir).args(rest);
+        command
+    };
+    let done = |mut command: Command| command.output().unwrap();
+    assert!(done(lab("up", &["--no-terraform"])).status.success());
+
+    // Nobody reads what is printed.
+    for (first, rest) in [("status", &[][..]), ("env", &[]), ("ctl", &["snapshot"]), ("ctl", &["calls"])] {
+        let mut child = lab(first, rest).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let ended = child.wait_with_output().unwrap();
+        assert_eq!(
+            (ended.status.code(), String::from_utf8_lossy(&ended.stderr).as_ref()),
+            (Some(0), ""),
+            "{first}"
+        );
+    }
+
+    let refused = done(lab("ctl", &["fault", "agnet.vm-state", "hang"]));
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && words.contains("no point 'agnet.vm-state'") && words.contains("agent."),
+        "{words}"
+    );
+
+    // The one lane hangs, and is let go.
+    let ask = || {
+        let mut socket = UnixStream::connect(dir.join("run/root-agent.sock")).unwrap();
+        let request = br#"{"action": "vm-state", "params": {"vmid": 100}}"#;
+        socket.write_all(&(request.len() as u32).to_be_bytes()).unwrap();
+        socket.write_all(request).unwrap();
+        socket
+    };
+    assert!(done(lab("ctl", &["fault", "agent.vm-state", "hang"])).status.success());
+    let mut hangs = ask();
+    hangs.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+    let mut answer = [0; 4];
+    assert!(hangs.read_exact(&mut answer).is_err(), "it hangs");
+    assert!(done(lab("ctl", &["clear"])).status.success());
+    hangs.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    hangs.read_exact(&mut answer).unwrap();
+
+    // Its folder is gone, its processes are not.
+    std::fs::remove_dir_all(&dir).unwrap();
+    assert!(done(lab("down", &[])).status.success());
+    let end = Instant::now() + Duration::from_secs(20);
+    let ours = dir.display().to_string();
+    let left = || {
+        let found = Command::new("pgrep").args(["-f", &ours]).output().unwrap();
+        String::from_utf8_lossy(&found.stdout).into_owned()
+    };
+    while !left().is_empty() {
+        assert!(Instant::now() < end, "processes of the lab stay: {}", left());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let again = done(lab("down", &[]));
+    assert!(!again.status.success(), "there is none any more");
+}
