@@ -25,6 +25,8 @@ use scan::Look;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Bytes that the database may have; far beyond a hundred thousand VMs.
@@ -61,12 +63,19 @@ pub struct VmDatabase {
     path: PathBuf,
     fields: FieldNames,
     torn_read: Duration,
+    /// It has been read again for the whole of that time in vain: a command that reads it five times waits once.
+    is_corrupt: Arc<AtomicBool>,
 }
 
 impl VmDatabase {
     /// The database at `path`.
     pub fn new(path: &Path, fields: &FieldNames) -> VmDatabase {
-        VmDatabase { path: path.to_path_buf(), fields: fields.clone(), torn_read: TORN_READ }
+        VmDatabase {
+            path: path.to_path_buf(),
+            fields: fields.clone(),
+            torn_read: TORN_READ,
+            is_corrupt: Arc::default(),
+        }
     }
 
     /// The file.
@@ -171,7 +180,10 @@ impl VmDatabase {
         loop {
             let bytes = self.bytes()?;
             match as_text(&bytes).and_then(|text| Contents::parse(text, &self.fields)) {
-                Ok(mut contents) => return work(&mut contents),
+                Ok(mut contents) => {
+                    self.is_corrupt.store(false, Ordering::Relaxed);
+                    return work(&mut contents);
+                }
                 Err(why) => self.read_again_or_fail(why, deadline)?,
             }
         }
@@ -187,7 +199,10 @@ impl VmDatabase {
             let mut file =
                 read_file::open_up_to(&self.path, LIMIT).map_err(|error| self.cannot_read(&error))?;
             match look(&mut file).map_err(|error| self.cannot_read(&error))? {
-                Ok(value) => return Ok(value),
+                Ok(value) => {
+                    self.is_corrupt.store(false, Ordering::Relaxed);
+                    return Ok(value);
+                }
                 Err(why) => self.read_again_or_fail(why, deadline)?,
             }
         }
@@ -205,7 +220,8 @@ impl VmDatabase {
     }
 
     fn read_again_or_fail(&self, why: String, deadline: Deadline) -> Result<(), DatabaseError> {
-        if deadline.passed() {
+        if deadline.passed() || self.is_corrupt.load(Ordering::Relaxed) {
+            self.is_corrupt.store(true, Ordering::Relaxed);
             return Err(self.corrupt(why));
         }
         crate::host::clock::sleep(Duration::from_millis(50));

@@ -1,6 +1,6 @@
 //! Moments as the database holds them.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 
 /// Writes `moment` as the database's other writers do: UTC, `+00:00`, six fractional digits.
 pub fn to_text(moment: DateTime<Utc>) -> String {
@@ -8,12 +8,14 @@ pub fn to_text(moment: DateTime<Utc>) -> String {
 }
 
 /// Reads a moment with any offset (`Z`, `+00:00`, `-0500`, a blank instead of `T`). A text without an
-/// offset is refused: guessing a time zone could take days of paid time from a customer.
+/// offset is refused: guessing a time zone could take days of paid time from a customer. So is a year before 1970 or
+/// above 9999: nobody has paid for that, other readers of the file cannot hold it, and sums with it overflow.
 pub fn from_text(text: &str) -> Option<DateTime<Utc>> {
     const FORMS: [&str; 2] = ["%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z"];
     let rfc = DateTime::parse_from_rfc3339(text).ok();
     rfc.or_else(|| FORMS.iter().find_map(|form| DateTime::parse_from_str(text, form).ok()))
         .map(|t| t.to_utc())
+        .filter(|t| (1970..=9999).contains(&t.year()))
 }
 
 #[cfg(test)]
@@ -32,7 +34,18 @@ mod tests {
             assert_eq!(from_text(same), Some(moment), "{same}");
         }
         assert_eq!(to_text(from_text("2026-11-23T01:09:55Z").unwrap()), "2026-11-23T01:09:55.000000+00:00");
-        for bad in ["2026-11-23T01:09:55", "2026-11-23", "", "yesterday", "2026-13-01T00:00:00Z"] {
+        for bad in [
+            "2026-11-23T01:09:55",
+            "2026-11-23",
+            "",
+            "yesterday",
+            "2026-13-01T00:00:00Z",
+            "1969-12-31T23:59:59Z",
+            "0000-01-01T00:00:00Z",
+            "-0001-01-01T00:00:00Z",
+            "+12026-11-23T01:09:55Z",
+            "9999-12-31T23:59:59-01:00",
+        ] {
             assert_eq!(from_text(bad), None, "{bad}");
         }
     }

@@ -196,3 +196,34 @@ fn a_missing_file_is_made_once_and_a_lost_one_is_not() {
     })
     .unwrap();
 }
+
+#[test]
+fn h17_a_corrupt_file_is_waited_for_once() {
+    let (_dir, mut db, path) = database("{\"vms\": {");
+    db.torn_read = Duration::from_millis(400);
+    let took = |db: &VmDatabase| {
+        let begun = std::time::Instant::now();
+        assert!(matches!(db.record("a"), Err(DatabaseError::Corrupt { .. })));
+        begun.elapsed()
+    };
+    let first = took(&db);
+    let others = took(&db) + took(&db) + took(&db);
+    assert!(others < first / 2, "{first:?}, then {others:?}");
+    // Whoever repairs it is seen at once.
+    std::fs::write(&path, r#"{"vms": {"a": {"vmid": 100, "status": "active"}}}"#).unwrap();
+    assert!(db.record("a").unwrap().is_some());
+}
+
+#[test]
+fn h16_a_lone_surrogate_of_another_program_is_carried_as_it_stands() {
+    let text = TWO.replace("caf\\u00e9", "\\ud800 and \\udc00").replace("\"x\": {", "\"\\ud83d\": {");
+    assert!(text.contains("\\ud800") && text.contains("\\ud83d"));
+    let (_dir, db, path) = database(&text);
+    assert_eq!(db.record("web-1").unwrap().unwrap().unwrap().vmid.get(), 100);
+    db.update(|c| {
+        c.set_next_vmid(103);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text.replace("102", "103"));
+}
