@@ -155,7 +155,7 @@ pub fn kind_of(diagnostics: &[Diagnostic], vmid: u32) -> FailureKind {
 }
 
 /// Whether these words are of a state that passes by itself: a lock that was not got in time, a cluster without quorum,
-/// systemd still busy, a storage or another node out of reach, the API's daemon restarting (facts/provider.md, section 4).
+/// systemd still busy, a storage or another node out of reach, the API's daemon restarting (`facts/provider.md`, section 4).
 pub fn is_passing(words: &str) -> bool {
     let words = words.to_lowercase();
     let has = |some: &str| words.contains(some);
