@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
     version,
     styles = crate::STYLES,
     after_help = "Run it as root on the Proxmox node, or anywhere with --host root@NODE. It can be run again at any time: a \
-        template of ours is replaced once the new one is complete, and kept while linked clones hang on it; what a \
-        killed run left is finished or removed first. A download that was cut off goes on where it ended.\n\n\
+        template of ours is replaced once the new one is complete, but not while linked clones depend on it. Leftovers of an \
+        interrupted run are completed or removed, and interrupted downloads are resumed.\n\n\
         Examples:\n  blockhost-build-template\n  blockhost-build-template --debian 13 --template-vmid 9002 --storage local-zfs\n  \
         blockhost-build-template --host root@pve.example.org"
 )]
@@ -53,17 +53,17 @@ pub struct BuildTemplateCommand {
     /// Apt repository of Node.js
     #[arg(long, value_name = "URL", default_value = "https://deb.nodesource.com/node_22.x")]
     nodejs_repository: AptRepository,
-    /// Its suite
+    /// Suite of the Node.js repository
     #[arg(long, value_name = "SUITE", default_value = "nodistro", value_parser = suite)]
     nodejs_suite: String,
-    /// The key it is signed with
+    /// Signing key of the Node.js repository
     #[arg(
         long,
         value_name = "URL",
         default_value = "https://deb.nodesource.com/gpgkey/nodesource-repo.gpg.key"
     )]
     nodejs_key: WebAddress,
-    /// Folder for downloads and work, of root alone
+    /// Cache directory for downloads and work; must belong to root, mode 0700
     #[arg(
         long,
         env = "BLOCKHOST_CACHE_DIR",

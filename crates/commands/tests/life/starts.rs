@@ -1,6 +1,6 @@
 //! `start`: who may start, and what the new tap needs (hazard H36).
 
-use crate::support::{Commands, edit_record, guest, record, world};
+use crate::support::{Commands, edit_record, guest, read, record, world, write};
 use lab::Lab;
 use lab::model::{FaultAction, Power, Route};
 
@@ -248,4 +248,21 @@ fn a_snippet_that_is_missing_is_named() {
     let begun = std::time::Instant::now();
     lab.vm("start", &["web-1"]).fails(&["failed to start", "blockhost-web-1-user.yaml"]);
     assert!(begun.elapsed() < std::time::Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn h36_a_route_is_not_set_to_a_guessed_bridge() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    let path = lab.path("var/terraform/terraform.tfvars");
+    let text = read(&path);
+    lab.control().reboot_node().unwrap();
+    // The line that names the bridge may be the one that cannot be read.
+    write(&path, &text.replace("proxmox_bridge", "proxmox_bridge = ["));
+    let said = lab.vm("start", &["web-1"]).ok();
+    said.says(&["the host route to", "was not set", "cannot tell the guests' bridge", "terraform.tfvars"]);
+    assert!(lab.control().snapshot().unwrap().routes.is_empty());
+    write(&path, &text);
+    lab.vm("start", &["web-1"]).ok();
+    assert_eq!(lab.control().snapshot().unwrap().routes.len(), 1);
 }

@@ -471,9 +471,16 @@ pub fn tidy_up(ctx: &Context<'_>, record: &VmRecord, lock: &VmLock) -> anyhow::R
     let mut failures: Vec<String> = Vec::new();
     // While the entry is there the address is nobody else's; of a tombstone without one it may be.
     let held = ctx.journal().read(name)?.and_then(|entry| entry.ipv6);
+    let bridge = || {
+        ctx.bridge().unwrap_or_else(|error| {
+            // A VM must not stay because of that; the next one with the address replaces its route.
+            tracing::warn!("VM {name}: {error:#}; its host route is looked for on {}", ctx.settings.bridge);
+            ctx.settings.bridge.clone()
+        })
+    };
     if let Some(address) = record.ipv6.filter(|address| record.is_live() || held == Some(*address))
         && !is_anothers_address(ctx, name, address)?
-        && let Err(error) = node.remove_route(address, &ctx.bridge(), Deadline::after(TIDYING))
+        && let Err(error) = node.remove_route(address, &bridge(), Deadline::after(TIDYING))
     {
         match is_no_such_route(&error) {
             true => tracing::debug!("VM {name}: there is no host route to {address}"),

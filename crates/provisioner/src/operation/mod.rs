@@ -93,10 +93,15 @@ impl<'h> Context<'h> {
         Journal::new(self.host)
     }
 
-    /// The guests' bridge: what tfvars says, else db.yaml.
-    pub fn bridge(&self) -> BridgeName {
-        let named = NodeAccess::read(self.host, &self.settings).ok().and_then(|access| access.bridge);
-        named.unwrap_or_else(|| self.settings.bridge.clone())
+    /// The guests' bridge: what tfvars says, else db.yaml. Where there is a terraform.tfvars that cannot be used, nobody
+    /// knows which one the VMs are on, and a route to another would hide that.
+    pub fn bridge(&self) -> anyhow::Result<BridgeName> {
+        let named = match NodeAccess::read(self.host, &self.settings) {
+            Ok(access) => access.bridge,
+            Err(_) if !self.settings.terraform_dir.join("terraform.tfvars").exists() => None,
+            Err(error) => return Err(error.context("cannot tell the guests' bridge")),
+        };
+        Ok(named.unwrap_or_else(|| self.settings.bridge.clone()))
     }
 
     /// The record of a VM; `None` where there is none. A record that cannot be read is an error that names it.

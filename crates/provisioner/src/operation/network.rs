@@ -66,10 +66,12 @@ pub fn finish(
     deadline: Deadline,
 ) -> Vec<String> {
     let mut warnings = Vec::new();
+    let add_route =
+        |address| -> anyhow::Result<()> { Ok(node.add_route(address, &ctx.bridge()?, deadline)?) };
     if let Some(address) = ipv6
-        && let Err(error) = node.add_route(address, &ctx.bridge(), deadline)
+        && let Err(error) = add_route(address)
     {
-        warnings.push(format!("the host route to {address} was not set, so the guest cannot be reached by IPv6: {error}; blockhost-vm-start sets it again"));
+        warnings.push(format!("the host route to {address} was not set, so the guest cannot be reached by IPv6: {error:#}; blockhost-vm-start sets it again"));
     }
     let (why, advice) = match isolation {
         Isolation::Done => return warnings,
