@@ -204,7 +204,7 @@ def test_a_vm_that_is_no_template_is_not_proposed(client, setup_command):
     setup_command.answers(found(template={"vmid": 9100, "name": "mail", "is_template": False}))
     page = Page(client.get(URL).text)
     assert page.value("template_vmid") == "9001"
-    assert "mail (VM 9100) exists and is no template" in page.text["template_vmid-hint"]
+    assert "mail (VM 9100) exists and is not a template: remove it" in page.text["template_vmid-hint"]
 
 
 def test_a_host_without_a_storage_for_disks(client, setup_command):
@@ -457,7 +457,8 @@ def test_the_summary(client, setup_command):
     text = " ".join(client.get("/wizard/summary").text.split())
     for shown in (
         "local-lvm",
-        "VM 9001",
+        # What will be done to the host stands beside what was chosen.
+        "VM 9001 – built if it does not exist (downloads a Debian image, up to 30 min)",
         "100 to 999",
         "192.168.122.200 to 192.168.122.250",
         "7 days",
