@@ -240,7 +240,8 @@ fn h61_what_the_node_would_fill_in_is_explicit_whatever_the_login() {
     let lab = Lab::builder().start().unwrap();
     lab.vm("create", &["web-1", "--no-web3", "--apply"]).ok();
     let vm = guest(&lab, 100);
-    assert_eq!(vm.config["searchdomain"], ".");
+    // Proxmox appends it to the name in its own user-data.
+    assert_eq!(vm.config["searchdomain"], "local");
     assert!(!vm.config["nameserver"].is_empty());
     assert_eq!(vm.config["cicustom"], "meta=local:snippets/blockhost-web-1-meta.yaml");
     assert_eq!((vm.hostname.as_str(), vm.cloud_init_runs), ("web-1", 1));

@@ -29,6 +29,9 @@ pub enum FirstBoot<'a> {
 
 /// The search domain of a guest that is to have none.
 const NO_SEARCH_DOMAIN: &str = ".";
+/// That of a guest whose user-data Proxmox makes: it appends the search domain to the name, and `web-1..` is none. Ours
+/// names such a guest `web-1.local` too (`facts/contract/cloud-init.md`).
+const LOCAL_DOMAIN: &str = "local";
 
 /// All that goes into the file.
 #[derive(Debug, Clone)]
@@ -109,7 +112,11 @@ pub fn render(plan: &VmPlan<'_>) -> String {
     // What is left out, Proxmox takes from the node, now and at each later start (H61). An empty search domain cannot
     // be said; the root alone is none.
     let servers: Vec<String> = plan.dns_servers.iter().map(ToString::to_string).collect();
-    initialization["dns"] = json!({ "domain": NO_SEARCH_DOMAIN, "servers": servers });
+    let domain = match &plan.first_boot {
+        FirstBoot::Snippets(_) => NO_SEARCH_DOMAIN,
+        FirstBoot::Account { .. } => LOCAL_DOMAIN,
+    };
+    initialization["dns"] = json!({ "domain": domain, "servers": servers });
     let snippet =
         |storage: &StorageId, kind: &str| format!("{storage}:snippets/{}", snippet_file(plan.name, kind));
     match &plan.first_boot {
@@ -233,10 +240,10 @@ mod tests {
         let storage = StorageId::parse("local").unwrap();
         let user = UserName::parse("admin").unwrap();
         let account = FirstBoot::Account { username: &user, keys: &[], snippets: &storage };
-        for first_boot in [FirstBoot::Snippets(&storage), account] {
+        for (first_boot, domain) in [(FirstBoot::Snippets(&storage), "."), (account, "local")] {
             let file = rendered(first_boot);
             let init = &file["resource"]["proxmox_virtual_environment_vm"]["web_1"]["initialization"];
-            assert_eq!(init["dns"], json!({ "domain": ".", "servers": ["192.0.2.53"] }));
+            assert_eq!(init["dns"], json!({ "domain": domain, "servers": ["192.0.2.53"] }));
             assert_eq!(init["meta_data_file_id"], "local:snippets/blockhost-web-1-meta.yaml");
         }
     }
