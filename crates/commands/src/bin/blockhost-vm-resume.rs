@@ -39,6 +39,7 @@ struct Command {
 fn parse_future(text: &str) -> Result<DateTime<Utc>, String> {
     let midnight = |date: NaiveDate| date.and_hms_opt(0, 0, 0).map(|time| time.and_utc());
     let end = timestamp::from_text(text).or_else(|| text.parse().ok().and_then(midnight));
+    let end = end.filter(|end| timestamp::is_readable(*end));
     let end = end
         .ok_or("expected a date such as 2027-03-01, or a time with its zone such as 2027-03-01T12:00:00Z")?;
     if end <= clock::now() { Err(format!("{} has passed", timestamp::to_text(end))) } else { Ok(end) }

@@ -110,6 +110,22 @@ fn h12_what_moves_the_end_says_from_where_and_warns_when_it_takes_time_away() {
 }
 
 #[test]
+fn h12_no_end_is_written_that_nobody_can_read() {
+    let site = Site::with(&[paid("far", 100), paid("damaged", 101)]);
+    site.write_as_another(|all| {
+        all["vms"]["far"]["expires_at"] = json!("9990-01-01T00:00:00.000000+00:00");
+        all["vms"]["damaged"]["expires_at"] = json!("soon");
+    });
+    let before = (site.record("far"), site.record("damaged"));
+    site.resume(&["far", "--add-days", "36500"]).fails(&["VM far", "beyond the year 9999"]);
+    site.resume(&["far", "--add-days", "36500", "--dry-run"]).fails(&["VM far", "beyond the year 9999"]);
+    // Counted from now, a day more could be years less.
+    site.resume(&["damaged", "--add-days", "1"]).fails(&["VM damaged", "no readable expires_at", "--until"]);
+    assert_eq!((site.record("far"), site.record("damaged")), before);
+    site.resume(&["damaged", "--until", "2090-01-01"]).ok().says(&["before: unknown"]);
+}
+
+#[test]
 fn wrong_usage_is_exit_code_2() {
     let site = Site::with(&[in_grace("web-1", 100)]);
     for arguments in [
@@ -120,6 +136,7 @@ fn wrong_usage_is_exit_code_2() {
         &["web-1", "--add-days", "0"],
         &["web-1", "--until", "2020-01-01"],
         &["web-1", "--until", "tomorrow"],
+        &["web-1", "--until", "+12026-01-01"],
         // A time without its zone could be days away from what was meant.
         &["web-1", "--until", "2099-01-01T00:00:00"],
         &["web-1", "--until", "2099-01-01", "--add-days", "1"],

@@ -46,18 +46,32 @@ pub enum Expiry {
 }
 
 impl Expiry {
-    /// The new end of this VM's time.
-    pub fn of(self, record: &VmRecord, default_days: u32, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    /// The new end of this VM's time. An error where that is no time any reader can hold, or where more is to be added to
+    /// an end that cannot be read: counted from now, it could take away what was paid for.
+    pub fn of(
+        self,
+        record: &VmRecord,
+        default_days: u32,
+        now: DateTime<Utc>,
+    ) -> anyhow::Result<Option<DateTime<Utc>>> {
+        let name = &record.name;
         let days_after =
             |begin: DateTime<Utc>, days: u32| begin.checked_add_signed(TimeDelta::days(i64::from(days)));
-        match (self, record.expires_at) {
+        let end = match (self, record.expires_at) {
             (Expiry::DaysFromNow(days), _) => days_after(now, days),
-            (Expiry::DaysMore(days), end) => days_after(end.map_or(now, |end| end.max(now)), days),
+            (Expiry::DaysMore(days), Some(end)) => days_after(end.max(now), days),
+            (Expiry::DaysMore(_), None) => anyhow::bail!(
+                "VM {name}: cannot add days: its record has no readable expires_at; set the expiry with --until TIME"
+            ),
             (Expiry::At(end), _) => Some(end),
             (Expiry::AsPaid, Some(end)) if end > now => Some(end),
-            (Expiry::AsPaid, end) if record.status == Status::Active => end,
+            (Expiry::AsPaid, end) if record.status == Status::Active => return Ok(end),
             (Expiry::AsPaid, _) => days_after(now, default_days),
-        }
+        };
+        let end = end.filter(|end| timestamp::is_readable(*end));
+        end.map(Some).ok_or_else(|| {
+            anyhow::anyhow!("VM {name}: the new expiry would lie beyond the year 9999; nothing was changed")
+        })
     }
 }
 
@@ -72,7 +86,7 @@ pub fn resume(ctx: &Context<'_>, name: &VmName, expiry: Expiry, dry_run: bool) -
     let record = ctx.live_record(name)?;
     let default_days = ctx.settings.default_expiry_days;
     if dry_run {
-        let expires_at = expiry.of(&record, default_days, clock::now());
+        let expires_at = expiry.of(&record, default_days, clock::now())?;
         let was_suspended = record.status == Status::Suspended;
         return Ok(Resumed {
             was_suspended,
@@ -84,6 +98,8 @@ pub fn resume(ctx: &Context<'_>, name: &VmName, expiry: Expiry, dry_run: bool) -
     }
     let _lock = if ctx.mock { None } else { Some(VmLock::take(ctx.host, name, "resume", LOCK_WAIT)?) };
     let record = ctx.live_record(name)?;
+    // What cannot be recorded is known before the machine is started.
+    expiry.of(&record, default_days, clock::now())?;
     let was_suspended = record.status == Status::Suspended;
     let (mut was_running, mut warnings) = (!was_suspended, Vec::new());
     if !ctx.mock {
@@ -109,7 +125,7 @@ pub fn resume(ctx: &Context<'_>, name: &VmName, expiry: Expiry, dry_run: bool) -
         let record = record
             .filter(VmRecord::is_live)
             .ok_or_else(|| anyhow::anyhow!("VM {name}: its record has gone meanwhile"))?;
-        let expires_at = expiry.of(&record, default_days, clock::now());
+        let expires_at = expiry.of(&record, default_days, clock::now())?;
         if record.status != Status::Active {
             db.set_status(name.as_str(), Status::Active);
             db.remove(name.as_str(), "suspended_at");
@@ -150,19 +166,26 @@ mod tests {
         };
         let suspended = |end| record(Status::Suspended, end);
         let active = |end| record(Status::Active, end);
-        let paid = |record: VmRecord| Expiry::AsPaid.of(&record, 30, now);
+        let of = |expiry: Expiry, record: VmRecord| expiry.of(&record, 30, now).unwrap();
+        let paid = |record: VmRecord| of(Expiry::AsPaid, record);
         assert_eq!(paid(suspended(Some(days(400)))), Some(days(400)), "a paid year stays a year");
         assert_eq!(paid(suspended(Some(days(-1)))), Some(days(30)));
         assert_eq!(paid(suspended(None)), Some(days(30)));
         assert_eq!(paid(active(Some(days(-1)))), Some(days(-1)), "an active one is not extended for nothing");
         let set = |days| Expiry::DaysFromNow(days);
-        assert_eq!(set(5).of(&suspended(Some(days(400))), 30, now), Some(days(5)));
-        assert_eq!(set(60).of(&active(Some(days(9))), 30, now), Some(days(60)));
+        assert_eq!(of(set(5), suspended(Some(days(400)))), Some(days(5)));
+        assert_eq!(of(set(60), active(Some(days(9)))), Some(days(60)));
         let more = |days| Expiry::DaysMore(days);
-        assert_eq!(more(5).of(&suspended(Some(days(400))), 30, now), Some(days(405)));
-        assert_eq!(more(5).of(&suspended(Some(days(-40))), 30, now), Some(days(5)));
-        assert_eq!(more(5).of(&active(None), 30, now), Some(days(5)));
-        assert_eq!(Expiry::At(days(3)).of(&active(Some(days(9))), 30, now), Some(days(3)));
+        assert_eq!(of(more(5), suspended(Some(days(400)))), Some(days(405)));
+        assert_eq!(of(more(5), suspended(Some(days(-40)))), Some(days(5)));
+        assert_eq!(of(Expiry::At(days(3)), active(Some(days(9)))), Some(days(3)));
+        // Counted from now it could take time away, and what nobody can read is as good as lost.
+        assert!(more(5).of(&active(None), 30, now).is_err());
+        let far = days(2_912_000);
+        assert!(
+            of(Expiry::At(far), active(None)).is_some()
+                && more(36_500).of(&active(Some(far)), 30, now).is_err()
+        );
         assert!(shortens(Some(days(90)), Some(days(2)), now));
         assert!(
             !shortens(Some(days(2)), Some(days(90)), now) && !shortens(Some(days(-9)), Some(days(-10)), now)

@@ -15,7 +15,12 @@ pub fn from_text(text: &str) -> Option<DateTime<Utc>> {
     let rfc = DateTime::parse_from_rfc3339(text).ok();
     rfc.or_else(|| FORMS.iter().find_map(|form| DateTime::parse_from_str(text, form).ok()))
         .map(|t| t.to_utc())
-        .filter(|t| (1970..=9999).contains(&t.year()))
+        .filter(|t| is_readable(*t))
+}
+
+/// Whether other readers of the file can hold this moment too.
+pub fn is_readable(moment: DateTime<Utc>) -> bool {
+    (1970..=9999).contains(&moment.year())
 }
 
 #[cfg(test)]
