@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import ipaddress
 import json
 import os
 import re
@@ -75,6 +76,8 @@ SNIPPETS_MAX = 20_000
 SNIPPETS_SIZE_MAX = 512 * 1024 * 1024
 # Owner of files that are trusted.
 ROOT_UID = 0
+# The guests' bridge where db.yaml does not set `bridge`.
+GUEST_BRIDGE = "vmbr0"
 # VMID of the template where db.yaml does not set `template_vmid`.
 TEMPLATE_VMID = 9001
 
@@ -130,6 +133,7 @@ NAME_RE = re.compile(rf"(?=.{{1,63}}\Z){LABEL}(?:\.{LABEL})*")
 STORAGE = r"[A-Za-z][A-Za-z0-9._-]*[A-Za-z0-9]"
 STORAGE_RE = re.compile(rf"(?=.{{2,100}}\Z){STORAGE}")
 ADDRESS_RE = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
+BRIDGE = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}"
 TAP_RE = re.compile(r"tap([1-9][0-9]{2,5})i([0-9]|[12][0-9]|3[01])")
 USER_RE = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 GECOS_RE = re.compile(r"wallet=[A-Za-z0-9_]{1,128},nft=(?:[0-9]{1,78}|[0-9A-Fa-f]{1,64})")
@@ -207,7 +211,7 @@ def _read(path: Path, limit: int, follow: bool = False) -> bytes:
 
 
 def _settings() -> dict[str, Any]:
-    """The keys of db.yaml that are needed here: `vmid_range`, `vmid_pool`, `template_vmid`, `snippet_storage`.
+    """The keys of db.yaml that are needed here: `vmid_range`, `vmid_pool`, `template_vmid`, `snippet_storage`, `bridge`.
 
     PyYAML is no dependency of the daemon, so this understands only what those keys
     look like: a scalar, a block mapping, a flow mapping.  Anything else of one of
@@ -222,7 +226,7 @@ def _settings() -> dict[str, Any]:
 
 
 def _parse_settings(lines: list[str], path: str) -> dict[str, Any]:
-    wanted = ("vmid_range", "vmid_pool", "template_vmid", "snippet_storage")
+    wanted = ("vmid_range", "vmid_pool", "template_vmid", "snippet_storage", "bridge")
     found: dict[str, str] = {}
     key = None
     for line in lines:
@@ -244,6 +248,10 @@ def _parse_settings(lines: list[str], path: str) -> dict[str, Any]:
             result[key] = _yaml_bounds(text)
         elif key == "template_vmid":
             result[key] = _yaml_integer(text)
+        elif key == "bridge":
+            result[key] = text.strip().strip("\"'")
+            if not re.fullmatch(BRIDGE, result[key]):
+                raise Refusal("failed", f"{path}: {key} is not a network device: {_shown(text)}")
         else:
             result[key] = text.strip().strip("\"'")
             if not STORAGE_RE.fullmatch(result[key]):
@@ -311,8 +319,26 @@ class Guest(NamedTuple):
     def lock(self) -> str | None:
         return self.config.get("lock")
 
+    @property
+    def mark(self) -> str:
+        """Our own line of a description, by which a VM is known whose create was killed; nothing of anybody else's notes.
+
+        Notes hold what people write there, passwords too, and user blockhost may ask about guests of others.
+        """
+        line = self.description.split("\n")[0]
+        words = line.split(" ")
+        ours = len(words) == 4 and words[:2] == ["BlockHost", "VM"]
+        ours = ours and bool(NAME_RE.fullmatch(words[2]) and UUID_RE.fullmatch(words[3]))
+        return line if ours and self.kind == "qemu" else ""
+
+    @property
+    def told_uuid(self) -> str | None:
+        """Its UUID where its mark tells it already. Another's is the key to act on it, and is not told."""
+        return self.uuid if self.mark and self.mark.split(" ")[3].lower() == self.uuid else None
+
     def found(self) -> dict:
-        return {"name": self.name, "uuid": self.uuid}
+        """What is told of a guest that is not the one that was meant."""
+        return {"name": self.name, "uuid": self.told_uuid}
 
 
 def _parse_config(text: str) -> tuple[dict[str, str], dict[str, str], str]:
@@ -490,35 +516,38 @@ def _check_range(vmid: int, settings: dict) -> None:
         raise Refusal("range", f"VMID {vmid} is outside vmid_range {bounds[0]}-{bounds[1]}")
 
 
-def _identify(guest: Guest, params: dict, required: bool = True) -> None:
-    """Refuses unless the guest is the one that the record means.
+def _is_meant(guest: Guest, params: dict) -> bool | None:
+    """Whether the guest is the one that the record means; None where the request does not say which.
 
     A VM whose create was killed between the clone and its configuration has no UUID
     of ours yet, but the description went with the clone call: that counts as well.
     """
     uuid, name = params.get("uuid"), params.get("name")
-    if uuid is None and name is None:
-        if required:
-            raise Refusal("identity", "neither uuid nor name was given", found=guest.found())
-        return
     if uuid is not None:
         uuid = _text(params, "uuid", UUID_RE).lower()
     if name is not None:
         name = _text(params, "name", NAME_RE)
+    if uuid is None and name is None:
+        return None
     if guest.kind != "qemu":
-        ours = False
-    elif uuid is not None:
-        ours = guest.uuid == uuid
-        words = guest.description.split("\n")[0].split(" ")
-        if not ours and len(words) == 4 and words[:2] == ["BlockHost", "VM"]:
-            ours = words[3].lower() == uuid and bool(NAME_RE.fullmatch(words[2])) and name in (None, words[2])
-    else:
-        ours = guest.name == name
-    if not ours:
+        return False
+    if uuid is None:
+        return guest.name == name
+    words = guest.mark.split(" ")
+    by_mark = len(words) == 4 and words[3].lower() == uuid and name in (None, words[2])
+    return guest.uuid == uuid or by_mark
+
+
+def _identify(guest: Guest, params: dict, required: bool = True) -> None:
+    """Refuses unless the guest is the one that the record means."""
+    meant = _is_meant(guest, params)
+    if meant is None and required:
+        raise Refusal("identity", "neither uuid nor name was given", found=guest.found())
+    if meant is False:
         raise Refusal(
             "identity",
-            f"VMID {guest.vmid} is another guest: asked for {uuid or name}, "
-            f"found {guest.kind} {guest.name} with uuid {guest.uuid}",
+            f"VMID {guest.vmid} is another guest: asked for {params.get('uuid') or params.get('name')}, "
+            f"found {guest.kind} {guest.name}",
             found=guest.found(),
         )
 
@@ -795,28 +824,19 @@ def _ask_agent(vmid: int, kind: str, words: list[str], pid: int | None = None) -
 # --- actions: state and power -----------------------------------------------------------
 
 
-def _mark(guest: Guest) -> str:
-    """Our own line of a description, by which a VM is known whose create was killed; nothing of anybody else's notes.
-
-    Notes hold what people write there, passwords too, and user blockhost may ask about any VMID.
-    """
-    line = guest.description.split("\n")[0]
-    words = line.split(" ")
-    ours = (
-        guest.kind == "qemu"
-        and len(words) == 4
-        and words[:2] == ["BlockHost", "VM"]
-        and NAME_RE.fullmatch(words[2])
-        and UUID_RE.fullmatch(words[3])
-    )
-    return line if ours else ""
-
-
 @_handler
 def vm_state(params: dict) -> dict:
-    """Everything that can be known without a process. `paused` is null where QEMU does not say at once."""
+    """Everything that can be known without a process. `paused` is null where QEMU does not say at once.
+
+    A guest that the request does not prove to be meant is told of only where its VMID could be
+    ours, and without its UUID: that is the key to act on it, and the host has guests of others.
+    """
     vmid = _vmid(params)
     guest = _guest(vmid)
+    if guest is not None and not _is_meant(guest, params):
+        settings = _settings()
+        if not _is_template_vmid(vmid, settings):
+            _check_range(vmid, settings)
     task = _last_task(vmid)
     answer: dict[str, Any] = {
         "exists": guest is not None,
@@ -842,8 +862,8 @@ def vm_state(params: dict) -> dict:
         running=running,
         paused=_paused(vmid) if running else running,
         name=guest.name,
-        uuid=guest.uuid,
-        description=_mark(guest),
+        uuid=guest.uuid if params.get("uuid") is not None and _is_meant(guest, params) else guest.told_uuid,
+        description=guest.mark,
         lock=guest.lock,
         onboot=guest.config.get("onboot") == "1",
         template=guest.template,
@@ -969,9 +989,8 @@ def guest_list(params: dict) -> dict:
                 if re.fullmatch(r"(ipconfig|net)[0-9]+", key):
                     addresses.update(HELD_RE.findall(value))
         if low <= vmid <= high:
-            words = description.split("\n")[0].split(" ")
-            ours = len(words) == 4 and words[:2] == ["BlockHost", "VM"]
-            ours = ours and bool(NAME_RE.fullmatch(words[2]) and UUID_RE.fullmatch(words[3]))
+            words = Guest(vmid, None, False, kind, config, pending, description).mark.split(" ")
+            ours = len(words) == 4
             guests.append(
                 {
                     "vmid": vmid,
@@ -1102,7 +1121,6 @@ def qm_destroy(params: dict) -> dict:
 
 
 MAC = r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){5}"
-BRIDGE = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,14}"
 NAT = r"(?:0|[1-9][0-9]{0,8})"
 
 
@@ -1779,6 +1797,60 @@ def pve_set_throttle(params: dict) -> dict:
     return {"changed": sorted(wanted)}
 
 
+# --- the host's routes to guests -----------------------------------------------------
+
+
+def _guest_route(params: dict) -> tuple[ipaddress.IPv6Address, str]:
+    """The guest's address and its bridge: ours of db.yaml, which is root's own, and no other device of the host."""
+    address = ipaddress.IPv6Address(_common.validate_ipv6_128(_text(params, "address")).removesuffix("/128"))
+    dev, bridge = _text(params, "dev", re.compile(BRIDGE)), _settings().get("bridge", GUEST_BRIDGE)
+    if dev != bridge:
+        raise Refusal("bridge", f"the guests' bridge of db.yaml is {bridge}, not {dev}")
+    return address, bridge
+
+
+def _guest_prefix() -> tuple[ipaddress.IPv6Network, set[ipaddress.IPv6Address]]:
+    """The host's prefix for guests of broker-allocation.json, and what is no guest's within it."""
+    path = Path(getattr(_common, "CONFIG_DIR", "/etc/blockhost")) / "broker-allocation.json"
+    try:
+        allocation = json.loads(_read(path, 1024 * 1024, follow=True))
+        prefix = ipaddress.IPv6Network(allocation["prefix"], strict=False)
+        gateway = allocation.get("gateway")
+        taken = {prefix[0], prefix[1]} | ({ipaddress.IPv6Address(gateway)} if gateway else set())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        text = f"{path} does not say which addresses are the guests': {type(error).__name__}: {error}"
+        raise Refusal("failed", text) from None
+    return prefix, taken
+
+
+@_handler
+def guest_route_add(params: dict) -> dict:
+    """The host route to a guest's IPv6 address. One that is there is replaced, so it can be asked for again.
+
+    The daemon's own action accepts five bridges by name; this one the guests' bridge, whatever its name.
+    """
+    address, bridge = _guest_route(params)
+    prefix, taken = _guest_prefix()
+    if address not in prefix or address in taken:
+        raise Refusal("failed", f"{address} is no guest's address of {prefix}")
+    _run_checked(["ip", "-6", "route", "replace", f"{address}/128", "dev", bridge])
+    return {}
+
+
+@_handler
+def guest_route_del(params: dict) -> dict:
+    """Removes it; gone already is what was wanted. The prefix may be another one than when the route was made."""
+    address, bridge = _guest_route(params)
+    if address.is_link_local or address.is_multicast or address.is_loopback or address.is_unspecified:
+        raise Refusal("failed", f"{address} is no guest's address")
+    argv = ["ip", "-6", "route", "del", f"{address}/128", "dev", bridge]
+    code, stdout, stderr = _run(argv)
+    gone = code != 0 and re.search("No such process|Cannot find device", stderr)
+    if code != 0 and not gone:
+        raise _tool_refusal(argv, code, stdout, stderr)
+    return {"already": True} if gone else {}
+
+
 # What tc says where there is nothing to delete; the texts differ by kernel and iproute2.
 NO_QDISC_RE = re.compile(
     r"handle of zero|Invalid handle|Cannot find specified qdisc|No such file or directory|Invalid argument"
@@ -1884,6 +1956,8 @@ ACTIONS = {
     "qm-guest-exec": qm_guest_exec,
     "qm-guest-exec-status": qm_guest_exec_status,
     "qm-update-gecos": qm_update_gecos,
+    "guest-route-add": guest_route_add,
+    "guest-route-del": guest_route_del,
     "snippet-put": snippet_put,
     "snippet-delete": snippet_delete,
     "pve-set-throttle": pve_set_throttle,

@@ -51,7 +51,8 @@ def test_the_actions_are_those_of_the_contract():
     assert set(qm.ACTIONS) == {
         "vm-state", "vm-find", "guest-list", "qm-start", "qm-stop", "qm-shutdown", "qm-resume", "qm-destroy", "qm-create", "qm-set",
         "qm-importdisk", "qm-template", "qm-guest-ping", "qm-guest-exec", "qm-guest-exec-status",
-        "qm-update-gecos", "snippet-put", "snippet-delete", "pve-set-throttle", "tc-rate-limit",
+        "qm-update-gecos", "guest-route-add", "guest-route-del", "snippet-put", "snippet-delete", "pve-set-throttle",
+        "tc-rate-limit",
     }  # fmt: skip
 
 
@@ -176,7 +177,7 @@ def test_description_is_decoded_and_smbios_is_read_around_base64(node, ask):
         "#first%3A line%0Aof gr%C3%BCn\n#second\nname: a\n"
         f"smbios1: base64=1,manufacturer=Zm9v,uuid={OTHER_UUID.upper()}\nonboot: 0\n",
     )
-    answer = ask("vm-state", vmid=102)
+    answer = ask("vm-state", vmid=102, uuid=OTHER_UUID)
     assert answer["description"] == "", "notes of other people are not told"
     assert answer["uuid"] == OTHER_UUID
     assert answer["onboot"] is False

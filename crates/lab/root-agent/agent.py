@@ -21,6 +21,9 @@ none.  What the action of a fault means here:
     garbage  a frame that is no JSON
     huge     a frame that says it is 20 MiB
 
+A fault set for one of the daemon's own route actions meets the plugin's as well, which does the
+same work.
+
 Ends on SIGTERM, and when its standard input closes (the harness holds the other end, so no
 agent outlives its test); `--stay` leaves the input alone.
 """
@@ -74,6 +77,10 @@ OWN_ACTIONS = {
     "ip6-route-del": ip6_route_del,
     "bridge-port-isolate": bridge_port_isolate,
 }
+
+
+# The daemon's action whose faults an action of the plugin meets as well.
+SAME_WORK = {"guest-route-add": "ip6-route-add", "guest-route-del": "ip6-route-del"}
 
 
 def load_actions(folder):
@@ -171,7 +178,7 @@ class Agent:
             return frame({"ok": False, "error": f"Unknown action: {action}"})
         self.control.ask({"op": "log", "kind": "agent", "action": action, "params": params})
         time.sleep(self.latency)
-        before = faulty_answer(self.control.fault(f"agent.{action}.before"))
+        before = self.fault(action, "before")
         if before is not None:
             return before
         try:
@@ -179,8 +186,16 @@ class Agent:
         except Exception as error:
             _common.log.exception("action %s", action)
             response = frame({"ok": False, "error": str(error)})
-        after = faulty_answer(self.control.fault(f"agent.{action}.after"))
+        after = self.fault(action, "after")
         return response if after is None else after
+
+    def fault(self, action, when):
+        """The bytes of a fault in place of the answer, None where there is none."""
+        for name in filter(None, (action, SAME_WORK.get(action))):
+            answer = faulty_answer(self.control.fault(f"agent.{name}.{when}"))
+            if answer is not None:
+                return answer
+        return None
 
     async def serve(self, reader, writer):
         try:

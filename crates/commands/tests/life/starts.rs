@@ -266,3 +266,37 @@ fn h36_a_route_is_not_set_to_a_guessed_bridge() {
     lab.vm("start", &["web-1"]).ok();
     assert_eq!(lab.control().snapshot().unwrap().routes.len(), 1);
 }
+
+/// The daemon's own route action accepts five bridges by name, and the guests' may have any other.
+#[test]
+fn h36_the_route_goes_to_the_guests_bridge_whatever_its_name() {
+    let lab = Lab::builder().start().unwrap();
+    for words in
+        ["create /nodes/pve/network --iface vmbr7 --type bridge --autostart 1", "set /nodes/pve/network"]
+    {
+        assert!(lab.tool("pvesh").args(words.split(' ')).output().unwrap().status.success(), "{words}");
+    }
+    lab.control().grant("/sdn/zones/localnetwork/vmbr7", "blockhost@pve", "BlockHostNetwork").unwrap();
+    for (path, old, new) in [
+        ("etc/blockhost/db.yaml", "bridge: vmbr0", "bridge: vmbr7"),
+        ("var/terraform/terraform.tfvars", "proxmox_bridge = \"vmbr0\"", "proxmox_bridge = \"vmbr7\""),
+    ] {
+        let path = lab.path(path);
+        let text = read(&path);
+        assert!(text.contains(old), "{text}");
+        write(&path, &text.replace(old, new));
+    }
+    let routes = || {
+        let snapshot = lab.control().snapshot().unwrap();
+        snapshot.routes.into_iter().map(|route| (route.dst, route.dev)).collect::<Vec<_>>()
+    };
+    let there = vec![(ADDRESS.to_string(), "vmbr7".to_string())];
+    let said = lab.made("web-1");
+    assert!(!said.err.contains("warning"), "{said:?}");
+    assert_eq!(routes(), there);
+    lab.control().reboot_node().unwrap();
+    lab.vm("start", &["web-1"]).ok();
+    assert_eq!(routes(), there);
+    lab.vm("destroy", &["web-1"]).ok();
+    assert_eq!(routes(), vec![]);
+}

@@ -61,7 +61,7 @@ pub enum AgentError {
         action: String,
         /// The agent's words.
         error: String,
-        /// `identity`, `missing`, `elsewhere`, `locked`, `range` or `failed`; empty from other actions.
+        /// `identity`, `missing`, `elsewhere`, `locked`, `range`, `bridge` or `failed`; empty from other actions.
         code: String,
         /// It gave up waiting for its tool, which may have acted.
         unknown: bool,
@@ -83,6 +83,12 @@ impl AgentError {
             AgentError::Said { code, .. } => code,
             _ => "",
         }
+    }
+
+    /// Whether the root agent has no such action: it, or its plugin, is older than this command.
+    pub fn is_unknown_action(&self) -> bool {
+        matches!(self, AgentError::Said { error, code, .. }
+            if code.is_empty() && error.to_ascii_lowercase().contains("unknown action"))
     }
 
     /// Whether the act may have been done all the same: the caller asks for the state, and never guesses (H48).

@@ -40,7 +40,7 @@ pub fn power_off(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -> an
     let node = ctx.node();
     let stop = || node.stop(machine.vmid, &machine.identity, deadline);
     match node
-        .act_and_wait(machine.vmid, "qm-stop", deadline, stop, |s| !s.running)
+        .act_and_wait(machine.act("qm-stop", deadline), stop, |s| !s.running)
         .with_context(|| machine.label())?
     {
         Waited::Done(_) => Ok(()),

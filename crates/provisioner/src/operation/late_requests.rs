@@ -58,7 +58,8 @@ fn look_at(
     let vmid = Vmid::new(u64::from(one.vmid))?;
     let name = VmName::parse(&late.name)?;
     let identity = Identity::Uuid(late.smbios_uuid);
-    let state = ctx.node_uninterrupted().state(vmid, Deadline::after(Duration::from_secs(15)));
+    let deadline = Deadline::after(Duration::from_secs(15));
+    let state = ctx.node_uninterrupted().state(vmid, Some(&identity), deadline);
     let state = state.context("cannot ask the node")?;
     if state.exists && (state.is(&identity, &name) || state.lock == "clone") {
         let begun = Instant::now();

@@ -37,9 +37,11 @@ pub fn ensure_none_lives(ctx: &Context<'_>, name: &VmName, record: Option<&VmRec
     machines.dedup();
     let gone = record.and_then(|record| record.smbios_uuid);
     for (vmid, uuid) in machines.into_iter().filter(|(_, uuid)| Some(*uuid) != gone) {
-        let state = ctx.node_uninterrupted().state(vmid, Deadline::after(Duration::from_secs(45)));
+        let identity = Identity::Uuid(uuid);
+        let deadline = Deadline::after(Duration::from_secs(45));
+        let state = ctx.node_uninterrupted().state(vmid, Some(&identity), deadline);
         let state = state.with_context(|| format!("VM {name} (VMID {vmid}): cannot ask the node"))?;
-        let is_ours = state.is(&Identity::Uuid(uuid), name) || !state.tells_whose();
+        let is_ours = state.is(&identity, name) || !state.tells_whose();
         anyhow::ensure!(
             !state.exists || !is_ours,
             "VM {name} (VMID {vmid}, UUID {uuid}) lives, but {} does not know it: the database was replaced by an older copy, or the record was removed by hand; restore the record, then destroy again",

@@ -4,8 +4,9 @@ use super::Context;
 use crate::host::clock::Deadline;
 use crate::store::settings::NodeAccess;
 use crate::store::vm_database::VmRecord;
-use crate::tool::node::{Identity, VmState};
+use crate::tool::node::{Act, Identity};
 use crate::tool::terraform::LegacyFolder;
+use crate::tool::vm_state::VmState;
 use crate::value::vmid::Vmid;
 use anyhow::Context as _;
 use serde_json::Value;
@@ -28,6 +29,11 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// An act on it that is waited for.
+    pub fn act<'a>(&'a self, action: &'a str, deadline: Deadline) -> Act<'a> {
+        Act { vmid: self.vmid, identity: &self.identity, action, deadline }
+    }
+
     /// The words errors begin with.
     pub fn label(&self) -> String {
         format!("VM {} (VMID {})", self.record.name, self.vmid)
@@ -48,7 +54,7 @@ impl Machine {
 
     /// What is at its VMID, whosever it is.
     pub fn look(&self, ctx: &Context<'_>, deadline: Deadline) -> anyhow::Result<VmState> {
-        let state = ctx.node().state(self.vmid, deadline.at_most(LOOK));
+        let state = ctx.node().state(self.vmid, Some(&self.identity), deadline.at_most(LOOK));
         state.with_context(|| format!("{}: cannot ask the node", self.label()))
     }
 
@@ -150,7 +156,7 @@ pub fn locate(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> anyho
     };
     let look = |vmid| {
         ctx.node()
-            .state(vmid, deadline.at_most(LOOK))
+            .state(vmid, Some(&identity), deadline.at_most(LOOK))
             .with_context(|| format!("VM {}: cannot ask the node", record.name))
     };
     let there = look(other)?;

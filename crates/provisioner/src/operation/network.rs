@@ -7,7 +7,8 @@
 use super::Context;
 use crate::host::clock::Deadline;
 use crate::host::root_agent::AgentError;
-use crate::tool::node::{Node, VmState};
+use crate::tool::node::Node;
+use crate::tool::vm_state::VmState;
 use crate::value::vmid::Vmid;
 use std::net::Ipv6Addr;
 use std::time::Duration;
@@ -86,7 +87,7 @@ pub fn finish(
 
 /// Isolates the port of a running VM if it is there, and reads that back.
 pub fn isolate_once(node: &Node, vmid: Vmid, deadline: Deadline) -> Isolation {
-    let look = || node.state(vmid, deadline);
+    let look = || node.state(vmid, None, deadline);
     match look() {
         Ok(state) => match readiness(&state) {
             Some(answer) => answer,
@@ -147,9 +148,7 @@ fn refused(error: &AgentError, state: &VmState) -> Isolation {
         "Resource temporarily unavailable",
     ];
     let words = error.to_string();
-    if let AgentError::Said { error: said, .. } = error
-        && said.to_lowercase().contains("unknown action")
-    {
+    if error.is_unknown_action() {
         return Isolation::Impossible(
             "the root agent of this host is too old to isolate ports; upgrade blockhost-common".to_string(),
         );

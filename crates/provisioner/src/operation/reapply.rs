@@ -112,7 +112,7 @@ fn wait_for_agent(ctx: &Context<'_>, vmid: Vmid) -> anyhow::Result<()> {
     let node = ctx.node();
     let mut told = false;
     loop {
-        match node.state(vmid, deadline) {
+        match node.state(vmid, None, deadline) {
             Ok(_) | Err(AgentError::Said { .. }) => return Ok(()),
             Err(error) if deadline.passed() => {
                 return Err(error).context("nothing was put back: the root agent did not come up");
@@ -148,7 +148,7 @@ fn one(ctx: &Context<'_>, name: &VmName, deadline: Deadline) -> anyhow::Result<F
     let machine = machine::of_record(ctx, record, deadline)?;
     let node = ctx.node();
     // Not `proven_state`: whether it is paused does not matter here, and the API may still be starting.
-    let state = node.state(machine.vmid, deadline);
+    let state = node.state(machine.vmid, Some(&machine.identity), deadline);
     let state = state.with_context(|| format!("{}: cannot ask the node", machine.label()))?;
     machine.prove(&state)?;
     if !state.exists {

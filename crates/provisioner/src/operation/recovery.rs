@@ -8,8 +8,9 @@ use crate::store::journal::{Entry, Step};
 use crate::store::vm_database::{Status, VmRecord};
 use crate::store::vm_lock::VmLock;
 use crate::store::withheld_vmids::WithheldVmids;
-use crate::tool::node::{Identity, VmState, Waited};
+use crate::tool::node::{Act, Identity, Waited};
 use crate::tool::terraform::VmFolder;
+use crate::tool::vm_state::VmState;
 use crate::value::vm_name::VmName;
 use crate::value::vmid::Vmid;
 use anyhow::Context as _;
@@ -181,7 +182,8 @@ pub fn remove_machine(
 ) -> anyhow::Result<()> {
     let node = ctx.node_uninterrupted();
     let label = format!("VM {name} (VMID {vmid})");
-    let state = look_twice(ctx, vmid, patience).with_context(|| format!("{label}: cannot ask the node"))?;
+    let state =
+        look_twice(ctx, vmid, identity, patience).with_context(|| format!("{label}: cannot ask the node"))?;
     if !state.exists {
         return Ok(());
     }
@@ -206,7 +208,7 @@ pub fn remove_machine(
     if state.running {
         let deadline = Deadline::after(patience);
         let stop = || node.stop(vmid, identity, deadline);
-        match node.act_and_wait(vmid, "qm-stop", deadline, stop, |s| !s.running)? {
+        match node.act_and_wait(Act { vmid, identity, action: "qm-stop", deadline }, stop, |s| !s.running)? {
             Waited::Done(_) => {}
             Waited::Failed(words) => anyhow::bail!("{label}: failed to switch it off: {words}"),
             Waited::TimedOut(_) => anyhow::bail!("{label}: it cannot be switched off"),
@@ -223,9 +225,14 @@ pub fn remove_machine(
 
 /// A request of a terraform that was killed may reach the node a moment later, and a clone that is under way
 /// does not say whose it is: absent twice is absent, and a clone lock is waited for.
-fn look_twice(ctx: &Context<'_>, vmid: Vmid, patience: Duration) -> anyhow::Result<VmState> {
+fn look_twice(
+    ctx: &Context<'_>,
+    vmid: Vmid,
+    identity: &Identity,
+    patience: Duration,
+) -> anyhow::Result<VmState> {
     let node = ctx.node_uninterrupted();
-    let ask = || node.state(vmid, Deadline::after(Duration::from_secs(60)));
+    let ask = || node.state(vmid, Some(identity), Deadline::after(Duration::from_secs(60)));
     if !ask()?.exists {
         clock::sleep(Duration::from_millis(300));
     }

@@ -12,8 +12,9 @@ use crate::store::audit::{self, Change};
 use crate::store::record_copy::{self, Fields};
 use crate::store::vm_database::{Fields as Look, Status};
 use crate::store::vm_lock::VmLock;
-use crate::tool::node::{Identity, VmState};
+use crate::tool::node::Identity;
 use crate::tool::terraform_files::{self, Described, TerraformFiles};
+use crate::tool::vm_state::VmState;
 use crate::value::text::{OneLine, UserName};
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
@@ -116,7 +117,7 @@ pub fn of_name(ctx: &Context<'_>, name: &VmName, _lock: &VmLock) -> anyhow::Resu
     }
     let node = ctx.node_uninterrupted();
     let state = node
-        .state(vmid, Deadline::after(Duration::from_secs(15)))
+        .state(vmid, Some(&Identity::Uuid(uuid)), Deadline::after(Duration::from_secs(15)))
         .with_context(|| format!("VM {name} (VMID {vmid}): cannot ask the node"))?;
     if !state.exists || !state.is(&Identity::Uuid(uuid), name) {
         tracing::debug!(

@@ -6,7 +6,8 @@ use crate::host::clock::{self, Deadline};
 use crate::host::failpoint;
 use crate::store::vm_database::Status;
 use crate::store::vm_lock::VmLock;
-use crate::tool::node::{VmState, Waited};
+use crate::tool::node::Waited;
+use crate::tool::vm_state::VmState;
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
 use anyhow::Context as _;
@@ -81,11 +82,11 @@ pub fn run(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -> anyhow::
             let goes_on = |s: &VmState| {
                 s.running && machine::with_pause(ctx, machine.vmid, s.clone(), deadline).paused != Some(true)
             };
-            node.act_and_wait(machine.vmid, "qm-resume", deadline, resume, goes_on)
+            node.act_and_wait(machine.act("qm-resume", deadline), resume, goes_on)
         } else {
             let start = || node.start(machine.vmid, &machine.identity, deadline);
             // Running is not yet started: the start ends after the taps are ports of their bridges (H54).
-            node.act_and_wait(machine.vmid, "qm-start", deadline, start, |s| s.running && !s.starting)
+            node.act_and_wait(machine.act("qm-start", deadline), start, |s| s.running && !s.starting)
         };
         match waited.with_context(|| label.clone())? {
             Waited::Done(_) => {}

@@ -5,7 +5,8 @@ use super::machine::{locate, with_pause};
 use crate::host::clock::Deadline;
 use crate::host::root_agent::AgentError;
 use crate::store::vm_database::{Status, VmRecord};
-use crate::tool::node::{Identity, VmState};
+use crate::tool::node::Identity;
+use crate::tool::vm_state::VmState;
 use crate::value::vm_name::VmName;
 use std::time::Duration;
 
@@ -72,7 +73,7 @@ pub fn live_status(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> 
         }
     };
     let label = format!("VM {} (VMID {})", record.name, place.vmid);
-    match ctx.node().state(place.vmid, deadline) {
+    match ctx.node().state(place.vmid, Some(&place.identity), deadline) {
         Ok(state) => {
             let state = with_pause(ctx, place.vmid, state, deadline);
             judge(&label, record, &place.identity, &state, by_database)

@@ -43,7 +43,7 @@ pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
         let limit = deadline.left().saturating_sub(Duration::from_secs(3)).max(Duration::from_secs(1));
         node.shutdown(machine.vmid, &machine.identity, limit, deadline)
     };
-    let waited = node.act_and_wait(machine.vmid, "qm-shutdown", deadline, shutdown, |s| !s.running);
+    let waited = node.act_and_wait(machine.act("qm-shutdown", deadline), shutdown, |s| !s.running);
     let waited = waited.with_context(|| label.clone())?;
     match waited {
         Waited::Done(_) => Ok(true),

@@ -8,7 +8,8 @@ use super::Context;
 use super::machine::{self, Machine};
 use crate::host::clock::Deadline;
 use crate::store::vm_database::VmRecord;
-use crate::tool::node::{Identity, VmState};
+use crate::tool::node::Identity;
+use crate::tool::vm_state::VmState;
 use anyhow::Context as _;
 use std::time::Duration;
 
@@ -95,7 +96,7 @@ pub fn ensure_not_here(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline)
         Ok(place) => (place.vmid, place.identity),
         Err(_) => (record.vmid, Identity::Name(name.clone())),
     };
-    let state = ctx.node().state(vmid, deadline);
+    let state = ctx.node().state(vmid, Some(&identity), deadline);
     let state = state.with_context(|| format!("VM {name} (VMID {vmid}): cannot ask the node"))?;
     anyhow::ensure!(
         !state.exists || !state.is(&identity, name),

@@ -207,7 +207,7 @@ fn is_lost(node: &Node, vmid: Vmid, error: &AgentError, deadline: Deadline) -> b
     let AgentError::Said { error: words, code, .. } = error else { return false };
     matches!(code.as_str(), "identity" | "missing" | "range" | "elsewhere")
         || (words.contains("Agent error:") && !is_frozen(words))
-        || node.state(vmid, deadline).is_ok_and(|state| !state.running)
+        || node.state(vmid, None, deadline).is_ok_and(|state| !state.running)
 }
 
 /// Reads an answer: `None` while the command runs. Only `exited` with an exit code or a signal is an end.

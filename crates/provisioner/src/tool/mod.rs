@@ -2,6 +2,7 @@
 
 pub mod guest_agent;
 pub mod guest_config;
+pub mod guest_network;
 pub mod ip;
 pub mod node;
 pub mod proxmox_cli;
@@ -10,3 +11,4 @@ pub mod terraform;
 pub mod terraform_events;
 pub mod terraform_files;
 pub mod virt_customize;
+pub mod vm_state;

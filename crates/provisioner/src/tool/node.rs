@@ -1,16 +1,16 @@
 //! What we ask of the node through the root agent (`facts/contract/root-agent.md`). Actions trigger and return; waiting
 //! is done here, by asking for the state, because the agent serves one request at a time (hazard H20).
 
+use super::vm_state::VmState;
 use crate::host::clock::Deadline;
 use crate::host::failpoint::limit;
 use crate::host::interrupt::Interrupt;
 use crate::host::root_agent::{self, AgentError};
-use crate::plan::terraform_json;
-use crate::value::text::{BridgeName, UserName};
+use crate::value::text::UserName;
 use crate::value::vm_name::VmName;
 use crate::value::vmid::Vmid;
 use serde_json::{Map, Value, json};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
@@ -61,143 +61,6 @@ pub enum Asked {
     Job(u64),
 }
 
-/// What the node says about a VMID.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct VmState {
-    /// Whether any node of the cluster has it.
-    pub exists: bool,
-    /// The node that has it.
-    pub node: String,
-    /// Whether it runs here.
-    pub running: bool,
-    /// Whether it is paused; `None` where that is not known without asking QEMU.
-    pub paused: Option<bool>,
-    /// Its name.
-    pub name: String,
-    /// Its SMBIOS UUID.
-    pub uuid: Option<Uuid>,
-    /// Its description.
-    pub description: String,
-    /// Its configuration lock (`clone`, `backup`, …), empty where there is none.
-    pub lock: String,
-    /// It is on another node than the root agent's.
-    pub elsewhere: bool,
-    /// It is a container, which none of ours is.
-    pub container: bool,
-    /// It is a template.
-    pub template: bool,
-    /// The node starts it when it boots itself.
-    pub onboot: bool,
-    /// An operator has set Proxmox' own flag against its removal.
-    pub protection: bool,
-    /// The last act of the root agent on it that failed after its request had been answered.
-    pub failed: Option<FailedAct>,
-    /// The root agent's own start of it has not ended yet.
-    pub starting: bool,
-    /// Whether the first card of a running VM is a port of its bridge; `None` where the root agent does not say.
-    pub connected: Option<bool>,
-    /// Whether that port is isolated; `None` where the root agent does not say, or the bridge does not tell.
-    pub isolated: Option<bool>,
-    /// The root agent says that a running VM has no first card.
-    pub no_card: bool,
-    /// The port's device where it is not the tap itself: the firewall's bridge stands between.
-    pub firewall_port: Option<String>,
-    /// Disks that the root agent's last destroy of it could not free.
-    pub leftovers: Vec<String>,
-}
-
-/// An act that went on after its request was answered, and failed then.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FailedAct {
-    /// The root agent's action.
-    pub action: String,
-    /// The tool's last words.
-    pub words: String,
-}
-
-impl VmState {
-    fn from_answer(answer: &Map<String, Value>) -> Option<VmState> {
-        let text = |key: &str| answer.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
-        let flag = |key: &str| match answer.get(key) {
-            Some(Value::Bool(b)) => *b,
-            Some(Value::Number(n)) => n.as_u64() == Some(1),
-            _ => false,
-        };
-        let exists = answer.get("exists")?.as_bool()?;
-        let here = answer.contains_key("running") && !answer.get("running").is_some_and(Value::is_null);
-        Some(VmState {
-            exists,
-            node: text("node"),
-            running: flag("running"),
-            paused: answer.get("paused").and_then(Value::as_bool),
-            name: text("name"),
-            uuid: Uuid::parse_str(&text("uuid")).ok(),
-            description: text("description"),
-            lock: text("lock"),
-            elsewhere: exists && !here,
-            container: text("type") == "lxc",
-            template: flag("template"),
-            onboot: flag("onboot"),
-            protection: flag("protection"),
-            failed: answer.get("task").and_then(FailedAct::from_task),
-            starting: answer.get("task").is_some_and(|task| {
-                task.get("running") == Some(&Value::Bool(true))
-                    && task.get("action").and_then(Value::as_str) == Some("qm-start")
-            }),
-            connected: answer.get("connected").and_then(Value::as_bool),
-            no_card: answer.get("connected") == Some(&Value::Null),
-            isolated: answer.get("isolated").and_then(Value::as_bool),
-            firewall_port: Some(text("port")).filter(|port| port.starts_with("fw")),
-            leftovers: texts(answer.get("task").and_then(|task| task.get("leftovers"))),
-        })
-    }
-
-    /// Whether a machine that is not found to be ours is known to be somebody else's: the configuration of one on
-    /// another node may be out of reach, and then says nothing (H49).
-    pub fn tells_whose(&self) -> bool {
-        let has_marks = self.uuid.is_some() || !self.name.is_empty() || !self.description.is_empty();
-        !self.elsewhere || self.container || has_marks
-    }
-
-    /// Whether this machine is the one `identity` names. A VM whose create died during the clone is known by
-    /// its description alone.
-    pub fn is(&self, identity: &Identity, name: &VmName) -> bool {
-        match identity {
-            Identity::Uuid(uuid) => {
-                self.uuid == Some(*uuid)
-                    || self.description.lines().next()
-                        == Some(terraform_json::description(name, *uuid).as_str())
-            }
-            Identity::Name(name) => self.name == name.as_str(),
-        }
-    }
-
-    /// What was found, for an error.
-    pub fn found(&self) -> String {
-        let uuid = self.uuid.map_or_else(|| "no UUID".to_string(), |u| format!("UUID {u}"));
-        let name = if self.name.is_empty() { "no name" } else { &self.name };
-        let kind = if self.template { "a template " } else { "" };
-        format!("{kind}{name} with {uuid}")
-    }
-}
-
-fn texts(list: Option<&Value>) -> Vec<String> {
-    let list = list.and_then(Value::as_array).into_iter().flatten();
-    list.filter_map(Value::as_str).map(str::to_string).collect()
-}
-
-impl FailedAct {
-    /// Whether it failed because the VM was busy, and is worth another try.
-    pub fn is_busy(&self) -> bool {
-        is_busy_tool(&self.words)
-    }
-
-    fn from_task(task: &Value) -> Option<FailedAct> {
-        let text = |key: &str| task.get(key).and_then(Value::as_str).map(str::to_string);
-        Some(FailedAct { action: text("action")?, words: text("error")? })
-    }
-}
-
 /// What the guests' configurations of the cluster hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Guests {
@@ -236,9 +99,20 @@ impl Node {
         self
     }
 
-    /// What the node says about `vmid`. Starts no process there.
-    pub fn state(&self, vmid: Vmid, deadline: Deadline) -> Result<VmState, AgentError> {
-        let answer = self.act("vm-state", json!({ "vmid": vmid.get() }), deadline)?;
+    /// What the node says about `vmid`. Starts no process there. Of a guest that is not the one of `identity` it says
+    /// little, and nothing where the VMID cannot be ours.
+    pub fn state(
+        &self,
+        vmid: Vmid,
+        identity: Option<&Identity>,
+        deadline: Deadline,
+    ) -> Result<VmState, AgentError> {
+        let mut params = Map::new();
+        params.insert("vmid".into(), vmid.get().into());
+        if let Some(identity) = identity {
+            identity.put(&mut params);
+        }
+        let answer = self.act("vm-state", Value::Object(params), deadline)?;
         VmState::from_answer(&answer).ok_or_else(|| AgentError::NotJson("vm-state".to_string()))
     }
 
@@ -275,11 +149,7 @@ impl Node {
     pub fn guests(&self, deadline: Deadline) -> Result<Option<Guests>, AgentError> {
         match self.act("guest-list", json!({}), deadline) {
             Ok(answer) => Ok(Some(Guests::from_answer(&answer))),
-            Err(AgentError::Said { error, code, .. })
-                if code.is_empty() && error.to_ascii_lowercase().contains("unknown action") =>
-            {
-                Ok(None)
-            }
+            Err(error) if error.is_unknown_action() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -320,7 +190,8 @@ impl Node {
         deadline: Deadline,
     ) -> anyhow::Result<(Waited, Vec<String>)> {
         let destroy = || self.forceful("qm-destroy", vmid, identity, json!({}), deadline).map(drop);
-        let waited = self.act_and_wait(vmid, "qm-destroy", deadline, destroy, |s| !s.exists)?;
+        let act = Act { vmid, identity, action: "qm-destroy", deadline };
+        let waited = self.act_and_wait(act, destroy, |s| !s.exists)?;
         let leftovers = match &waited {
             Waited::Done(state) => state.leftovers.clone(),
             _ => Vec::new(),
@@ -336,7 +207,7 @@ impl Node {
         deadline: Deadline,
     ) -> anyhow::Result<Attempt> {
         let destroy = || self.forceful("qm-destroy", vmid, identity, json!({}), deadline).map(drop);
-        self.act_once(vmid, "qm-destroy", deadline, destroy, |s| !s.exists)
+        self.act_once(Act { vmid, identity, action: "qm-destroy", deadline }, destroy, |s| !s.exists)
     }
 
     /// Whether the node starts the VM when it boots itself.
@@ -361,7 +232,7 @@ impl Node {
             unknown,
         };
         let failure = |state: &VmState| state.failed.clone().filter(|failed| failed.action == SET);
-        let waited = self.wait_for(vmid, deadline, |s| s.onboot == on || failure(s).is_some());
+        let waited = self.wait_for(vmid, identity, deadline, |s| s.onboot == on || failure(s).is_some());
         match waited {
             Ok(Waited::Done(state)) if state.onboot == on => Ok(()),
             Ok(Waited::Done(state)) => {
@@ -447,34 +318,6 @@ impl Node {
         self.act("snippet-delete", json!({ "name": name.as_str(), "kind": kind }), deadline).map(drop)
     }
 
-    /// Makes the host route to the guest's IPv6 address.
-    pub fn add_route(
-        &self,
-        address: Ipv6Addr,
-        bridge: &BridgeName,
-        deadline: Deadline,
-    ) -> Result<(), AgentError> {
-        let params = json!({ "address": format!("{address}/128"), "dev": bridge.as_str() });
-        self.act("ip6-route-add", params, deadline).map(drop)
-    }
-
-    /// Removes it.
-    pub fn remove_route(
-        &self,
-        address: Ipv6Addr,
-        bridge: &BridgeName,
-        deadline: Deadline,
-    ) -> Result<(), AgentError> {
-        let params = json!({ "address": format!("{address}/128"), "dev": bridge.as_str() });
-        self.act("ip6-route-del", params, deadline).map(drop)
-    }
-
-    /// Isolates the guest's first card from other guests. Our VMs have no firewall bridge, so the tap is the
-    /// bridge's port (H36).
-    pub fn isolate(&self, vmid: Vmid, deadline: Deadline) -> Result<(), AgentError> {
-        self.act("bridge-port-isolate", json!({ "dev": format!("tap{vmid}i0") }), deadline).map(drop)
-    }
-
     fn forceful(
         &self,
         action: &str,
@@ -493,7 +336,12 @@ impl Node {
     }
 
     /// One action, again with growing pauses while the VM is busy (H22), inside the deadline.
-    fn act(&self, action: &str, params: Value, deadline: Deadline) -> Result<Map<String, Value>, AgentError> {
+    pub(super) fn act(
+        &self,
+        action: &str,
+        params: Value,
+        deadline: Deadline,
+    ) -> Result<Map<String, Value>, AgentError> {
         let mut pause = Duration::from_millis(200);
         loop {
             let result = root_agent::call(
@@ -524,15 +372,14 @@ impl Node {
     /// tells (H48).
     pub fn act_and_wait(
         &self,
-        vmid: Vmid,
-        action: &str,
-        deadline: Deadline,
+        act: Act<'_>,
         ask: impl Fn() -> Result<(), AgentError>,
         mut done: impl FnMut(&VmState) -> bool,
     ) -> anyhow::Result<Waited> {
+        let Act { vmid, deadline, .. } = act;
         let mut pause = Duration::from_millis(500);
         loop {
-            match self.act_once(vmid, action, deadline, &ask, &mut done)? {
+            match self.act_once(act, &ask, &mut done)? {
                 Attempt::Done(state) => return Ok(Waited::Done(state)),
                 Attempt::Failed(words) => return Ok(Waited::Failed(words)),
                 Attempt::TimedOut(state) => return Ok(Waited::TimedOut(state)),
@@ -553,12 +400,11 @@ impl Node {
     /// Asks once for an act and waits until `done`, or until it is known that nothing comes of it.
     fn act_once(
         &self,
-        vmid: Vmid,
-        action: &str,
-        deadline: Deadline,
+        act: Act<'_>,
         ask: impl Fn() -> Result<(), AgentError>,
         mut done: impl FnMut(&VmState) -> bool,
     ) -> anyhow::Result<Attempt> {
+        let Act { vmid, identity, action, deadline } = act;
         let mut until = deadline;
         match ask() {
             Err(error) if error.outcome_unknown() => {
@@ -573,7 +419,7 @@ impl Node {
             Ok(()) => {}
         }
         let failure = |state: &VmState| state.failed.clone().filter(|failed| failed.action == action);
-        let state = match self.wait_for(vmid, until, |s| done(s) || failure(s).is_some())? {
+        let state = match self.wait_for(vmid, identity, until, |s| done(s) || failure(s).is_some())? {
             Waited::Done(state) => state,
             Waited::TimedOut(_) if !deadline.passed() => return Ok(Attempt::Lost),
             Waited::TimedOut(state) => return Ok(Attempt::TimedOut(state)),
@@ -596,12 +442,13 @@ impl Node {
     pub fn wait_for(
         &self,
         vmid: Vmid,
+        identity: &Identity,
         deadline: Deadline,
         mut done: impl FnMut(&VmState) -> bool,
     ) -> anyhow::Result<Waited> {
         let mut last_seen = None;
         loop {
-            let seen = self.state(vmid, deadline.at_most(limit("agent-action", ACTION)));
+            let seen = self.state(vmid, Some(identity), deadline.at_most(limit("agent-action", ACTION)));
             match &seen {
                 Ok(state) if done(state) => return Ok(Waited::Done(state.clone())),
                 Ok(state) => last_seen = Some(state.clone()),
@@ -618,6 +465,19 @@ impl Node {
             self.interrupt.sleep(POLL.min(deadline.left()));
         }
     }
+}
+
+/// An act on a VM that is waited for.
+#[derive(Debug, Clone, Copy)]
+pub struct Act<'a> {
+    /// The VM.
+    pub vmid: Vmid,
+    /// What proves it.
+    pub identity: &'a Identity,
+    /// The root agent's action, by which a failure after its answer is known as this act's.
+    pub action: &'a str,
+    /// When waiting ends.
+    pub deadline: Deadline,
 }
 
 /// What came of one request for an act.
@@ -655,6 +515,6 @@ impl AgentError {
 
 /// The guest's lock file was held by another task for longer than `qm` waits, or its configuration is locked ("VM
 /// quit/powerdown failed - got timeout" is something else: the guest did not obey).
-fn is_busy_tool(words: &str) -> bool {
+pub(super) fn is_busy_tool(words: &str) -> bool {
     words.contains("can't lock file") || words.contains("VM is locked (")
 }

@@ -41,12 +41,12 @@ fn perform(world: &World, action: &str, params: &Map<String, Value>) -> Result<V
             world.node.borrow_mut().snippets.remove(&format!("{}-{}", text("name"), text("kind")));
             Ok(json!({}))
         }
-        "ip6-route-add" => {
+        "guest-route-add" | "ip6-route-add" => {
             world.judge_route(text("address").trim_end_matches("/128"));
             world.node.borrow_mut().routes.insert(text("address").trim_end_matches("/128").to_string());
             Ok(json!({}))
         }
-        "ip6-route-del" => {
+        "guest-route-del" | "ip6-route-del" => {
             world.node.borrow_mut().routes.remove(text("address").trim_end_matches("/128"));
             Ok(json!({}))
         }
@@ -89,7 +89,10 @@ fn state(world: &World, params: &Map<String, Value>) -> Result<Value, Value> {
     // For a running guest it cannot be told without asking QEMU: the API is asked then.
     answer["paused"] = if guest.running { Value::Null } else { false.into() };
     answer["name"] = guest.name.as_str().into();
-    answer["uuid"] = guest.uuid.as_deref().into();
+    // Another guest's is the key to act on it, and is told to nobody who does not have it already.
+    let asked_for = params.get("uuid").and_then(Value::as_str);
+    let is_told = |uuid: &&str| Some(*uuid) == asked_for || guest.description.ends_with(*uuid);
+    answer["uuid"] = guest.uuid.as_deref().filter(is_told).into();
     answer["description"] = guest.description.as_str().into();
     answer["lock"] = lock;
     answer["onboot"] = guest.onboot.into();

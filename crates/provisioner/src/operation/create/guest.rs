@@ -43,7 +43,7 @@ pub fn wait_until_ready(
             }
         }
         if look.is_multiple_of(LOOK_EVERY)
-            && let Ok(state) = node.state(vmid, deadline.at_most(Duration::from_secs(5)))
+            && let Ok(state) = node.state(vmid, Some(identity), deadline.at_most(Duration::from_secs(5)))
         {
             anyhow::ensure!(
                 state.exists && state.running,

@@ -367,7 +367,7 @@ fn wait_and_register(
     let node = ctx.node();
     let identity = Identity::Uuid(smbios_uuid);
     let state = node
-        .state(vmid, Deadline::after(Duration::from_secs(60)))
+        .state(vmid, Some(&identity), Deadline::after(Duration::from_secs(60)))
         .map_err(anyhow::Error::from)
         .with_context(|| label.clone())?;
     if !state.exists || !state.is(&identity, name) {
@@ -499,7 +499,7 @@ fn finish_unreported(
     // What is reported must be there: the caller counts on it, and on what it was paid for.
     let deadline = Deadline::after(Duration::from_secs(30));
     let place = machine::locate(ctx, &record, deadline)?;
-    let state = ctx.node().state(place.vmid, deadline);
+    let state = ctx.node().state(place.vmid, Some(&place.identity), deadline);
     let state = state.with_context(|| format!("VM {name} (VMID {}): cannot ask the node", place.vmid))?;
     anyhow::ensure!(
         state.exists && state.is(&place.identity, name),

@@ -66,7 +66,7 @@ pub fn wait_until_free(ctx: &Context<'_>, template: Vmid) -> anyhow::Result<()> 
     let deadline = Deadline::after(limit);
     let mut said = false;
     loop {
-        let state = match ctx.node().state(template, Deadline::after(LOOK)) {
+        let state = match ctx.node().state(template, None, Deadline::after(LOOK)) {
             Ok(state) => state,
             // The clone will tell.
             Err(error) => {

@@ -323,7 +323,11 @@ impl Phase<'_, '_> {
                 on.push(one);
                 continue;
             }
-            match node.state(one.machine.vmid, Deadline::after(limit("gc-look", LOOK))) {
+            match node.state(
+                one.machine.vmid,
+                Some(&one.machine.identity),
+                Deadline::after(limit("gc-look", LOOK)),
+            ) {
                 Err(error) => {
                     silence = is_silence(&error);
                     one.fails(error.to_string());
