@@ -160,12 +160,16 @@ impl CreateCommand {
     pub fn run(self, host: &Host) -> anyhow::Result<()> {
         let mock = self.mock;
         let request = self.into_request().unwrap_or_else(|wrong_usage| wrong_usage.exit());
-        let ctx = Context::open(host, mock)?;
-        let act = || create(&ctx, &request, &mut report);
-        match if request.apply { audited(&ctx, "create", &request.name, act)? } else { act()? } {
-            Created::Planned(text) => answer(&text),
-            Created::Reported(_) => Ok(()),
-        }
+        crate::about(&request.name, run(host, mock, &request))
+    }
+}
+
+fn run(host: &Host, mock: bool, request: &Request) -> anyhow::Result<()> {
+    let ctx = Context::open(host, mock)?;
+    let act = || create(&ctx, request, &mut report);
+    match if request.apply { audited(&ctx, "create", &request.name, act)? } else { act()? } {
+        Created::Planned(text) => answer(&text),
+        Created::Reported(_) => Ok(()),
     }
 }
 

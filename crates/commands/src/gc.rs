@@ -1,11 +1,12 @@
 //! The flags of `blockhost-vm-gc` and its summary.
 
 use crate::{Common, answer, on_terminal};
+use chrono::{DateTime, Utc};
 use clap::Parser;
-use provisioner::host::Host;
+use provisioner::host::{Host, clock};
 use provisioner::operation::Context;
 use provisioner::operation::gc::{Options, Report, gc};
-use provisioner::plan::garbage_collection::Brake;
+use provisioner::plan::garbage_collection::{Brake, Due};
 use provisioner::value::vm_name::VmName;
 
 /// Suspend VMs whose time is over, and destroy them after a grace period
@@ -80,6 +81,20 @@ impl GcCommand {
     }
 }
 
+/// Since when it is due.
+fn reason(due: &Due, now: DateTime<Utc>) -> String {
+    let ago = |time: DateTime<Utc>| match (now - time).num_hours() {
+        hours @ ..48 => format!("{} h ago", hours.max(0)),
+        hours => format!("{} days ago", hours / 24),
+    };
+    let expired =
+        format!("expired {} ({})", ago(due.expired_at), due.expired_at.format("%Y-%m-%d %H:%M UTC"));
+    match due.suspended_at {
+        Some(suspended) => format!(": {expired}, suspended {}", ago(suspended)),
+        None => format!(": {expired}"),
+    }
+}
+
 fn counted(what: &str, count: usize) -> String {
     format!("{what}: {count} candidate{}\n", if count == 1 { "" } else { "s" })
 }
@@ -114,7 +129,10 @@ fn summary(report: &Report, options: Options, aligned: bool) -> String {
     let width =
         if aligned { lines.iter().map(|(name, _)| name.as_str().len()).max().unwrap_or(0) } else { 0 };
     for (name, what) in lines {
-        text.push_str(&format!("  {:<width$}  {what}\n", name.as_str()));
+        // What was done is done; what would be done is to be judged by a person.
+        let why = found.due.get(name).filter(|_| what.starts_with("would") || what.starts_with("due"));
+        let why = why.map(|due| reason(due, clock::now())).unwrap_or_default();
+        text.push_str(&format!("  {:<width$}  {what}{why}\n", name.as_str()));
     }
     if options.execute {
         text.push_str(&format!(

@@ -102,6 +102,24 @@ pub fn run(common: &Common, mock: bool, body: impl FnOnce(&Host) -> anyhow::Resu
     end(prepare(common, mock, &[]).and_then(|host| body(&host)))
 }
 
+/// Runs a command for one VM: its errors name the VM, for an engine's creates share one journal.
+pub fn run_vm(vm: &OneVm, body: impl FnOnce(&Host) -> anyhow::Result<()>) -> ExitCode {
+    run(&vm.common, vm.mock, |host| about(&vm.name, body(host)))
+}
+
+/// An error of a command for one VM names it, once.
+pub fn about<T>(name: &VmName, result: anyhow::Result<T>) -> anyhow::Result<T> {
+    result.map_err(|error| {
+        let words = format!("{error:#}");
+        let named = format!("VM {name}");
+        let is_named = words.match_indices(&named).any(|(at, _)| {
+            let behind = words[at + named.len()..].chars().next();
+            behind.is_none_or(|c| !(c.is_ascii_alphanumeric() || c == '-' || c == '.'))
+        });
+        if is_named { error } else { error.context(named) }
+    })
+}
+
 /// The same for a command that must stay root where root runs it: it changes the node itself, and leaves what lies in
 /// folders of user blockhost to children of that user (hazard H56).
 pub fn run_as_root(common: &Common, body: impl FnOnce(&Host) -> anyhow::Result<()>) -> ExitCode {

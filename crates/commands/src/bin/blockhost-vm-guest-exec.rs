@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         let text = command.command.join(" ");
         audited_guest_command(&ctx, name, || guest_exec(&ctx, name, &text, limit))
     });
+    let result = commands::about(name, result);
     match result {
         Ok(Some(ended)) => {
             // A reader that has gone away is its own doing; the exit code is what counts.

@@ -58,7 +58,7 @@ impl Command {
 
 fn main() -> std::process::ExitCode {
     let command: Command = commands::parse();
-    commands::run(&command.vm.common, command.vm.mock, |host| {
+    commands::run_vm(&command.vm, |host| {
         let name = &command.vm.name;
         let ctx = commands::open(host, &command.vm)?;
         let act = || resume(&ctx, name, command.expiry(), command.dry_run);

@@ -20,7 +20,7 @@ struct Command {
 
 fn main() -> std::process::ExitCode {
     let command: Command = commands::parse();
-    commands::run(&command.vm.common, command.vm.mock, |host| {
+    commands::run_vm(&command.vm, |host| {
         let (ctx, name) = (commands::open(host, &command.vm)?, &command.vm.name);
         let was_on = audited(&ctx, "stop", name, || stop(&ctx, name))?;
         commands::say(&format!("VM {} is {}", command.vm.name, if was_on { "off" } else { "off already" }));

@@ -31,7 +31,7 @@ struct Command {
 
 fn main() -> std::process::ExitCode {
     let command: Command = commands::parse();
-    commands::run(&command.vm.common, command.vm.mock, |host| {
+    commands::run_vm(&command.vm, |host| {
         let name = &command.vm.name;
         let ctx = commands::open(host, &command.vm)?;
         let act = || update_gecos(&ctx, name, &command.wallet, &command.nft_id, command.username.as_ref());

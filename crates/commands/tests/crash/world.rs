@@ -73,10 +73,18 @@ fn files(folder: &Path, name: &str, all: &mut BTreeMap<String, String>) {
         let file = entry.file_name().into_string().unwrap();
         let key = format!("{name}/{file}");
         let kind = entry.file_type().unwrap();
-        // The audit trail grows with each command, and VMIDs that are watched stay so for minutes: both have their own
+        // The audit trail grows with each command, VMIDs that are watched stay so for minutes, and logs of failed creates are kept: they have their own
         // tests.
-        let of_the_lab =
-            ["node.sock", "root-agent.sock", "endpoint", "setup.json", ".terraform", "audit", "withheld"];
+        let of_the_lab = [
+            "node.sock",
+            "root-agent.sock",
+            "endpoint",
+            "setup.json",
+            ".terraform",
+            "audit",
+            "withheld",
+            "failed",
+        ];
         if of_the_lab.contains(&file.as_str()) || (file.ends_with(".lock") && file != "provisioning.lock") {
             continue;
         }

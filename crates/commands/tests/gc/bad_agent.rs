@@ -206,8 +206,11 @@ fn h48_a_request_that_was_not_answered_is_looked_after() {
 fn h48_a_shutdown_request_that_was_lost_is_made_again() {
     let site = Site::with(&[expired("over-1", 100), paid("paid", 104)]);
     // The root agent still tells of an earlier shutdown that failed: that is not the one that was lost.
-    site.lab.control().fault("task.qmshutdown", FaultAction::error("VM quit/powerdown failed"), 1).unwrap();
-    crate::support::run(site.verb("stop", &["over-1"])).fails(&["over-1"]);
+    site.lab.control().fault("task.qmshutdown", FaultAction::error("VM quit/powerdown failed"), 99).unwrap();
+    let mut stop = site.verb("stop", &["over-1"]);
+    stop.env("BLOCKHOST_FAULT", "limit@stop=4000");
+    crate::support::run(stop).fails(&["over-1"]);
+    site.lab.control().clear_faults().unwrap();
     assert!(site.runs(100));
     site.lab.control().fault("agent.qm-shutdown.before", FaultAction::Kill, 1).unwrap();
     let said = site.gc(&["--execute"]).ok();

@@ -16,7 +16,7 @@ fn braked(site: &Site, said: Said, words: &[&str]) {
     let said = said.fails(&["no VM was destroyed"]).says(words);
     assert!(said.out.contains("Suspend: 1 candidate\nDestroy: 1 candidate\n"), "{said:#?}");
     assert!(
-        said.out.contains("  over  suspended\n") && said.out.contains("  due  due, but held back\n"),
+        said.out.contains("  over  suspended\n") && said.out.contains("  due  due, but held back: expired "),
         "{said:#?}"
     );
     site.is_suspended("over", 100);
@@ -262,7 +262,7 @@ fn h62_a_clock_ahead_of_the_nodes_suspends_no_small_house() {
             "40 days ahead of the node's",
             "--accept-share",
         ]);
-        assert!(said.out.contains("  vm-0  due, but held back\n"), "{said:#?}");
+        assert!(said.out.contains("  vm-0  due, but held back: expired "), "{said:#?}");
         assert!(
             (0..count).all(|n| site.status(&format!("vm-{n}")) == "active"
                 && site.guest(100 + n).power == Power::Running)

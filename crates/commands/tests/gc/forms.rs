@@ -1,6 +1,7 @@
 //! What gc says: counts on stdout byte for byte, flags, exit codes; and that a dry run is dry.
 
 use crate::support::{Site, Vm, due, everything, expired, in_grace, paid, run, write};
+use chrono::Utc;
 use lab::model::FaultAction;
 use serde_json::json;
 
@@ -203,11 +204,28 @@ fn on_a_terminal_the_table_lines_up() {
     let text = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)";
     let mut python = site.lab.tool("python3");
     python.args(["-c", text, &program]);
-    let said = run(python).ok();
-    assert_eq!(
-        said.out.replace("\r\n", "\n"),
+    let mut said = run(python).ok();
+    said.out = said.out.replace("\r\n", "\n");
+    said.prints(
         "Suspend: 2 candidates\nDestroy: 1 candidate\n  a                   would be suspended\n  \
-         a-much-longer-name  would be suspended\n  middle-1            would be destroyed\n"
+         a-much-longer-name  would be suspended\n  middle-1            would be destroyed\n",
+    );
+}
+
+#[test]
+fn what_would_be_done_says_since_when_it_is_due() {
+    let site = Site::with(&house());
+    let said = site.gc(&[]).ok();
+    let line = |name: &str| said.out.lines().find(|line| line.contains(name)).unwrap().to_string();
+    let date = (Utc::now() - chrono::TimeDelta::hours(24)).format("%Y-%m-%d").to_string();
+    assert_eq!(
+        line("over-1 ").split('(').next().unwrap().trim_end(),
+        "  over-1  would be suspended: expired 24 h ago"
+    );
+    assert!(line("over-1 ").contains(&date) && line("over-1 ").ends_with(" UTC)"), "{said:?}");
+    assert!(
+        line("grace-over").contains("would be destroyed: expired ")
+            && line("grace-over").contains("), suspended ")
     );
 }
 

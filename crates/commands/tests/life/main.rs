@@ -23,3 +23,4 @@ mod terraform;
 mod turns;
 mod unfinished;
 mod vanished;
+mod words;

@@ -76,6 +76,16 @@ fn a_host_route_that_stays_keeps_the_entry_until_it_is_gone() {
     assert!(!lab.path("var/journal/web-1.json").exists());
 }
 
+/// Another package's action holds the root agent's one lane: the caller's own limit counts, not one of each step.
+#[test]
+fn files_and_route_have_what_is_left_of_the_callers_time() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    lab.control().fault("agent.snippet-delete.before", FaultAction::Slow { ms: 1_500 }, 1).unwrap();
+    lab.vm_with("limit@tidying=200", "destroy", &["web-1"]).ok();
+    assert!(!lab.path("var/journal/web-1.json").exists());
+}
+
 #[test]
 fn what_a_dead_create_left_of_its_turn_goes_with_the_next_command() {
     let lab = Lab::builder().start().unwrap();

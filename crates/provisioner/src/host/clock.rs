@@ -43,6 +43,22 @@ fn instant() -> Instant {
     Instant::now()
 }
 
+/// Time that passes, by the clock that no one sets.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// From now.
+    pub fn start() -> Stopwatch {
+        Stopwatch(instant())
+    }
+
+    /// Since then.
+    pub fn elapsed(&self) -> Duration {
+        instant().saturating_duration_since(self.0)
+    }
+}
+
 /// A point in time after which an operation gives up (hazard H23).
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline(Instant);

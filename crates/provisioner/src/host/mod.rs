@@ -9,6 +9,7 @@ pub mod http_download;
 pub mod interrupt;
 pub mod large_file;
 pub mod lock_file;
+pub mod patience;
 pub mod probe;
 pub mod probe_address;
 pub mod proxmox_api;
@@ -92,6 +93,7 @@ impl Host {
 
     /// Passes a named point of an operation: where the tests kill us, and where SIGTERM is heard.
     pub fn step(&self, name: &str) -> anyhow::Result<()> {
+        tracing::debug!("reached {name}");
         failpoint::reached(name)?;
         self.interrupt.check()
     }

@@ -47,7 +47,7 @@ pub enum ApiError {
         request: String,
     },
     /// Any other status.
-    #[error("the Proxmox API answered HTTP {status} to {request}: {message}")]
+    #[error("the Proxmox API answered HTTP {status} to {request}: {message}{}", look_for(*status))]
     Status {
         /// The HTTP status.
         status: u16,
@@ -59,6 +59,11 @@ pub enum ApiError {
     /// The answer was no JSON envelope.
     #[error("the Proxmox API's answer to {0} is not what it should be")]
     NotUnderstood(String),
+}
+
+/// Where to look for the reason of a status that is the server's own fault.
+fn look_for(status: u16) -> &'static str {
+    if status == 500 { "; see journalctl -u pvedaemon" } else { "" }
 }
 
 /// The node's API.
@@ -181,6 +186,7 @@ impl ProxmoxApi {
     }
 
     fn judge(&self, request: &str, status: u16, envelope: &Value) -> Result<Value, ApiError> {
+        tracing::debug!("Proxmox API: {request}: HTTP {status}");
         let token_id = self.token.id().to_string();
         // Whoever stands between us and the node may repeat what we sent (H30).
         let words = || message_of(envelope).replace(self.token.secret_part(), "[secret]");

@@ -276,7 +276,8 @@ pub(super) fn folder_of(path: &Path) -> &Path {
 }
 
 fn in_words(verb: &str, path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot {verb} {}: {error}", path.display()))
+    let advice = if error.kind() == io::ErrorKind::StorageFull { "; free space on that disk" } else { "" };
+    io::Error::new(error.kind(), format!("cannot {verb} {}: {error}{advice}", path.display()))
 }
 
 /// Whether the calling user may write into `folder`.

@@ -1,7 +1,7 @@
 //! The door to the root agent: one request per connection, frames of a 4-byte length and JSON
 //! (`facts/contract/root-agent.md`).
 
-use super::clock::Deadline;
+use super::clock::{Deadline, Stopwatch};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde_json::{Map, Value, json};
 use std::io::{self, Read, Write};
@@ -55,7 +55,7 @@ pub enum AgentError {
         why: String,
     },
     /// The agent answered no.
-    #[error("the root agent refused {action}: {error}")]
+    #[error("the root agent refused {action}: {}", with_way_out(error))]
     Said {
         /// The action.
         action: String,
@@ -68,10 +68,30 @@ pub enum AgentError {
     },
 }
 
+/// A tool's words, and what to do in the three cases that operators meet.
+pub fn with_way_out(words: &str) -> String {
+    if let Some((_, rest)) = words.split_once("VM is locked (") {
+        let lock = rest.split(')').next().unwrap_or_default();
+        return format!(
+            "{words}: wait until the {lock} ends, or remove a stale lock with qm unlock and the VMID"
+        );
+    }
+    let advice = match words {
+        words if words.contains("does not exist in the cluster") => {
+            " (deleted outside BlockHost?); restore it from a backup, or close its record with blockhost-vm-destroy"
+        }
+        words if words.contains("QEMU guest agent is not running") => {
+            "; try again when the guest has booted, and see that qemu-guest-agent runs in it"
+        }
+        _ => "",
+    };
+    format!("{words}{advice}")
+}
+
 /// What silence means: a question that was not answered has changed nothing.
 fn after_silence(action: &str) -> &'static str {
     match action {
-        "vm-state" => "see systemctl status blockhost-root-agent",
+        "vm-state" | "vm-find" | "guest-list" => "see systemctl status blockhost-root-agent",
         _ => "it may still carry it out (see systemctl status blockhost-root-agent)",
     }
 }
@@ -103,6 +123,22 @@ impl AgentError {
 
 /// Asks the root agent to carry out `action` and returns its answer, which said `"ok": true`.
 pub fn call(
+    socket: &Path,
+    action: &str,
+    params: Value,
+    deadline: Deadline,
+) -> Result<Map<String, Value>, AgentError> {
+    let begun = Stopwatch::start();
+    // Parameters may be secret; whose turn it is may not.
+    let about = params.get("vmid").map(|vmid| format!(" of VMID {vmid}")).unwrap_or_default();
+    let answer = exchange(socket, action, params, deadline);
+    let words = answer.as_ref().map_or_else(|error| error.code().to_string(), |_| "ok".to_string());
+    let words = if words.is_empty() { "failed" } else { &words };
+    tracing::debug!("root agent: {action}{about}: {words} ({} ms)", begun.elapsed().as_millis());
+    answer
+}
+
+fn exchange(
     socket: &Path,
     action: &str,
     params: Value,

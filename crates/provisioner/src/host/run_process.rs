@@ -65,6 +65,7 @@ fn start(program: &Program<'_>) -> std::io::Result<Command> {
     let executable = find(program.name).ok_or_else(|| {
         std::io::Error::other(format!("{} is not installed (not found on PATH)", program.name))
     })?;
+    tracing::debug!("running {} in {}", program.name, program.folder.display());
     let mut command = Command::new(executable);
     command.args(&program.arguments).current_dir(program.folder);
     for (name, _) in std::env::vars_os() {

@@ -17,8 +17,9 @@ use crate::store::settings::NodeAccess;
 use crate::store::vm_database::{Status, VmRecord};
 use crate::store::vm_lock::VmLock;
 use crate::tool::node::{Attempt, Identity};
-use crate::tool::terraform::{LegacyFolder, Outcome, Run, StateFile, VmFolder};
+use crate::tool::terraform::{LegacyFolder, Outcome, Run, VmFolder};
 use crate::tool::terraform_events::said_once;
+use crate::tool::terraform_state::StateFile;
 use crate::tool::vm_state::VmState;
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
@@ -27,7 +28,8 @@ use std::time::Duration;
 
 /// The admin panel kills us at 60 s; at 50 s we say that the node is still at it.
 pub const LIMIT: Duration = Duration::from_secs(50);
-/// What is left for files, route and database after the machine is gone.
+/// What files and route have at least, all together, after the machine is gone: with less than that a root agent whose
+/// lane is held for a while would leave a destroy half done that has done the most of it.
 const TIDYING: Duration = Duration::from_secs(15);
 
 /// How long switching the guest off may take.
@@ -129,7 +131,7 @@ pub fn destroy_when(
         recovery::put_record_back(ctx, entry)?;
     }
     let Some(record) = ctx.record(name)? else {
-        return remove_leftovers_of_unknown(ctx, name, lock);
+        return remove_leftovers_of_unknown(ctx, name, lock, deadline);
     };
     anyhow::ensure!(
         !record.protected || force,
@@ -166,9 +168,9 @@ pub fn destroy_when(
             }
         }
         ctx.host.step("destroy.gone")?;
-        tidy_up(ctx, &machine.record, &lock)?;
+        tidy_up(ctx, &machine.record, &lock, deadline)?;
     } else {
-        tidy_up(ctx, &record, &lock)?;
+        tidy_up(ctx, &record, &lock, deadline)?;
     }
     lock.forget();
     Ok(Destroyed::Gone)
@@ -188,11 +190,17 @@ fn nothing_to_do(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Option<Dest
 
 /// A folder or entry without any record: a record was lost, or a destroy's last step. Files go only when the
 /// machine that they made is gone.
-fn remove_leftovers_of_unknown(ctx: &Context<'_>, name: &VmName, lock: VmLock) -> anyhow::Result<Destroyed> {
+fn remove_leftovers_of_unknown(
+    ctx: &Context<'_>,
+    name: &VmName,
+    lock: VmLock,
+    deadline: Deadline,
+) -> anyhow::Result<Destroyed> {
+    let deadline = for_tidying(deadline);
     leftovers::ensure_none_lives(ctx, name, None)?;
     VmFolder::new(ctx.host, &ctx.settings, name).remove()?;
     for kind in ["user", "meta"] {
-        ctx.node().delete_snippet(name, kind, Deadline::after(TIDYING))?;
+        ctx.node().delete_snippet(name, kind, deadline)?;
     }
     ctx.journal().remove(name, &lock)?;
     lock.forget();
@@ -324,7 +332,7 @@ pub fn forget(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<D
     let why = format!("VM {name}: its record is closed by --forget; whatever has VMID {vmid} is left alone");
     tracing::warn!("{why}");
     note_closed(ctx, &record, &why);
-    tidy_up(ctx, &record, &lock)?;
+    tidy_up(ctx, &record, &lock, deadline)?;
     lock.forget();
     Ok(Destroyed::Gone)
 }
@@ -463,9 +471,19 @@ fn wait_for_tidying(ctx: &Context<'_>, run: Run, what: &str, deadline: Deadline)
     }
 }
 
+fn for_tidying(deadline: Deadline) -> Deadline {
+    Deadline::after(deadline.left().max(failpoint::limit("tidying", TIDYING)))
+}
+
 /// All that the machine leaves behind. Independent steps go on after a failure; the entry goes only when all are
 /// done, so that the next destroy finds what was left.
-pub fn tidy_up(ctx: &Context<'_>, record: &VmRecord, lock: &VmLock) -> anyhow::Result<()> {
+pub fn tidy_up(
+    ctx: &Context<'_>,
+    record: &VmRecord,
+    lock: &VmLock,
+    deadline: Deadline,
+) -> anyhow::Result<()> {
+    let deadline = for_tidying(deadline);
     let name = &record.name;
     leftovers::ensure_none_lives(ctx, name, Some(record))?;
     let node = ctx.node_uninterrupted();
@@ -481,7 +499,7 @@ pub fn tidy_up(ctx: &Context<'_>, record: &VmRecord, lock: &VmLock) -> anyhow::R
     };
     if let Some(address) = record.ipv6.filter(|address| record.is_live() || held == Some(*address))
         && !is_anothers_address(ctx, name, address)?
-        && let Err(error) = node.remove_route(address, &bridge(), Deadline::after(TIDYING))
+        && let Err(error) = node.remove_route(address, &bridge(), deadline)
     {
         match is_no_such_route(&error) {
             true => tracing::debug!("VM {name}: there is no host route to {address}"),
@@ -490,7 +508,7 @@ pub fn tidy_up(ctx: &Context<'_>, record: &VmRecord, lock: &VmLock) -> anyhow::R
     }
     ctx.host.step("destroy.route")?;
     for kind in ["user", "meta"] {
-        if let Err(error) = node.delete_snippet(name, kind, Deadline::after(TIDYING)) {
+        if let Err(error) = node.delete_snippet(name, kind, deadline) {
             failures.push(format!("its {kind}-data snippet: {error}"));
         }
     }

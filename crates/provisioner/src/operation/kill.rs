@@ -1,7 +1,7 @@
 //! `blockhost-vm-kill`: power off at once.
 
 use super::machine::Machine;
-use super::{Context, machine};
+use super::{Context, machine, mock_power};
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
 use crate::store::vm_lock::VmLock;
@@ -16,9 +16,9 @@ const LIMIT: Duration = Duration::from_secs(45);
 /// Switches a VM off; `false` when it was off already.
 pub fn kill(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
     let deadline = Deadline::after(failpoint::limit("kill", LIMIT));
-    ctx.live_record(name)?;
+    let record = ctx.live_record(name)?;
     if ctx.mock {
-        return Ok(true);
+        return mock_power::switch(ctx, &record, false);
     }
     let _lock = VmLock::take(ctx.host, name, "kill", Duration::from_secs(30))?;
     let machine = machine::of_record(ctx, ctx.live_record(name)?, deadline)?;

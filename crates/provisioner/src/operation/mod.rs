@@ -14,6 +14,7 @@ pub mod late_requests;
 pub mod leftovers;
 pub mod list;
 pub mod machine;
+pub mod mock_power;
 pub mod network;
 pub mod reapply;
 pub mod recovery;
@@ -138,7 +139,7 @@ impl<'h> Context<'h> {
             record.ok_or_else(|| anyhow::anyhow!("VM {name} is unknown: {}", self.no_record(name)))?;
         anyhow::ensure!(
             record.is_live(),
-            "VM {name} was destroyed; its VMID {} may belong to another machine by now, so nothing was done",
+            "VM {name} was destroyed, and its VMID {} may belong to another machine by now, so nothing was done; create it again with blockhost-vm-create {name}",
             record.vmid
         );
         Ok(record)

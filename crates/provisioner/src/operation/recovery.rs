@@ -4,7 +4,9 @@
 use super::{Context, late_requests};
 use crate::host::clock::{self, Deadline};
 use crate::host::interrupt::Interrupt;
+use crate::store::failed_logs;
 use crate::store::journal::{Entry, Step};
+use crate::store::settings::NodeAccess;
 use crate::store::vm_database::{Status, VmRecord};
 use crate::store::vm_lock::VmLock;
 use crate::store::withheld_vmids::WithheldVmids;
@@ -15,6 +17,7 @@ use crate::value::vm_name::VmName;
 use crate::value::vmid::Vmid;
 use anyhow::Context as _;
 use chrono::TimeDelta;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// For somebody who waits for this very VM: a terraform or a clone that is still ending gets its time.
@@ -108,14 +111,15 @@ pub enum MayBeLate {
 }
 
 /// Undoes an unregistered create: the machine, then its files, then its addresses, then the entry. Fails without
-/// giving anything back while the machine may still be there (H07).
+/// giving anything back while the machine may still be there (H07). Where terraform was run, what it printed is kept:
+/// the file.
 pub fn undo(
     ctx: &Context<'_>,
     entry: &Entry,
     lock: &VmLock,
     patience: Duration,
     may_be_late: MayBeLate,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<PathBuf>> {
     let name = VmName::parse(&entry.name)?;
     let vmid = entry.checked_vmid()?;
     let folder = VmFolder::new(ctx.host, &ctx.settings, &name);
@@ -125,6 +129,9 @@ pub fn undo(
         "a terraform of VM {name} still runs in {}",
         folder.path().display()
     );
+    // Without knowing the token nobody can tell that the log does not hold it.
+    let access = NodeAccess::read(ctx.host, &ctx.settings).ok();
+    let kept = access.and_then(|access| failed_logs::keep(ctx.host, &access, &name, &folder.log()));
     if entry.step == Step::Applying {
         let uuid = entry.smbios_uuid.context("the journal entry has no UUID")?;
         // Before the look: what it does not see may come later (H57).
@@ -143,7 +150,8 @@ pub fn undo(
     crate::host::failpoint::reached("undo.snippets")?;
     give_back(ctx, entry)?;
     crate::host::failpoint::reached("undo.released")?;
-    ctx.journal().remove(&name, lock)
+    ctx.journal().remove(&name, lock)?;
+    Ok(kept)
 }
 
 /// Addresses leave the lists, and `next_vmid` goes back where nobody has moved it since.

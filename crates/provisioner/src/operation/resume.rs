@@ -1,8 +1,8 @@
 //! `blockhost-vm-resume`: a suspended VM runs again and keeps what was paid (hazards H12, H41, H49, H50).
 
-use super::Context;
 use super::machine;
 use super::start::run;
+use super::{Context, mock_power};
 use crate::host::clock::{self, Deadline};
 use crate::store::vm_database::{Status, VmRecord};
 use crate::store::vm_lock::VmLock;
@@ -101,8 +101,11 @@ pub fn resume(ctx: &Context<'_>, name: &VmName, expiry: Expiry, dry_run: bool) -
     // What cannot be recorded is known before the machine is started.
     expiry.of(&record, default_days, clock::now())?;
     let was_suspended = record.status == Status::Suspended;
-    let (mut was_running, mut warnings) = (!was_suspended, Vec::new());
-    if !ctx.mock {
+    let was_running;
+    let mut warnings = Vec::new();
+    if ctx.mock {
+        was_running = mock_power::switch(ctx, &record, true)?;
+    } else {
         let deadline = Deadline::after(LIMIT);
         let machine = machine::of_record(ctx, record, deadline)?;
         // First the machine, then the record: killed between, it is suspended but running, and resume works again (H50).

@@ -1,7 +1,7 @@
 //! `blockhost-vm-start`: runs the guest, then puts back what its new tap lacks.
 
 use super::machine::{self, Machine};
-use super::{Context, network};
+use super::{Context, mock_power, network};
 use crate::host::clock::{self, Deadline};
 use crate::host::failpoint;
 use crate::store::vm_database::Status;
@@ -51,7 +51,8 @@ pub fn start(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<St
         if resumed {
             activate(ctx, name)?;
         }
-        return Ok(Started { was_running: !suspended, resumed, warnings: Vec::new() });
+        let was_running = mock_power::switch(ctx, &record, true)?;
+        return Ok(Started { was_running, resumed, warnings: Vec::new() });
     }
     let machine = machine::of_record(ctx, record, deadline)?;
     let (was_running, mut warnings) = run(ctx, &machine, deadline)?;
@@ -92,7 +93,10 @@ pub fn run(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -> anyhow::
             Waited::Done(_) => {}
             // It runs, and its start has not ended: what is still missing is said below.
             Waited::TimedOut(last) if last.running && last.paused != Some(true) => {}
-            Waited::Failed(words) => anyhow::bail!("{label}: failed to start: {words}"),
+            Waited::Failed(words) => anyhow::bail!(
+                "{label}: failed to start: {words} (pvenode task list --vmid {} has more)",
+                machine.vmid
+            ),
             Waited::TimedOut(last) => anyhow::bail!(
                 "{label}: it does not run after {} s{}; look at the node's task log, then try again",
                 LIMIT.as_secs(),

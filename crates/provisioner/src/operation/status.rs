@@ -1,7 +1,7 @@
 //! `blockhost-vm-status`: one word, always.
 
-use super::Context;
 use super::machine::{locate, with_pause};
+use super::{Context, mock_power};
 use crate::host::clock::Deadline;
 use crate::host::root_agent::AgentError;
 use crate::store::vm_database::{Status, VmRecord};
@@ -54,6 +54,9 @@ pub fn live_status(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> 
         Status::Suspended => Shown::Suspended,
         Status::Destroyed => Shown::Destroyed,
     };
+    if ctx.mock && by_database == Shown::Active && !mock_power::is_on(ctx, record) {
+        return (Shown::Suspended, None);
+    }
     if ctx.mock || by_database == Shown::Destroyed {
         return (by_database, None);
     }
@@ -90,7 +93,13 @@ fn judge(
     by_database: Shown,
 ) -> (Shown, Option<String>) {
     if !state.exists {
-        return (Shown::Unknown, Some(format!("{label}: the node has no such machine")));
+        return (
+            Shown::Unknown,
+            Some(format!(
+                "{label}: the node has no such machine; blockhost-vm-destroy {} closes its record",
+                record.name
+            )),
+        );
     }
     if state.elsewhere {
         return (

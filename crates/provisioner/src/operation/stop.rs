@@ -1,6 +1,6 @@
 //! `blockhost-vm-stop`: asks the guest to shut down and waits; never by force.
 
-use super::{Context, machine};
+use super::{Context, machine, mock_power};
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
 use crate::store::vm_lock::VmLock;
@@ -11,14 +11,16 @@ use std::time::Duration;
 
 /// The admin panel kills us at 60 s, so we decide before.
 const LIMIT: Duration = Duration::from_secs(45);
+/// How long the guest may take to hear the power button before it is pressed again.
+const PRESS: Duration = Duration::from_secs(15);
 
 /// Shuts a VM down; `false` when it was off already.
 pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
     let limit = failpoint::limit("stop", LIMIT);
     let deadline = Deadline::after(limit);
-    ctx.live_record(name)?;
+    let record = ctx.live_record(name)?;
     if ctx.mock {
-        return Ok(true);
+        return mock_power::switch(ctx, &record, false);
     }
     let _lock = VmLock::take(ctx.host, name, "stop", Duration::from_secs(30))?;
     let machine = machine::of_record(ctx, ctx.live_record(name)?, deadline)?;
@@ -39,12 +41,23 @@ pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
     anyhow::ensure!(state.paused != Some(true), paused());
     let node = ctx.node();
     let shutdown = || {
-        // The node gives up a little before we do, so that its task does not outlast our answer.
-        let limit = deadline.left().saturating_sub(Duration::from_secs(3)).max(Duration::from_secs(1));
+        // The node gives up a little before we do, so that its task does not outlast our answer; and in time for
+        // another try: a guest that is still booting does not hear the button.
+        let left = deadline.left().saturating_sub(Duration::from_secs(3));
+        let limit = left.min(failpoint::limit("stop-again", PRESS)).max(Duration::from_secs(1));
         node.shutdown(machine.vmid, &machine.identity, limit, deadline)
     };
-    let waited = node.act_and_wait(machine.act("qm-shutdown", deadline), shutdown, |s| !s.running);
-    let waited = waited.with_context(|| label.clone())?;
+    let mut waited;
+    loop {
+        let act = machine.act("qm-shutdown", deadline);
+        waited = node.act_and_wait(act, shutdown, |s| !s.running).with_context(|| label.clone())?;
+        let unheard = matches!(&waited, Waited::Failed(words) if words.contains("powerdown failed"));
+        if !unheard || deadline.left() < Duration::from_secs(5) {
+            break;
+        }
+        tracing::debug!("{label}: the guest has not heard the power button; pressing it again");
+        node.pause(Duration::from_secs(1))?;
+    }
     match waited {
         Waited::Done(_) => Ok(true),
         Waited::Failed(words) if words.contains("VM is paused") => anyhow::bail!(paused()),

@@ -3,7 +3,7 @@
 use super::{Context, machine};
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
-use crate::host::root_agent::AgentError;
+use crate::host::root_agent::{AgentError, with_way_out};
 use crate::store::vm_lock::VmLock;
 use crate::tool::guest_agent;
 use crate::value::text::UserName;
@@ -56,7 +56,7 @@ pub fn update_gecos(
             tracing::warn!("{label}: {error}; reading what the guest has");
         }
         Err(AgentError::Said { error, .. }) => {
-            anyhow::bail!("{label}: the GECOS of user {user} was not changed: {error}");
+            anyhow::bail!("{label}: the GECOS of user {user} was not changed: {}", with_way_out(&error));
         }
         Err(error) => {
             return Err(error).with_context(|| format!("{label}: the GECOS of user {user} was not changed"));
@@ -72,7 +72,7 @@ pub fn update_gecos(
                 && ended.exit_code != 0
             {
                 anyhow::bail!(
-                    "{label}: the GECOS of user {user} was not changed: usermod in the guest ended with {}: {}",
+                    "{label}: the GECOS of user {user} was not changed: usermod in the guest ended with {}: {}; another user is chosen with --username",
                     ended.exit_code,
                     String::from_utf8_lossy(&ended.stderr).trim()
                 );

@@ -5,10 +5,20 @@ use crate::store::vm_database::{Status, VmRecord};
 use crate::value::uptime::Uptime;
 use crate::value::vm_name::VmName;
 use chrono::{DateTime, TimeDelta, Utc};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// More than this many destructions in one run are looked at as a share of all VMs.
 const FEW: usize = 3;
+
+/// Why a VM is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    /// When its time was over.
+    pub expired_at: DateTime<Utc>,
+    /// When it was suspended, of one that is to be destroyed.
+    pub suspended_at: Option<DateTime<Utc>>,
+}
 
 /// What one run would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,6 +29,8 @@ pub struct Candidates {
     pub destroy: Vec<VmName>,
     /// Suspended VMs that stay so for now: one that runs all the same is switched off (H50).
     pub stay_suspended: Vec<VmName>,
+    /// Of each that is due: why.
+    pub due: BTreeMap<VmName, Due>,
     /// All VMs that are not destroyed.
     pub live: usize,
     /// Records that gc leaves alone, and why.
@@ -33,16 +45,18 @@ impl Candidates {
         }
         self.live += 1;
         let name = &record.name;
-        if record.expires_at.is_none() {
+        let Some(expired_at) = record.expires_at else {
             self.left_alone.push(format!("VM {name}: its record has no readable expires_at"));
             return;
-        }
+        };
         if record.protected && record.status == Status::Active && is_past(record, now) {
             self.left_alone.push(format!("VM {name}: it has expired, but its record is protected"));
         } else if is_due_for_suspension(record, now) {
             self.suspend.push(name.clone());
+            self.due.insert(name.clone(), Due { expired_at, suspended_at: None });
         } else if is_due_for_destruction(record, now, grace) {
             self.destroy.push(name.clone());
+            self.due.insert(name.clone(), Due { expired_at, suspended_at: record.suspended_at });
         } else if record.status == Status::Suspended {
             if record.suspended_at.is_none() {
                 self.left_alone.push(format!("VM {name}: it is suspended without a readable suspended_at"));

@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod document;
+pub mod failed_logs;
 pub mod journal;
 pub mod provisioning_queue;
 pub mod record_copy;

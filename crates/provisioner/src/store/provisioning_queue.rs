@@ -8,6 +8,7 @@ use crate::host::Host;
 use crate::host::clock::Deadline;
 use crate::host::interrupt::Interrupt;
 use crate::host::lock_file::{LockFile, read_note};
+use crate::host::patience::Patience;
 use crate::host::replace_file::{self, SHARED};
 use anyhow::Context;
 use std::path::{Path, PathBuf};
@@ -46,11 +47,17 @@ impl<'h> Ticket<'h> {
         let folder = self.host.run_dir.join("creates");
         let total = deadline.left();
         let mut last = String::new();
+        let mut patience = Patience::new();
         loop {
-            let ahead: Vec<String> = {
+            let (ahead, behind) = {
                 let _guard = guard(self.host)?;
-                let lower = tickets(&folder)?.into_iter().filter(|n| *n < self.number);
-                lower.map(|n| folder.join(n.to_string())).filter_map(|path| alive(&path)).collect()
+                let others = tickets(&folder)?.into_iter().filter(|n| *n != self.number);
+                let (lower, higher): (Vec<u64>, Vec<u64>) = others.partition(|n| *n < self.number);
+                let living = |numbers: Vec<u64>| -> Vec<String> {
+                    let paths = numbers.into_iter().map(|n| folder.join(n.to_string()));
+                    paths.filter_map(|path| alive(&path)).collect()
+                };
+                (living(lower), living(higher).len())
             };
             if ahead.len() < limit as usize {
                 return Ok(());
@@ -64,9 +71,11 @@ impl<'h> Ticket<'h> {
             let now = in_words(&ahead);
             if now != last {
                 let creates = if ahead.len() == 1 { "another create" } else { "other creates" };
-                say(&format!("waiting for {creates}: {now}"));
+                let place = ahead.len() + 1;
+                say(&format!("waiting for {creates}: {now} (place {place} of {})", place + behind));
                 last = now;
             }
+            patience.still(|| format!("still waiting for {} other creates", ahead.len()));
             self.host.interrupt.sleep(LOOK_AGAIN);
             self.host.interrupt.check()?;
         }

@@ -506,9 +506,14 @@ pub fn check_wallet(host: &Host, wallet: &WalletAddress) -> anyhow::Result<()> {
             path.display()
         )
     })?;
+    // The pattern of all chains of Ethereum's kind, which a person can be told in words.
+    let form = match pattern.as_str() {
+        "^0x[0-9a-fA-F]{40}$" => "expected 0x and 40 hexadecimal digits".to_string(),
+        other => format!("it does not match {other}"),
+    };
     anyhow::ensure!(
         regex.is_match(wallet.as_str()),
-        "wallet address {wallet} is not a valid address for this engine: it does not match {pattern} (constraints.address_pattern of {})",
+        "wallet address {wallet} is not a valid address for this engine: {form} (constraints.address_pattern of {})",
         path.display()
     );
     Ok(())

@@ -40,7 +40,9 @@ const LOCK_WAIT: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DatabaseError {
     /// There is no file.
-    #[error("the VM database {0} does not exist")]
+    #[error(
+        "the VM database {0} does not exist; if VMs were made on this host it was lost: restore it from a backup"
+    )]
     Missing(String),
     /// There is a file that cannot be read.
     #[error("cannot read the VM database {0}: {1}")]

@@ -10,6 +10,9 @@ use anyhow::Context;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// How long nothing is said of a wait.
+const SILENT: Duration = Duration::from_secs(1);
+
 /// The folder of journal entries and VM locks, made on first use; group blockhost may write it.
 pub fn journal_folder(host: &Host) -> anyhow::Result<PathBuf> {
     let folder = host.state_dir.join("journal");
@@ -26,8 +29,17 @@ impl VmLock {
     pub fn take(host: &Host, name: &VmName, verb: &str, limit: Duration) -> anyhow::Result<VmLock> {
         let path = journal_folder(host)?.join(format!("{name}.lock"));
         let limit = failpoint::limit("vm-lock", limit);
-        let lock = LockFile::lock(&path, Deadline::after(limit), &host.interrupt);
-        if let Err(LockError::Held { holder, waited, .. }) = &lock {
+        let deadline = Deadline::after(limit);
+        let mut lock = LockFile::lock(&path, deadline.at_most(SILENT), &host.interrupt);
+        if let Err(LockError::Held { holder, .. }) = &lock
+            && !deadline.passed()
+        {
+            let most = limit.as_secs();
+            tracing::info!("VM {name}: waiting for another operation on it{holder}, at most {most} s");
+            lock = LockFile::lock(&path, deadline, &host.interrupt);
+        }
+        if let Err(LockError::Held { holder, .. }) = &lock {
+            let waited = limit.as_secs_f64().round();
             anyhow::bail!(
                 "VM {name}: another operation is under way{holder}; waited {waited} s, try again later"
             );

@@ -8,7 +8,7 @@
 
 use super::node::{Asked, Identity, Node};
 use crate::host::clock::Deadline;
-use crate::host::root_agent::AgentError;
+use crate::host::root_agent::{AgentError, with_way_out};
 use crate::plan::guest_command;
 use crate::value::vmid::Vmid;
 use anyhow::Context as _;
@@ -151,7 +151,7 @@ pub struct ToolWords(String);
 /// A refusal in the tool's own words.
 fn plain(error: AgentError) -> anyhow::Error {
     match error {
-        AgentError::Said { error, .. } => ToolWords(error).into(),
+        AgentError::Said { error, .. } => ToolWords(with_way_out(&error)).into(),
         other => other.into(),
     }
 }

@@ -10,5 +10,6 @@ pub mod proxmox_tools;
 pub mod terraform;
 pub mod terraform_events;
 pub mod terraform_files;
+pub mod terraform_state;
 pub mod virt_customize;
 pub mod vm_state;

@@ -5,6 +5,7 @@ use super::vm_state::VmState;
 use crate::host::clock::Deadline;
 use crate::host::failpoint::limit;
 use crate::host::interrupt::Interrupt;
+use crate::host::patience::Patience;
 use crate::host::root_agent::{self, AgentError};
 use crate::value::text::UserName;
 use crate::value::vm_name::VmName;
@@ -447,6 +448,7 @@ impl Node {
         mut done: impl FnMut(&VmState) -> bool,
     ) -> anyhow::Result<Waited> {
         let mut last_seen = None;
+        let mut patience = Patience::new();
         loop {
             let seen = self.state(vmid, Some(identity), deadline.at_most(limit("agent-action", ACTION)));
             match &seen {
@@ -461,6 +463,9 @@ impl Node {
                     (None, Err(error)) => Err(error.into()),
                 };
             }
+            patience.still(|| {
+                format!("VMID {vmid}: still waiting, at most {} s more", deadline.left().as_secs())
+            });
             self.interrupt.check()?;
             self.interrupt.sleep(POLL.min(deadline.left()));
         }

@@ -13,6 +13,7 @@
 //! standard input, so the kernel tells whether it still runs, whoever started it.
 
 use super::terraform_events::{Diagnostic, Event, parse_line};
+use super::terraform_state::{StateFile, attributes_in, label_in, read_state, secure_state};
 use crate::host::clock::{self, Deadline};
 use crate::host::interrupt::Interrupt;
 use crate::host::lock_file::LockFile;
@@ -47,17 +48,6 @@ const LOCK_TIMEOUT: &str = "-lock-timeout=30s";
 const FOLDER_WAIT: Duration = Duration::from_secs(20);
 /// After SIGTERM terraform ends its step and saves its state; the provider does not stop a clone half-way.
 const AFTER_SIGTERM: Duration = Duration::from_secs(120);
-
-/// What a state file says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StateFile {
-    /// No file: terraform has made nothing here.
-    Missing,
-    /// 0 bytes or not JSON: terraform was killed while it wrote (H52). Never believed.
-    Torn,
-    /// A state that holds these resources (`type.name`).
-    Holds(Vec<String>),
-}
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,9 +168,14 @@ impl VmFolder {
         read_state(&self.dir.join(STATE))
     }
 
+    /// What the last terraform here printed.
+    pub fn log(&self) -> PathBuf {
+        self.dir.join("terraform.log")
+    }
+
     /// Whether a terraform was ever started here.
     pub fn was_run(&self) -> bool {
-        self.dir.join("terraform.log").exists()
+        self.log().exists()
     }
 
     /// Whether a terraform (or its provider) of this VM lives.
@@ -518,22 +513,6 @@ fn start(places: &Places<'_>, arguments: Vec<OsString>, access: &NodeAccess) -> 
     })
 }
 
-/// The attributes of the resource at this address (`type.name`) in a state file; `None` where it has none such.
-fn attributes_in(state: &Path, address: &str) -> anyhow::Result<Option<Value>> {
-    if !state.exists() {
-        return Ok(None);
-    }
-    let text = crate::store::document::read_text(state)?;
-    let mut json: Value = serde_json::from_str(&text)
-        .with_context(|| format!("{} is not a terraform state", state.display()))?;
-    let resources = json.get_mut("resources").and_then(Value::as_array_mut).map(std::mem::take);
-    let ours = resources.unwrap_or_default().into_iter().find(|resource| {
-        let text = |key: &str| resource.get(key).and_then(Value::as_str).unwrap_or_default();
-        format!("{}.{}", text("type"), text("name")) == address
-    });
-    Ok(ours.and_then(|resource| resource.pointer("/instances/0/attributes").cloned()))
-}
-
 fn is_busy(dir: &Path) -> anyhow::Result<bool> {
     let path = dir.join("terraform.lock");
     if !path.exists() {
@@ -553,123 +532,5 @@ fn terraform_of(pid: u32, dir: &Path) -> bool {
 fn terminate(pid: u32) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-    }
-}
-
-fn read_state(path: &Path) -> anyhow::Result<StateFile> {
-    let text = match crate::host::read_file::text(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(StateFile::Missing),
-        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => return Ok(StateFile::Torn),
-        Err(error) => anyhow::bail!("cannot read {}: {error}", path.display()),
-    };
-    let Ok(Value::Object(state)) = serde_json::from_str::<Value>(&text) else {
-        return Ok(StateFile::Torn);
-    };
-    let text_of = |resource: &Value, key: &str| {
-        resource.get(key).and_then(Value::as_str).unwrap_or_default().to_string()
-    };
-    let resources = state.get("resources").and_then(Value::as_array).cloned().unwrap_or_default();
-    Ok(StateFile::Holds(
-        resources.iter().map(|r| format!("{}.{}", text_of(r, "type"), text_of(r, "name"))).collect(),
-    ))
-}
-
-/// Copies a good state aside, or restores a torn one.
-fn secure_state(state: &Path, copy: &Path) -> anyhow::Result<StateFile> {
-    match read_state(state)? {
-        StateFile::Missing => Ok(StateFile::Missing),
-        good @ StateFile::Holds(_) => {
-            let bytes = crate::host::read_file::bytes(state)?;
-            replace_file::replace(copy, &bytes, PRIVATE, "state-copy")?;
-            Ok(good)
-        }
-        StateFile::Torn => {
-            for candidate in [copy.to_path_buf(), PathBuf::from(format!("{}.backup", state.display()))] {
-                if let StateFile::Holds(resources) = read_state(&candidate)? {
-                    tracing::warn!(
-                        "{} was torn by a killed terraform; restored from {}",
-                        state.display(),
-                        candidate.display()
-                    );
-                    let bytes = crate::host::read_file::bytes(&candidate)?;
-                    replace_file::replace(state, &bytes, PRIVATE, "state-restore")?;
-                    return Ok(StateFile::Holds(resources));
-                }
-            }
-            Ok(StateFile::Torn)
-        }
-    }
-}
-
-/// The label of the only VM resource in a `.tf.json` file.
-fn label_in(path: &Path) -> anyhow::Result<Option<String>> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let text = crate::store::document::read_text(path)?;
-    let file: Value =
-        serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
-    let vms = file.pointer("/resource/proxmox_virtual_environment_vm").and_then(Value::as_object);
-    Ok(vms.and_then(|vms| vms.keys().next().cloned()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOOD: &str =
-        r#"{"version": 4, "resources": [{"type": "proxmox_virtual_environment_vm", "name": "web_1"}]}"#;
-
-    fn files(
-        state: Option<&str>,
-        copy: Option<&str>,
-        backup: Option<&str>,
-    ) -> (tempfile::TempDir, PathBuf, PathBuf) {
-        let dir = tempfile::tempdir().unwrap();
-        let (state_path, copy_path) = (dir.path().join(STATE), dir.path().join(STATE_COPY));
-        for (path, text) in [
-            (state_path.clone(), state),
-            (copy_path.clone(), copy),
-            (dir.path().join("terraform.tfstate.backup"), backup),
-        ] {
-            if let Some(text) = text {
-                std::fs::write(path, text).unwrap();
-            }
-        }
-        (dir, state_path, copy_path)
-    }
-
-    #[test]
-    fn h52_an_empty_state_is_restored_and_never_believed() {
-        let held = StateFile::Holds(vec!["proxmox_virtual_environment_vm.web_1".into()]);
-        let (_dir, state, copy) = files(Some(GOOD), None, None);
-        assert_eq!(secure_state(&state, &copy).unwrap(), held);
-        assert_eq!(std::fs::read_to_string(&copy).unwrap(), GOOD);
-        for torn in ["", "{\"version\": 4, \"resou", "\0\0\0\0"] {
-            let (_dir, state, copy) = files(Some(torn), Some(GOOD), None);
-            assert_eq!(secure_state(&state, &copy).unwrap(), held, "{torn:?}");
-            assert_eq!(std::fs::read_to_string(&state).unwrap(), GOOD);
-            let (_dir, state, copy) = files(Some(torn), None, Some(GOOD));
-            assert_eq!(secure_state(&state, &copy).unwrap(), held);
-            let (_dir, state, copy) = files(Some(torn), None, None);
-            assert_eq!(secure_state(&state, &copy).unwrap(), StateFile::Torn);
-            let (_dir, state, copy) = files(Some(torn), Some(""), Some(""));
-            assert_eq!(secure_state(&state, &copy).unwrap(), StateFile::Torn);
-        }
-        let (_dir, state, copy) = files(None, Some(GOOD), None);
-        assert_eq!(secure_state(&state, &copy).unwrap(), StateFile::Missing);
-    }
-
-    #[test]
-    fn h03_the_resource_label_is_the_files_own() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("a.tf.json");
-        assert_eq!(label_in(&path).unwrap(), None);
-        std::fs::write(&path, r#"{"resource": {"proxmox_virtual_environment_vm": {"own_label": {}}}}"#)
-            .unwrap();
-        assert_eq!(label_in(&path).unwrap(), Some("own_label".into()));
-        std::fs::write(&path, "{").unwrap();
-        assert!(label_in(&path).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! What the root agent's `vm-state` says about one VMID, as types (`facts/contract/root-agent.md`).
 
 use super::node::{Identity, is_busy_tool};
+use crate::host::root_agent::with_way_out;
 use crate::plan::terraform_json;
 use crate::value::vm_name::VmName;
 use serde_json::{Map, Value};
@@ -142,6 +143,6 @@ impl FailedAct {
 
     fn from_task(task: &Value) -> Option<FailedAct> {
         let text = |key: &str| task.get(key).and_then(Value::as_str).map(str::to_string);
-        Some(FailedAct { action: text("action")?, words: text("error")? })
+        Some(FailedAct { action: text("action")?, words: with_way_out(&text("error")?) })
     }
 }

@@ -45,7 +45,7 @@ impl ApiToken {
             return Err(Refused::new(
                 "API token",
                 "[secret]",
-                "it must have the form user@realm!name=secret",
+                "it must have the form user@realm!name=secret; blockhost-provisioner-setup token makes a new one",
             ));
         }
         Ok(ApiToken(Secret::new(text)))

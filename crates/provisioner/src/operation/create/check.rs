@@ -390,8 +390,10 @@ pub fn describe(ctx: &Context<'_>, request: &Request, checked: &Checked) -> anyh
     ];
     let mut text = format!("Would create VM {}:\n", request.name);
     for (key, value) in lines {
-        // A path may hold a line break, and behind it what a caller would take for a result.
-        text.push_str(&format!("  {key:<14} {}\n", value.replace(char::is_control, "\u{fffd}")));
+        // A path may hold a line break, and any text what a caller would take for a result.
+        let value =
+            value.replace(char::is_control, "\u{fffd}").replace("BLOCKHOST_RESULT", "BLOCKHOST RESULT");
+        text.push_str(&format!("  {key:<14} {value}\n"));
     }
     text.push_str("This was a preview. Run again with --apply to create the VM.\n");
     Ok(text)

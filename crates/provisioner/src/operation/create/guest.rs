@@ -1,6 +1,7 @@
 //! Waiting for the guest: engines run commands in it as soon as they have read the result (hazard H24).
 
 use crate::host::clock::Deadline;
+use crate::host::patience::Patience;
 use crate::host::proxmox_api::{ApiError, ProxmoxApi};
 use crate::tool::node::{Identity, Node};
 use crate::value::node_name::NodeName;
@@ -24,6 +25,7 @@ pub fn wait_until_ready(
     let path = format!("/nodes/{node_name}/qemu/{vmid}/agent/ping");
     let mut by_api = true;
     let mut pause = Duration::from_millis(100);
+    let mut patience = Patience::new();
     for look in 1u32.. {
         let last: String;
         if by_api {
@@ -57,6 +59,9 @@ pub fn wait_until_ready(
              a longer limit is --guest-timeout or guest_ready_timeout in db.yaml",
             limit.as_secs()
         );
+        let most = limit.as_secs();
+        patience
+            .still(|| format!("VMID {vmid}: still waiting for the guest agent, at most {most} s: {last}"));
         node.pause(pause.min(deadline.left()))?;
         pause = (pause * 2).min(Duration::from_secs(1));
     }

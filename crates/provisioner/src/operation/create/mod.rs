@@ -17,6 +17,8 @@ pub(super) use take::traces_of_vms;
 use super::recovery::MayBeLate;
 use super::{Context, destroy, late_requests, machine, network, recovery, restore};
 use crate::host::clock::{self, Deadline};
+use crate::host::interrupt::Interrupted;
+use crate::host::replace_file;
 use crate::plan::allocation::{Allocation, Wish};
 use crate::plan::{cloud_init, terraform_json, vm_record};
 use crate::store::journal::{Entry, Step};
@@ -26,8 +28,9 @@ use crate::store::vm_database::VmRecord;
 use crate::store::vm_lock::VmLock;
 use crate::store::withheld_vmids::WithheldVmids;
 use crate::tool::node::{Identity, Node};
-use crate::tool::terraform::{Outcome, StateFile, VmFolder};
+use crate::tool::terraform::{Outcome, VmFolder};
 use crate::tool::terraform_events::{FailureKind, kind_of, lost_its_answer, said_once, volume_of};
+use crate::tool::terraform_state::StateFile;
 use crate::value::node_name::NodeName;
 use crate::value::text::{OneLine, PlainName, StorageId, Tag, UserName};
 use crate::value::token::Secret;
@@ -194,6 +197,7 @@ pub fn create(
 
     let mut not_these: Vec<Vmid> = Vec::new();
     let (mut vmids_tried, mut passing) = (1, 1);
+    let mut kept_log = None;
     loop {
         template::wait_until_free(ctx, template::chosen(ctx, request))
             .with_context(|| format!("VM {name}"))?;
@@ -201,6 +205,7 @@ pub fn create(
             Ok(registered) => {
                 let result = report_registered(ctx, name, registered, report)?;
                 close_entry(ctx, name, &lock)?;
+                replace_kept(&mut kept_log, None);
                 crate::host::failpoint::reached("create.done")?;
                 drop(ticket);
                 return Ok(Created::Reported(result));
@@ -211,12 +216,14 @@ pub fn create(
             && matches!(entry.step, Step::Taken | Step::Applying)
         {
             tracing::info!("VM {name}: undoing what was made");
-            if let Err(undo) = recovery::undo(ctx, &entry, &lock, recovery::PATIENT, failure.may_be_late) {
-                anyhow::bail!(
+            match recovery::undo(ctx, &entry, &lock, recovery::PATIENT, failure.may_be_late) {
+                // Of several tries the last one's tells why.
+                Ok(kept) => replace_kept(&mut kept_log, kept),
+                Err(undo) => anyhow::bail!(
                     "{:#}; and undoing it failed: {undo:#}. VMID {} and its addresses stay held; the next create or gc tries again",
                     failure.error,
                     entry.vmid
-                );
+                ),
             }
         }
         if let (FailureKind::VmidTaken, Some(vmid)) = (failure.kind, failure.vmid) {
@@ -238,9 +245,28 @@ pub fn create(
                 );
                 ctx.host.interrupt.sleep(crate::host::failpoint::limit("create-retry", pause));
             }
-            _ => return Err(failure.error),
+            _ if failure.error.is::<Interrupted>() => {
+                anyhow::bail!("VM {name}: interrupted by a signal; everything was undone")
+            }
+            _ => {
+                // Only where terraform failed does its log say more.
+                let Some(log) = kept_log.filter(|_| failure.vmid.is_some()) else {
+                    return Err(failure.error);
+                };
+                anyhow::bail!("{:#}; its log is kept in {}", failure.error, log.display());
+            }
         }
         ctx.host.interrupt.check()?;
+    }
+}
+
+/// Of several tries in one create the log of the last is kept, and none when it ends well.
+fn replace_kept(kept: &mut Option<PathBuf>, new: Option<PathBuf>) {
+    if let Some(old) = std::mem::replace(kept, new)
+        && Some(&old) != kept.as_ref()
+        && let Err(error) = replace_file::remove(&old)
+    {
+        tracing::debug!("{}: {error}", old.display());
     }
 }
 
@@ -271,7 +297,7 @@ fn remove_leftovers(ctx: &Context<'_>, name: &VmName, lock: &VmLock) -> anyhow::
         && let Some(record) = ctx.record(name)?
     {
         tracing::info!("VM {name}: ending a destroy that did not end");
-        return destroy::tidy_up(ctx, &record, lock);
+        return destroy::tidy_up(ctx, &record, lock, Deadline::after(Duration::from_secs(60)));
     }
     if !folder.exists() {
         return Ok(());

@@ -3,6 +3,7 @@
 use super::Request;
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
+use crate::host::patience::Patience;
 use crate::operation::Context;
 use crate::value::vmid::Vmid;
 use serde_json::{Map, Value};
@@ -65,6 +66,7 @@ pub fn wait_until_free(ctx: &Context<'_>, template: Vmid) -> anyhow::Result<()> 
     let limit = failpoint::limit("create-template-lock", LOCKED);
     let deadline = Deadline::after(limit);
     let mut said = false;
+    let mut patience = Patience::new();
     loop {
         let state = match ctx.node().state(template, None, Deadline::after(LOOK)) {
             Ok(state) => state,
@@ -91,6 +93,7 @@ pub fn wait_until_free(ctx: &Context<'_>, template: Vmid) -> anyhow::Result<()> 
                 limit.as_secs_f64().round()
             );
         }
+        patience.still(|| format!("template VM {template} is still locked ({})", state.lock));
         ctx.host.interrupt.sleep(LOOK_AGAIN);
         ctx.host.interrupt.check()?;
     }
