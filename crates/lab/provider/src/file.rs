@@ -63,9 +63,9 @@ pub async fn delete(api: &Api, state: &Value) -> (Value, Vec<Diagnostic>) {
     let path = format!("{}/{}", content_path(state), segment(state.text("id").unwrap_or_default()));
     let remove = async {
         api.point("delete.file.before").await?;
-        let worth = |error: &ApiError| error.code() != Some(403) && !error.is_missing();
+        let worth = |error: &ApiError| error.code() != Some(403) && !error.is_missing(api.version);
         match api.again(10, 0.1, worth, || api.delete(&path)).await {
-            Err(error) if !error.is_missing() => return Err(error),
+            Err(error) if !error.is_missing(api.version) => return Err(error),
             _ => {}
         }
         api.point("delete.file.after").await

@@ -71,7 +71,13 @@ impl Connection {
         })
     }
 
-    /// Sends one request and reads the answer whole. Fails only when there is no answer.
+    /// The whole address of a path, as Go's HTTP client names it in its errors.
+    pub fn address_of(&self, path: &str) -> String {
+        format!("https://{}{path}", self.host.to_str().unwrap_or_default())
+    }
+
+    /// Sends one request and reads the answer whole. Fails only when there is no answer; the error says why, in Go's
+    /// words, and not what was asked.
     pub async fn exchange(
         &self,
         method: Method,
@@ -89,7 +95,7 @@ impl Connection {
             request = request.header(header::CONTENT_TYPE, content_type);
         }
         let request = request.body(Full::new(Bytes::from(body))).map_err(bad)?;
-        let broken = |error: hyper::Error| ApiError::Unreachable(error.to_string());
+        let broken = |error: hyper::Error| ApiError::Unreachable(broken_words(&error));
 
         let mut sender = self.sender().await?;
         let answer = sender.send_request(request).await.map_err(broken)?;
@@ -112,8 +118,12 @@ impl Connection {
             }
         }
         let unreachable = |what: String| ApiError::Unreachable(format!("dial tcp {}: {what}", self.address));
+        let refused = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::ConnectionRefused => unreachable("connect: connection refused".into()),
+            _ => unreachable(error.to_string()),
+        };
         let config = client_config(self.tls).map_err(unreachable)?;
-        let stream = TcpStream::connect(&self.address).await.map_err(|e| unreachable(e.to_string()))?;
+        let stream = TcpStream::connect(&self.address).await.map_err(refused)?;
         stream.set_nodelay(true).map_err(|e| unreachable(e.to_string()))?;
         let stream = TlsConnector::from(Arc::new(config))
             .connect(self.server_name.clone(), stream)
@@ -121,11 +131,25 @@ impl Connection {
             .map_err(|error| ApiError::Unreachable(tls_words(&error)))?;
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| ApiError::Unreachable(error.to_string()))?;
+            .map_err(|error| ApiError::Unreachable(broken_words(&error)))?;
         // It ends with the sender or with the server; the sender learns of it.
         tokio::spawn(connection);
         Ok(sender)
     }
+}
+
+/// Go's words for a connection that ended before the answer did.
+fn broken_words(error: &hyper::Error) -> String {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        match kind {
+            Some(std::io::ErrorKind::ConnectionReset) => return "read: connection reset by peer".into(),
+            Some(std::io::ErrorKind::BrokenPipe) => return "write: broken pipe".into(),
+            _ => cause = error.source(),
+        }
+    }
+    "EOF".into()
 }
 
 /// Go's words for what rustls found, as far as people search for them.

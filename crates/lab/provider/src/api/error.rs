@@ -1,6 +1,7 @@
 //! Errors of the API in the real provider's classes and wording.
 
 use super::connection::RawAnswer;
+use crate::version::{LATER, Version};
 use serde_json::Value as Json;
 
 /// Why a call brought nothing.
@@ -15,7 +16,7 @@ pub enum ApiError {
         text: String,
     },
     /// There was no answer: connection refused or broken, TLS refused.
-    #[error("failed to perform HTTP request - Reason: {0}")]
+    #[error("{0}")]
     Unreachable(String),
     /// The operation's time was over.
     #[error("context deadline exceeded")]
@@ -42,15 +43,14 @@ impl ApiError {
         self.code().is_some_and(|code| code >= 500)
     }
 
-    /// The class "resource does not exist": 404, or 500 with one of three wordings. That Proxmox also says
-    /// `unable to find configuration file for VM N` is not known to the real provider.
-    pub fn is_missing(&self) -> bool {
+    /// The class "resource does not exist": 404, or 500 with one of three wordings, of which 0.93.0 does not know the
+    /// last. That Proxmox also says `unable to find configuration file for VM N` is known to neither.
+    pub fn is_missing(&self, version: Version) -> bool {
         match self {
             Self::Answer { code: 404, .. } => true,
             Self::Answer { code: 500, text } => {
-                ["does not exist", "no such resource", "No such file or directory"]
-                    .iter()
-                    .any(|w| text.contains(w))
+                ["does not exist", "no such resource"].iter().any(|w| text.contains(w))
+                    || version >= LATER && text.contains("No such file or directory")
             }
             _ => false,
         }
@@ -67,8 +67,8 @@ impl ApiError {
     }
 }
 
-/// The error of an answer that is no success: status code, reason phrase, the errors of single parameters
-/// and the message of the body.
+/// The error of an answer that is no success: status code, reason phrase, the errors of single parameters, and the
+/// message of the body where it has lines that the reason phrase has not.
 pub fn of_answer(answer: &RawAnswer) -> ApiError {
     let body: Json = serde_json::from_slice(&answer.body).unwrap_or_default();
     let mut details = Vec::new();
@@ -79,7 +79,9 @@ pub fn of_answer(answer: &RawAnswer) -> ApiError {
         }
     }
     if let Some(message) = body.get("message").and_then(Json::as_str) {
-        details.push(message.trim_end().to_string());
+        if message.lines().map(str::trim).any(|line| !line.is_empty() && line != answer.reason.trim()) {
+            details.push(message.trim_end().to_string());
+        }
     }
     let mut text = format!("received an HTTP {} response - Reason: {}", answer.status, answer.reason);
     if !details.is_empty() {
@@ -96,14 +98,20 @@ mod tests {
         of_answer(&RawAnswer { status, reason: reason.into(), body: body.as_bytes().to_vec() })
     }
 
+    const OLD: Version = Version(0, 93, 0);
+
     #[test]
     fn classes() {
         let gone = "Configuration file 'nodes/pve/qemu-server/101.conf' does not exist";
-        assert!(error(500, gone, "").is_missing());
-        assert!(error(500, "", &format!(r#"{{"data":null,"message":"{gone}\n"}}"#)).is_missing());
-        assert!(error(404, "Not Found", "").is_missing());
-        assert!(!error(500, "unable to find configuration file for VM 101 on node 'pve'", "").is_missing());
-        assert!(!error(403, gone, "").is_missing());
+        for version in [OLD, LATER] {
+            let missing = |status, reason: &str, body: &str| error(status, reason, body).is_missing(version);
+            assert!(missing(500, gone, ""));
+            assert!(missing(500, "", &format!(r#"{{"data":null,"message":"{gone}\n"}}"#)));
+            assert!(missing(404, "Not Found", ""));
+            assert!(!missing(500, "unable to find configuration file for VM 101 on node 'pve'", ""));
+            assert!(!missing(403, gone, ""));
+            assert_eq!(missing(500, "open: No such file or directory", ""), version == LATER);
+        }
         assert!(error(500, "unable to create VM 101: config file already exists", "").is_taken());
     }
 
@@ -121,6 +129,14 @@ mod tests {
         assert_eq!(
             error(401, "no such token", "").to_string(),
             "received an HTTP 401 response - Reason: no such token"
+        );
+        assert_eq!(
+            error(500, "storage is full", r#"{"data":null,"message":"storage is full\n"}"#).to_string(),
+            "received an HTTP 500 response - Reason: storage is full"
+        );
+        assert_eq!(
+            error(500, "clone failed", r#"{"data":null,"message":"clone failed\nno space\n"}"#).to_string(),
+            "received an HTTP 500 response - Reason: clone failed (clone failed\nno space)"
         );
     }
 }

@@ -136,7 +136,7 @@ impl Api {
     }
 
     /// Does `act` until it succeeds, `worth` says no, or `tries` are used up; the pauses in polls double
-    /// from `first` on.
+    /// from `first` on. The error is the last one.
     pub async fn again<T, F: Future<Output = Result<T, ApiError>>>(
         &self,
         tries: u32,
@@ -153,6 +153,32 @@ impl Api {
                 }
                 other => return other,
             }
+        }
+    }
+
+    /// The same where the real provider tells of every try: `All attempts fail:`, then a numbered line for each, which
+    /// begins with `what` was attempted. `act` is told which try it is, from 1 on. The deadline ends it with its own words.
+    pub async fn again_telling<T, F: Future<Output = Result<T, ApiError>>>(
+        &self,
+        tries: u32,
+        pause: impl Fn(u32) -> f64,
+        what: &str,
+        worth: impl Fn(&ApiError) -> bool,
+        act: impl Fn(u32) -> F,
+    ) -> Result<T, ApiError> {
+        let (mut attempt, mut told) = (1, String::from("All attempts fail:"));
+        loop {
+            let error = match act(attempt).await {
+                Err(ApiError::Deadline) => return Err(ApiError::Deadline),
+                Err(error) => error,
+                done => return done,
+            };
+            told += &format!("\n#{attempt}: {what}{error}");
+            if attempt >= tries || !worth(&error) {
+                return Err(ApiError::Other(told));
+            }
+            self.pause(pause(attempt)).await?;
+            attempt += 1;
         }
     }
 
@@ -189,9 +215,28 @@ impl Api {
         token: bool,
     ) -> Result<RawAnswer, ApiError> {
         let authorization = token.then_some(self.client.authorization.as_str());
-        let exchange = self.client.connection.exchange(method, path, authorization, kind, body);
-        tokio::time::timeout_at(self.deadline, exchange).await.map_err(|_| ApiError::Deadline)?
+        let connection = &self.client.connection;
+        let exchange = connection.exchange(method.clone(), path, authorization, kind, body);
+        let answer =
+            tokio::time::timeout_at(self.deadline, exchange).await.map_err(|_| ApiError::Deadline)?;
+        answer.map_err(|error| match error {
+            ApiError::Unreachable(why) => {
+                let below = path.strip_prefix("/api2/json/").unwrap_or(path);
+                // Go writes the method as a word here.
+                let (first, rest) = method.as_str().split_at(1);
+                let call = format!("{first}{} \"{}\"", rest.to_lowercase(), connection.address_of(path));
+                ApiError::Unreachable(format!(
+                    "failed to perform HTTP {method} request (path: {below}) - Reason: {call}: {why}"
+                ))
+            }
+            other => other,
+        })
     }
+}
+
+/// Pauses that double: `first` polls after the first failure.
+pub fn doubling(first: f64) -> impl Fn(u32) -> f64 {
+    move |failed| first * f64::from(1u32 << failed.saturating_sub(1).min(16))
 }
 
 /// The text of a field; empty when it is none.

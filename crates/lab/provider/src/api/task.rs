@@ -14,6 +14,8 @@ pub enum Tolerance {
     Lenient,
     /// They are before 0.101.
     ByVersion,
+    /// They are none once the task's log could be read, in each version (start).
+    WhenLogIsRead,
 }
 
 /// How a task ended that did not fail.
@@ -49,23 +51,30 @@ impl Api {
             return Ok(Ended::Well);
         }
         let tells_log = self.version >= TELLS_LOG;
-        let log = if tells_log { self.task_log(node, &id).await } else { Vec::new() };
-        if exit.starts_with("WARNINGS:") && (tells_log || tolerance == Tolerance::Lenient) {
+        let is_warned = exit.starts_with("WARNINGS:");
+        let log = match tells_log {
+            true => self.task_log(node, &id).await.unwrap_or_default(),
+            false if is_warned && tolerance == Tolerance::WhenLogIsRead => self.task_log(node, &id).await?,
+            false => Vec::new(),
+        };
+        if is_warned && (tells_log || tolerance != Tolerance::ByVersion) {
             let warnings = log.into_iter().filter(|line| line.contains("WARN:")).collect();
             return Ok(Ended::WithWarnings(warnings));
         }
         let mut message = format!("task {upid:?} failed to complete with exit code: {exit}");
         if !log.is_empty() {
-            message += &format!("\nlog:\n{}", log.join("\n"));
+            message += &format!("\ntask log:\n{}", log.join("\n"));
         }
         Err(ApiError::Other(message))
     }
 
-    /// The lines of a task's log; none when it cannot be had, for the task's end is what matters.
-    async fn task_log(&self, node: &str, id: &str) -> Vec<String> {
+    /// The lines of a task's log.
+    async fn task_log(&self, node: &str, id: &str) -> Result<Vec<String>, ApiError> {
         let answer = self.get(&format!("/nodes/{node}/tasks/{id}/log")).await;
-        let lines = answer.and_then(list).unwrap_or_default();
-        lines.iter().map(|line| text(line, "t").to_string()).collect()
+        let lines = answer
+            .and_then(list)
+            .map_err(|error| ApiError::Other(format!("error retrieving task log: {error}")))?;
+        Ok(lines.iter().map(|line| text(line, "t").to_string()).collect())
     }
 }
 

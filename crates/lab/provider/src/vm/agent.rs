@@ -5,11 +5,11 @@
 
 use super::Vm;
 use crate::{
-    api::{ApiError, text},
+    api::{Api, ApiError, text},
     diagnostic::Diagnostic,
     duration,
     value::Value,
-    version::Version,
+    version::{LATER, Version},
 };
 use serde_json::Value as Json;
 use std::{net::IpAddr, time::Duration};
@@ -74,8 +74,12 @@ pub async fn network(vm: &Vm<'_>, state: &Value, operation: &str) -> Result<Netw
     if vm.api.version >= Version(0, 109, 0) && wants("disabled") {
         return Ok(Network::default());
     }
-    let api = &vm.api.within(limit.unwrap_or(DEFAULT_LIMIT));
+    let whole = vm.api;
+    let api = &whole.within(limit.unwrap_or(DEFAULT_LIMIT));
     let vm = &Vm { api, node: vm.node.clone(), id: vm.id };
+    // In 0.93.0 the limit is that of the loop and not of the question: a guest that still boots is only told from a silent
+    // one after 3 s.
+    let asking = if whole.version >= LATER { api } else { whole };
 
     let point = |when: &str| format!("{operation}.agent-wait.{when}");
     let failed = |error: ApiError| Diagnostic {
@@ -93,7 +97,7 @@ pub async fn network(vm: &Vm<'_>, state: &Value, operation: &str) -> Result<Netw
         }
     };
     let waited = tokio::select! {
-        waited = until_published(vm, ipv4, ipv6) => waited,
+        waited = until_published(vm, asking, ipv4, ipv6) => waited,
         () = interrupted => Err(ApiError::Other("context canceled".into())),
     };
     let network = waited.map_err(failed)?;
@@ -101,7 +105,7 @@ pub async fn network(vm: &Vm<'_>, state: &Value, operation: &str) -> Result<Netw
     Ok(network)
 }
 
-async fn until_published(vm: &Vm<'_>, ipv4: bool, ipv6: bool) -> Result<Network, ApiError> {
+async fn until_published(vm: &Vm<'_>, asking: &Api, ipv4: bool, ipv6: bool) -> Result<Network, ApiError> {
     let timeout = || {
         let id = vm.id.to_string();
         ApiError::Other(format!(
@@ -109,7 +113,7 @@ async fn until_published(vm: &Vm<'_>, ipv4: bool, ipv6: bool) -> Result<Network,
         ))
     };
     loop {
-        match vm.api.get(&vm.path("agent/network-get-interfaces")).await {
+        match asking.get(&vm.path("agent/network-get-interfaces")).await {
             Ok(answer) => {
                 if let Some(Json::Array(interfaces)) = answer.get("result")
                     && has_addresses(interfaces, ipv4, ipv6)

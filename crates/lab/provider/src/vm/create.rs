@@ -6,12 +6,17 @@
 
 use super::{Numbers, Vm, drive, observe, refuse_unknown_parts, seconds, settings};
 use crate::{
-    api::{Api, ApiError, Ended, Form, Tolerance, form, int, text, truth},
+    api::{Api, ApiError, Ended, Form, Tolerance, doubling, form, int, text, truth},
     diagnostic::Diagnostic,
     value::Value,
-    version::Version,
+    version::{LATER, Version},
 };
 use serde_json::Value as Json;
+
+/// Between two tries of a clone, in polls.
+const CLONE_PAUSE: f64 = 10.0;
+/// What each failed try of a clone is told as.
+const CLONING: &str = "error cloning VM: ";
 
 /// Makes the planned VM. The answer is the new state (null when there is none to remember) and what
 /// there is to say.
@@ -61,7 +66,7 @@ async fn clone(
     ];
     body.extend(optional.into_iter().filter_map(|(key, text)| Some((key.to_string(), text?.to_string()))));
 
-    let retries = source.int("retries").unwrap_or(1).max(1);
+    let retries = source.int("retries").and_then(|n| u32::try_from(n).ok()).unwrap_or(1).max(1);
     let original = Vm { api, node, id: template };
     let ended = if api.version >= Version(0, 97, 0) {
         clone_adopting(&original, &body, retries).await
@@ -69,7 +74,7 @@ async fn clone(
         clone_repeating(&original, &body, retries).await
     };
     let ended = ended.map_err(|error| {
-        Diagnostic::of_step(api.version, "VM clone", &format!("error cloning VM {template}"), &error)
+        Diagnostic::of_step(api.version, "VM clone", "error waiting for VM clone", &error)
     })?;
     warn(said, "VM clone", &ended);
     vm.set("vm_id", id);
@@ -79,40 +84,28 @@ async fn clone(
 
 /// Since 0.97: the request is tried again after any 5xx, and on a later try "already exists" counts as
 /// success. Whoever holds that VMID is adopted. A failed task is final.
-async fn clone_adopting(original: &Vm<'_>, body: &Form, retries: i64) -> Result<Ended, ApiError> {
-    let mut tries = 0;
-    let task = loop {
+async fn clone_adopting(original: &Vm<'_>, body: &Form, retries: u32) -> Result<Ended, ApiError> {
+    let request = |attempt| async move {
         match clone_request(original, body).await {
-            Ok(task) => break Some(task),
-            Err(error) if tries > 0 && error.is_taken() => break None,
-            Err(error) if error.is_server_side() && tries + 1 < retries => {
-                tries += 1;
-                original.api.pause(10.0).await?;
+            Err(error) if attempt > 1 && error.is_taken() => Ok(None),
+            Err(ApiError::Answer { code, text }) if text.contains("already exists") => {
+                let text = format!("the requested resource already exists\n{text}");
+                Err(ApiError::Answer { code, text })
             }
-            Err(error) => return Err(error),
+            other => other.map(Some),
         }
     };
-    match task {
+    let worth = ApiError::is_server_side;
+    match original.api.again_telling(retries, |_| CLONE_PAUSE, CLONING, worth, request).await? {
         Some(task) => clone_task(original, task).await,
         None => Ok(Ended::Well),
     }
 }
 
 /// Before 0.97: request and task are repeated together, and "already exists" stays an error.
-async fn clone_repeating(original: &Vm<'_>, body: &Form, retries: i64) -> Result<Ended, ApiError> {
-    let mut tries = 0;
-    loop {
-        let ended = match clone_request(original, body).await {
-            Ok(task) => clone_task(original, task).await,
-            Err(error) => Err(error),
-        };
-        tries += 1;
-        match ended {
-            Err(ApiError::Deadline) => return ended,
-            Err(_) if tries < retries => original.api.pause(10.0).await?,
-            other => return other,
-        }
-    }
+async fn clone_repeating(original: &Vm<'_>, body: &Form, retries: u32) -> Result<Ended, ApiError> {
+    let whole = |_| async { clone_task(original, clone_request(original, body).await?).await };
+    original.api.again_telling(retries, |_| CLONE_PAUSE, CLONING, |_| true, whole).await
 }
 
 async fn clone_request(original: &Vm<'_>, body: &Form) -> Result<Json, ApiError> {
@@ -147,10 +140,10 @@ async fn finish(api: &Api, state: &mut Value, said: &mut Vec<Diagnostic>) -> Res
         let mut old = vec![interface.clone()];
         old.extend(found.filter(|found| *found != interface));
         let body = form([("delete", old.join(","))]);
-        vm.configure(&body).await.map_err(failed("removing the cloud-init drive of"))?;
+        vm.configure(&body).await?;
     }
     let body = settings::of_new(api.version, state, &interface);
-    vm.configure(&body).await.map_err(failed("updating"))?;
+    vm.configure(&body).await?;
     api.point("create.config.after").await?;
 
     let config = vm.config().await.map_err(failed("reading the configuration of"))?;
@@ -208,10 +201,21 @@ pub(super) async fn start(
     }
     let body = form([("timeout", limit.as_secs().to_string())]);
     let path = vm.path("status/start");
-    let post = || api.post(&path, &body);
-    let task = api.again(3, 1.0, |error| error.says("got no worker upid"), post).await.map_err(failed)?;
-    let ended = api.wait(task, Tolerance::ByVersion).await.map_err(failed)?;
-    warn(said, "VM start", &ended);
+    // Answered so when it was started between the look and the request. Later versions take that for done and wait for it
+    // to run; 0.93.0 looks for the task that the answer does not name.
+    let post = |_| async {
+        match api.post(&path, &body).await {
+            Err(error) if !error.says("already running") => Err(error),
+            Err(_) if api.version >= LATER => Ok(None),
+            Err(_) => Err(ApiError::NoData),
+            Ok(task) => Ok(Some(task)),
+        }
+    };
+    let worth = |error: &ApiError| error.says("got no worker upid");
+    if let Some(task) = api.again_telling(3, doubling(1.0), "", worth, post).await.map_err(failed)? {
+        let ended = api.wait(task, Tolerance::WhenLogIsRead).await.map_err(failed)?;
+        warn(said, "VM start", &ended);
+    }
     vm.until("running").await.map_err(failed)?;
     api.point(&format!("{operation}.start.after")).await.map_err(failed)
 }

@@ -2,10 +2,10 @@
 
 use super::{Vm, create::flag, create::warn, seconds};
 use crate::{
-    api::{Api, ApiError, Ended, Tolerance, form, segment, text},
+    api::{Api, ApiError, Ended, Tolerance, doubling, form, segment, text},
     diagnostic::Diagnostic,
     value::Value,
-    version::Version,
+    version::{LATER, Version},
 };
 
 /// Deletes the VM of a state. The answer is the state afterwards (null when terraform may forget it).
@@ -58,7 +58,14 @@ async fn remove(api: &Api, state: &Value, said: &mut Vec<Diagnostic>) -> Result<
         wanted("delete_unreferenced_disks_on_destroy"),
         wanted("purge_on_destroy")
     );
-    let task = api.again(3, 1.0, ApiError::is_server_side, || api.delete(&path)).await.map_err(failed)?;
+    // Before 0.101 nothing but absence is final, a lost connection neither: the second request may find the VM gone, or
+    // its rules, which is a 403.
+    let worth = |error: &ApiError| match api.version >= LATER {
+        true => error.is_server_side(),
+        false => !error.is_missing(api.version),
+    };
+    let delete = |_| api.delete(&path);
+    let task = api.again_telling(3, doubling(1.0), "", worth, delete).await.map_err(failed)?;
     let ended = api.wait(task, Tolerance::ByVersion).await.map_err(failed)?;
     warn(said, "VM delete", &ended);
     api.point("delete.delete.after").await.map_err(failed)?;

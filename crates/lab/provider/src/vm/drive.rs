@@ -3,9 +3,10 @@
 
 use super::{Vm, create::flag};
 use crate::{
-    api::{ApiError, Tolerance, form, text},
+    api::{ApiError, Tolerance, doubling, form, text},
     diagnostic::Diagnostic,
     value::Value,
+    version::LATER,
 };
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
@@ -135,7 +136,7 @@ pub async fn bring_to(vm: &Vm<'_>, config: &Json, disk: &Value, operation: &str)
     if options.iter().any(|(key, value)| drive.options.get(*key) != Some(value)) {
         let mut parts = vec![format!("file={},size={}", drive.volume, drive.size())];
         parts.extend(options.iter().map(|(key, value)| format!("{key}={value}")));
-        vm.configure(&form([(interface, parts.join(","))])).await.map_err(failed)?;
+        vm.configure(&form([(interface, parts.join(","))])).await?;
     }
     if let Some(storage) = disk.text("datastore_id").filter(|storage| *storage != drive.storage()) {
         let body = form([("disk", interface.into()), ("storage", storage.into()), ("delete", "1".into())]);
@@ -146,17 +147,33 @@ pub async fn bring_to(vm: &Vm<'_>, config: &Json, disk: &Value, operation: &str)
 
     if let Some(size) = size.filter(|size| *size > drive.size()) {
         let failed = |error: ApiError| {
-            Diagnostic::error(format!("error resizing disk {interface} of VM {id}: {error}"))
+            let sentence = "disk resize fails: error waiting for VM disk resize";
+            Diagnostic::of_step(api.version, "Disk resize", sentence, &error)
         };
         api.point(&format!("{operation}.resize.before")).await.map_err(failed)?;
-        let body = form([("disk", interface.into()), ("size", size.to_string())]);
-        let path = vm.path("resize");
-        let put = || api.put(&path, &body);
-        let task = api.again(5, 1.0, |_| true, put).await.map_err(failed)?;
-        api.wait(task, Tolerance::ByVersion).await.map_err(failed)?;
+        resize(vm, interface, size).await.map_err(failed)?;
         api.point(&format!("{operation}.resize.after")).await.map_err(failed)?;
     }
     Ok(())
+}
+
+/// Grows a disk to so many bytes. Tried again only for a lock that was not got in time and for what does not exist (yet):
+/// a full storage, a busy one and a lost connection end the whole create. Before 0.101 the tries are of request and task
+/// together.
+async fn resize(vm: &Vm<'_>, interface: &str, size: u64) -> Result<(), ApiError> {
+    let api = vm.api;
+    let body = form([("disk", interface.into()), ("size", size.to_string())]);
+    let path = vm.path("resize");
+    let passes = |error: &ApiError| error.says("got timeout") || error.says("does not exist");
+    if api.version >= LATER {
+        let put = |_| api.put(&path, &body);
+        let task = api.again_telling(5, doubling(1.0), "", passes, put).await?;
+        return api.wait(task, Tolerance::ByVersion).await.map(|_| ());
+    }
+    // The real one says "moving" here.
+    let what = "error moving VM disk: ";
+    let whole = |_| async { api.wait(api.put(&path, &body).await?, Tolerance::ByVersion).await.map(|_| ()) };
+    api.again_telling(5, doubling(1.0), what, passes, whole).await
 }
 
 fn short_size(bytes: u64) -> String {

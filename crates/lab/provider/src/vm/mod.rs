@@ -23,9 +23,10 @@ pub use observe::{import, read};
 pub use update::update;
 
 use crate::{
-    api::{Api, ApiError, Form, segment, text},
+    api::{Api, ApiError, Form, doubling, segment, text},
     diagnostic::Diagnostic,
     value::Value,
+    version::LATER,
 };
 use serde_json::Value as Json;
 use std::time::Duration;
@@ -52,11 +53,17 @@ impl Vm<'_> {
         if status.is_object() { Ok(status) } else { Err(ApiError::NoData) }
     }
 
-    /// Changes the configuration; three tries while another holds the VM's lock file.
+    /// Changes the configuration; three tries while another holds the VM's lock file. The error is whole: it does not
+    /// tell what the change was for, and since 0.101 not even that it was one.
     async fn configure(&self, form: &Form) -> Result<(), ApiError> {
         let path = self.path("config");
-        let put = || self.api.put(&path, form);
-        self.api.again(3, 1.0, |error| error.says("got timeout"), put).await.map(|_| ())
+        let busy = |error: &ApiError| error.says("got timeout");
+        let put = |_| self.api.put(&path, form);
+        if self.api.version >= LATER {
+            return self.api.again_telling(3, doubling(1.0), "", busy, put).await.map(|_| ());
+        }
+        let done = self.api.again(3, 1.0, busy, || put(1)).await;
+        done.map(|_| ()).map_err(|error| ApiError::Other(format!("error updating VM: {error}")))
     }
 
     /// Looks once a poll until the VM has the status, or the deadline comes.

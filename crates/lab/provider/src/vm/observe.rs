@@ -17,7 +17,7 @@ use crate::{
     diagnostic::Diagnostic,
     schema::same,
     value::Value,
-    version::Version,
+    version::{LATER, Version},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use percent_encoding::percent_decode_str;
@@ -80,21 +80,25 @@ async fn observe(
 ) -> Result<Option<Value>, Diagnostic> {
     let id = state.text("id").and_then(|id| id.parse().ok()).or(state.int("vm_id")).unwrap_or(0);
     let failed = |error: ApiError| Diagnostic::error(format!("error retrieving VM {id}: {error}"));
-    let resources = api.get("/cluster/resources?type=vm").await.and_then(list).map_err(failed)?;
+    let resources = api.get("/cluster/resources?type=vm").await.and_then(list).map_err(|error| {
+        Diagnostic::error(format!("failed to get resources list of type (\"vm\") for cluster: {error}"))
+    })?;
     let Some(resource) = resources.iter().find(|resource| int(resource, "vmid") == Some(id)) else {
         return Ok(None);
     };
     let vm = Vm { api, node: text(resource, "node").to_string(), id };
     let config = match vm.config().await {
-        Err(error) if error.is_missing() => return Ok(None),
+        Err(error) if error.is_missing(api.version) => return Ok(None),
         other => other.map_err(failed)?,
     };
     let status = match vm.status().await {
-        Err(error) if error.is_missing() => return Ok(None),
+        Err(error) if error.is_missing(api.version) => return Ok(None),
         other => other.map_err(failed)?,
     };
-    let formats = disk_formats(&vm, &config).await.map_err(failed)?;
-    let pool = pool(&vm).await.map_err(failed)?;
+    let formats = disk_formats(&vm, &config).await?;
+    let pool = pool(&vm).await.map_err(|error| {
+        Diagnostic::error(format!("failed to determine pool for VM {id}: error listing pools: {error}"))
+    })?;
     let running = text(&status, "status") == "running";
     let network = if running && agent_enabled(&config) {
         match agent::network(&vm, state, operation).await {
@@ -124,8 +128,9 @@ async fn observe(
     Ok(Some(new))
 }
 
-/// The format of each disk: the volume's extension tells, else the storage is asked.
-async fn disk_formats(vm: &Vm<'_>, config: &Json) -> Result<BTreeMap<String, String>, ApiError> {
+/// The format of each disk: the volume's extension tells, else the storage is asked. A volume that is gone keeps 0.93.0
+/// from reading the VM at all.
+async fn disk_formats(vm: &Vm<'_>, config: &Json) -> Result<BTreeMap<String, String>, Diagnostic> {
     let mut formats = BTreeMap::new();
     for (interface, drive) in drive::drives(config).filter(|(_, drive)| drive.is_disk()) {
         let extension = drive.volume.rsplit('/').next().and_then(|name| name.rsplit_once('.'));
@@ -135,7 +140,15 @@ async fn disk_formats(vm: &Vm<'_>, config: &Json) -> Result<BTreeMap<String, Str
             let (node, storage) = (segment(&vm.node), segment(drive.storage()));
             let volume = segment(&drive.volume);
             let path = format!("/nodes/{node}/storage/{storage}/content/{volume}");
-            text(&vm.api.get(&path).await?, "format").to_string()
+            match vm.api.get(&path).await {
+                Ok(found) => text(&found, "format").to_string(),
+                Err(error) if vm.api.version >= LATER && error.is_missing(vm.api.version) => continue,
+                Err(error) => {
+                    let (volume, storage) = (&drive.volume, drive.storage());
+                    let what = format!("error get file {volume} from datastore {storage}: {error}");
+                    return Err(Diagnostic::error(what));
+                }
+            }
         };
         formats.insert(interface.to_string(), format);
     }

@@ -44,7 +44,7 @@ async fn change(
     api.point("update.config.before").await.map_err(failed)?;
     let interface = settings::cloud_init_interface(after, drive::cloud_init(&config, id).as_deref());
     if let Some(body) = settings::of_change(api.version, before, after, &interface) {
-        vm.configure(&body).await.map_err(failed)?;
+        vm.configure(&body).await?;
     }
     api.point("update.config.after").await.map_err(failed)?;
     if !same(before.get("disk"), after.get("disk")) {

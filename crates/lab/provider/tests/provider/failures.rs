@@ -6,11 +6,11 @@ use crate::{
 };
 use serde_json::json;
 
-fn rule(method: &'static str, path: &'static str, code: u16, reason: &str) -> Rule {
+pub fn rule(method: &'static str, path: &'static str, code: u16, reason: &str) -> Rule {
     Rule { method, path, code, reason: reason.into(), times: 1 }
 }
 
-fn tainted(workdir: &Workdir) -> bool {
+pub fn tainted(workdir: &Workdir) -> bool {
     workdir.instance()["status"] == "tainted"
 }
 
@@ -218,7 +218,7 @@ fn a_busy_lock_file_is_tried_again() {
     pve.node()
         .rules
         .push(Rule { times: 2, ..rule("POST", "/start", 500, "got no worker upid - start worker failed") });
-    pve.node().rules.push(Rule { times: 4, ..rule("PUT", "/resize", 500, "busy") });
+    pve.node().rules.push(Rule { times: 4, ..rule("PUT", "/resize", 500, busy) });
     workdir.vm(&small_vm());
     workdir.ok(&["apply"]);
 }

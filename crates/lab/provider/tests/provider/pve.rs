@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 use tokio_rustls::{
     TlsAcceptor,
@@ -46,6 +47,7 @@ pub struct Rule {
     pub method: &'static str,
     /// What the path has to end with.
     pub path: &'static str,
+    /// The status; 0: none, the connection is cut.
     pub code: u16,
     pub reason: String,
     pub times: usize,
@@ -88,6 +90,8 @@ pub struct Node {
     pub ghost_looks: usize,
     /// What the agent answers: none yet, else an HTTP error.
     pub agent_error: Option<(u16, &'static str)>,
+    /// How long the agent takes for it.
+    pub agent_takes: Duration,
     /// Faults by point, each for one time; `None`: there is no `/lab` here at all.
     pub lab: Option<BTreeMap<String, Value>>,
     /// The points passed.
@@ -417,14 +421,19 @@ impl Pve {
 async fn serve(
     node: Arc<Mutex<Node>>,
     request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, hyper::Error> {
+) -> Result<Response<Full<Bytes>>, Box<dyn std::error::Error + Send + Sync>> {
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
     let field =
         |name| head.headers.get(name).map(|value: &http::HeaderValue| value.to_str().unwrap().to_string());
     let pairs = |bytes: &[u8]| form_urlencoded::parse(bytes).into_owned().collect::<Form>();
     let full = head.uri.path();
-    let mut node = node.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let lock = || node.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if full.contains("/agent/") {
+        let takes = lock().agent_takes;
+        tokio::time::sleep(takes).await;
+    }
+    let mut node = lock();
     let answer = if let Some(path) = full.strip_prefix("/api2/json") {
         let form = pairs(&body);
         let shown: Vec<&str> =
@@ -445,6 +454,7 @@ async fn serve(
     };
     let (code, reason, json) = match answer {
         Ok(json) => (200, None, json),
+        Err(Refusal(0, ..)) => return Err("cut".into()),
         Err(Refusal(code, reason, errors)) => {
             let mut body = json!({"data": null, "message": format!("{reason}\n")});
             if !errors.is_null() {
