@@ -46,6 +46,43 @@ fn h22_passing_refusals_are_tried_again_and_others_are_not() {
     said.fails(&["VM web-1", "Can't use an undefined value"]);
 }
 
+/// The provider repeats a resize for two reasons only: all others end the whole create.
+#[test]
+fn h22_a_resize_that_is_given_up_is_undone_and_tried_again_where_it_passes() {
+    let rules = "limit@create-retry=50";
+    for version in ["0.93.0", "0.111.1"] {
+        let lab = Lab::builder().provider(version).start().unwrap();
+        let guests = |lab: &Lab| lab.control().snapshot().unwrap().guests;
+        let before = guests(&lab);
+        let resize = "api.PUT /nodes/*/qemu/*/resize";
+        for (fault, words) in [
+            (FaultAction::Kill, "/resize\": EOF"),
+            (FaultAction::error("storage 'local-lvm' is not online"), "is not online"),
+        ] {
+            lab.control().fault(resize, fault, 1).unwrap();
+            let said = lab.vm_with(rules, "create", &CREATE).ok();
+            said.says(&[words, "trying again in 2 s (try 2 of 8)"]);
+            assert_eq!(guests(&lab).len(), 2, "{version}: the template and one VM");
+            lab.vm("destroy", &["web-1"]).ok();
+        }
+        lab.control().fault(resize, FaultAction::error("lvextend failed"), 1).unwrap();
+        let said = lab.vm_with(rules, "create", &CREATE);
+        assert!(!said.err.contains("trying again"), "{said:?}");
+        said.fails(&["VM web-1", "lvextend failed"]);
+        assert_eq!(guests(&lab), before, "{version}: undone");
+    }
+}
+
+#[test]
+fn a_start_with_warnings_makes_a_vm() {
+    for version in ["0.93.0", "0.111.1"] {
+        let lab = Lab::builder().provider(version).start().unwrap();
+        lab.control().fault("task.qmstart", FaultAction::Warnings { count: 1 }, 1).unwrap();
+        let said = lab.vm("create", &CREATE).ok();
+        assert!(!said.err.contains("undoing"), "{said:?}");
+    }
+}
+
 #[test]
 fn a_lock_in_the_common_tmp_holds_no_terraform_up() {
     let lab = Lab::builder().start().unwrap();
