@@ -23,6 +23,9 @@ pub struct Timing {
     pub plug: u64,
     /// A hard stop.
     pub stop: u64,
+    /// From QEMU's end until a hook script's last phase (2 s on a real node).
+    #[serde(default)]
+    pub cleanup: u64,
     /// A destroy task.
     pub destroy: u64,
     /// A resize, move or import of a disk.
@@ -52,6 +55,7 @@ impl Timing {
             start: 0,
             plug: 0,
             stop: 0,
+            cleanup: 0,
             destroy: 0,
             disk: 0,
             config: 0,
@@ -72,6 +76,7 @@ impl Timing {
             start: 500,
             plug: 500,
             stop: 500,
+            cleanup: 2_000,
             destroy: 500,
             disk: 300,
             config: 40,

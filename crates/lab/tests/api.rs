@@ -237,7 +237,7 @@ fn h40_the_agent_needs_another_privilege_in_each_version() {
 fn h29_the_token_cannot_leave_its_pool() {
     let lab = with_guest(node());
     for (body, text) in [
-        ("newid=101", "Permission check failed (/vms/101, VM.Allocate)"),
+        ("newid=101", "Permission check failed"),
         (
             "newid=101&pool=blockhost&storage=local",
             "Permission check failed (/storage/local, Datastore.AllocateSpace)",

@@ -55,7 +55,10 @@ fn h25_a_timeout_answers_the_pid_with_exit_0() {
         std::thread::sleep(Duration::from_millis(50));
     }
     let again = status();
-    assert!(again.code != 0 && again.err.starts_with("Agent error: PID"), "fetched once: {again:?}");
+    assert!(
+        again.code != 0 && again.err.starts_with("Agent error: Invalid parameter 'pid'"),
+        "fetched once: {again:?}"
+    );
 }
 
 #[test]
@@ -135,7 +138,7 @@ fn h37_user_data_replaces_everything_and_makes_the_users() {
     ok(&lab, "qm clone 9001 100 --name web-1");
     ok(&lab, "qm set 100 --cicustom user=local:snippets/u.yaml,meta=local:snippets/m.yaml --ciuser ignored");
     let said = run(&lab, "qm start 100");
-    assert_eq!((said.code, said.err.as_str()), (255, "can't find file 'local:snippets/u.yaml'\n"));
+    assert_eq!((said.code, said.err.as_str()), (255, "volume 'local:snippets/u.yaml' does not exist\n"));
     snippets(
         &lab,
         "#cloud-config\nhostname: inside\nusers:\n  - name: admin\n    gecos: old\n",

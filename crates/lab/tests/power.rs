@@ -124,6 +124,11 @@ fn h36_taps_are_new_at_every_start() {
     assert!(!port("tap100i0").isolated && port("tap100i0").tc.is_empty());
     let master = std::fs::read_link(lab.path("node/sys/class/net/tap100i0/master")).unwrap();
     assert_eq!(master.file_name().unwrap(), "fwbr100i0");
+    // The flag file decides whether there is such a bridge at all.
+    std::fs::remove_file(lab.path("node/run/proxmox-nftables-firewall-force-disable")).unwrap();
+    ok(&lab, &format!("qm set 100 --net0 {mac},bridge=vmbr0,firewall=1,mtu=1400"));
+    assert_eq!(port("tap100i0").bridge, "vmbr0");
+    assert!(!lab.control().snapshot().unwrap().ports.contains_key("fwpr100p0"));
     ok(&lab, "qm stop 100");
     assert!(lab.control().snapshot().unwrap().ports.is_empty());
     assert_eq!(

@@ -4,6 +4,7 @@ use super::access::Caller;
 use super::config_options::{check, is_live, known, privilege};
 use super::drive::{COLD_DRIVE_KEYS, Drive, Nic, is_drive_key, numbered, print_size};
 use super::guest::Guest;
+use super::hook;
 use super::power::check_lock;
 use super::refusal::{Outcome, Refusal};
 use super::storage::storage_of;
@@ -121,6 +122,9 @@ pub(crate) async fn change(
 ) -> Outcome<Vec<String>> {
     let change = change.checked(node, caller, vmid)?;
     node.state().guest(on, vmid)?;
+    if let Some((_, volid)) = change.set.iter().find(|(key, _)| key == "hookscript") {
+        hook::script(&node.state(), volid).map_err(|why| Refusal::parameter("hookscript", why))?;
+    }
     let _lock = node.locks.exclusive(vmid, node.timing().lock_wait).await?;
     pause(node.timing().config).await;
     let mut state = node.state();
@@ -136,6 +140,7 @@ fn apply(state: &mut State, on: &str, vmid: u32, change: &Change) -> Outcome<Vec
         check_lock(guest)?;
     }
     let mut warnings = Vec::new();
+    // Key after key: what was done before one fails stays.
     let mut result = Ok(());
     for key in &change.delete {
         let guest = state.guest_mut(on, vmid)?;
@@ -304,7 +309,8 @@ fn set_nic(state: &mut State, on: &str, vmid: u32, key: &str, value: &str) -> Ou
 fn set_drive(state: &mut State, on: &str, vmid: u32, key: &str, value: &str) -> Outcome<()> {
     let mut drive = Drive::parse(value).map_err(|why| Refusal::parameter(key, why))?;
     let before = state.guest(on, vmid)?.get(key).and_then(|text| Drive::parse(text).ok());
-    fill(state, vmid, &mut drive)?;
+    let known = before.as_ref().is_some_and(|before| before.volume == drive.volume);
+    fill(state, vmid, &mut drive, known)?;
     let guest = state.guest_mut(on, vmid)?;
     // A volume that a drive uses is not unused any more.
     guest.config.retain(|key, value| !numbered(key, "unused", 256) || *value != drive.volume);
@@ -329,8 +335,9 @@ fn set_drive(state: &mut State, on: &str, vmid: u32, key: &str, value: &str) -> 
     Ok(())
 }
 
-/// Makes the volume a drive value asks for and writes its real size in.
-fn fill(state: &mut State, vmid: u32, drive: &mut Drive) -> Outcome<()> {
+/// Makes the volume a drive value asks for and writes its real size in; that of a volume that is there, but was no drive
+/// yet, in bytes and without a unit. `known`: the drive had this volume before.
+fn fill(state: &mut State, vmid: u32, drive: &mut Drive, known: bool) -> Outcome<()> {
     if drive.volume == "none" || drive.volume.contains(":iso/") {
         drive.options.insert("media".into(), "cdrom".into());
         return Ok(());
@@ -362,7 +369,8 @@ fn fill(state: &mut State, vmid: u32, drive: &mut Drive) -> Outcome<()> {
             return Err(Refusal::die(format!("volume '{}' is owned by VM {}", drive.volume, volume.vmid)));
         }
         if !drive.is_cloudinit() {
-            drive.options.insert("size".into(), print_size(volume.size));
+            let size = if known { print_size(volume.size) } else { volume.size.to_string() };
+            drive.options.insert("size".into(), size);
         }
     }
     Ok(())

@@ -93,12 +93,18 @@ fn check_privileges(state: &State, caller: &Caller, source: u32, request: &Clone
     if !access.may(caller, &path, state.pool_of(source).as_deref(), "VM.Clone") {
         return Err(Refusal::forbidden(&path, "VM.Clone"));
     }
-    let (path, pool) = match &request.pool {
-        Some(pool) => (format!("/pool/{pool}"), Some(pool.as_str())),
-        None => (format!("/vms/{}", request.newid), None),
-    };
-    if !access.may(caller, &path, pool, "VM.Allocate") {
-        return Err(Refusal::forbidden(&path, "VM.Allocate"));
+    match &request.pool {
+        Some(pool) => {
+            let path = format!("/pool/{pool}");
+            if !access.may(caller, &path, Some(pool), "VM.Allocate") {
+                return Err(Refusal::forbidden(&path, "VM.Allocate"));
+            }
+        }
+        // Refused without a word about what is missing.
+        None if !access.may(caller, &format!("/vms/{}", request.newid), None, "VM.Allocate") => {
+            return Err(Refusal::with_code(403, "Permission check failed"));
+        }
+        None => {}
     }
     if let Some(pool) = &request.pool
         && !state.pools.contains_key(pool)

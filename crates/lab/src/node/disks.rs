@@ -105,12 +105,11 @@ pub(crate) async fn move_disk(
     .await)
 }
 
-/// A disk that was imported: the key it stands under and its value there.
+/// A disk that was imported, and the key it stands under.
 #[derive(Debug)]
 pub(crate) struct Imported {
     pub key: String,
     pub volume: String,
-    pub value: String,
     /// Bytes.
     pub size: u64,
 }
@@ -144,16 +143,40 @@ pub(crate) async fn import(
     let volume = state.storages.allocate(storage, vmid, size, file.len(), "vm")?;
     keep(node, source, &volume)?;
     let guest = state.guest_mut(on, vmid)?;
-    let (key, value) = match target {
+    let key = match target {
         Some(target) => {
-            let value = format!("{volume},size={}", print_size(size));
-            guest.config.insert(target.into(), value.clone());
-            (target.to_owned(), value)
+            // Without its size: `qm list` shows none until the disk is resized, cloned or scanned.
+            guest.config.insert(target.into(), volume.clone());
+            target.to_owned()
         }
-        None => (add_unused(guest, &volume), volume.clone()),
+        None => add_unused(guest, &volume),
     };
     state.changed(vmid);
-    Ok(Imported { key, volume, value, size })
+    Ok(Imported { key, volume, size })
+}
+
+/// Writes the sizes that the storages know into a guest's drives; tells what was changed.
+pub(crate) fn rescan(state: &mut State, vmid: u32, dry_run: bool) -> String {
+    let mut text = String::new();
+    let drives = state.guests.get(&vmid).map(super::guest::Guest::drives).unwrap_or_default();
+    for (key, mut drive) in drives.into_iter().filter(|(_, drive)| !drive.is_cdrom()) {
+        let Some(size) = state.storages.volume(&drive.volume).map(|volume| volume.size) else { continue };
+        if drive.size() == size {
+            continue;
+        }
+        let before = drive.options.insert("size".into(), print_size(size));
+        let before = before.unwrap_or_else(|| "0T".into());
+        text.push_str(&format!(
+            "VM {vmid} ({key}): size of disk '{}' updated from {before} to {}\n",
+            drive.volume,
+            print_size(size)
+        ));
+        if let Some(guest) = state.guests.get_mut(&vmid).filter(|_| !dry_run) {
+            guest.config.insert(key, drive.print());
+        }
+    }
+    state.changed(vmid);
+    text
 }
 
 /// Keeps what was imported in the lab's folder `imported`, for tests that look into it.

@@ -6,7 +6,7 @@ use super::access::Caller;
 use super::change::{self, Change};
 use super::drive::with_smbios_uuid;
 use super::guest::{Behaviour, Guest};
-use super::power::{check_lock, start_now};
+use super::power::{check_lock, start_slowly};
 use super::refusal::{Outcome, Refusal};
 use super::tasks::{Worker, spawn};
 use super::{Node, Shared, State, pause};
@@ -51,7 +51,11 @@ pub(crate) async fn destroy(
             shared.state().backup_jobs.remove(&vmid);
         }
         for warning in warnings {
-            worker.warn(warning);
+            // A plain warning in 8, one of the task in 9.
+            match shared.options.pve {
+                8 => worker.line(warning),
+                _ => worker.warn(warning),
+            }
         }
         remove_folder(&shared, vmid);
         Ok(())
@@ -156,7 +160,7 @@ pub(crate) async fn create(
             Refusal::die(format!("unable to create VM {vmid} - {}", refusal.message))
         })?;
         if start {
-            start_or_warn(&shared, &worker, &on, vmid);
+            start_or_warn(&shared, &worker, &on, vmid).await;
         }
         Ok(())
     })
@@ -164,8 +168,8 @@ pub(crate) async fn create(
 }
 
 /// A failing start is only a warning: create still succeeds.
-fn start_or_warn(node: &Node, worker: &Worker, on: &str, vmid: u32) {
-    if let Err(refusal) = start_now(node, on, vmid) {
+async fn start_or_warn(node: &Shared, worker: &Worker, on: &str, vmid: u32) {
+    if let Err(refusal) = start_slowly(node, Some(worker), on, vmid).await {
         worker.warn(refusal.message);
     }
 }

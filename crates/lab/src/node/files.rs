@@ -35,7 +35,20 @@ impl NodeFiles {
         {
             fs::create_dir_all(root.join(folder))?;
         }
-        Ok(Self { root, node: node.into(), mounted: true, version: 1, monitors: Mutex::default() })
+        let files = Self { root, node: node.into(), mounted: true, version: 1, monitors: Mutex::default() };
+        // The firewall's daemon writes it where its new form is not switched on.
+        replace(&files.old_firewall(), b"");
+        Ok(files)
+    }
+
+    fn old_firewall(&self) -> PathBuf {
+        self.root.join("run/proxmox-nftables-firewall-force-disable")
+    }
+
+    /// Whether a card with `firewall=1` gets a bridge of its own: this file decides, and neither the package nor the
+    /// node's firewall rules do.
+    pub fn has_firewall_bridges(&self) -> bool {
+        self.old_firewall().exists()
     }
 
     pub fn mounted(&self) -> bool {

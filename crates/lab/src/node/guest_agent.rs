@@ -210,7 +210,7 @@ fn guest_paths(text: &str, stand_ins: &Path, root: &Path) -> String {
             text = replace_word(&text, &format!("{folder}{name}"), &stand_ins.join(name).to_string_lossy());
         }
     }
-    for file in ["/etc/passwd", "/etc/hostname"] {
+    for file in ["/etc/passwd", "/etc/hostname", "/etc/resolv.conf"] {
         text = replace_word(&text, file, &format!("{}{file}", root.display()));
     }
     text
@@ -245,7 +245,7 @@ pub(crate) async fn exec_status(node: &Node, on: &str, vmid: u32, pid: u32) -> O
         .1
         .get(&pid)
         .filter(|execution| execution.vmid == vmid)
-        .ok_or_else(|| Refusal::die(format!("Agent error: PID {pid} does not exist")))?;
+        .ok_or_else(|| Refusal::die("Agent error: Invalid parameter 'pid'"))?;
     let Some(result) = execution.result.clone() else {
         return Ok(json!({"exited": 0}));
     };

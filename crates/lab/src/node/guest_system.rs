@@ -31,9 +31,33 @@ impl GuestSystem {
     }
 }
 
+/// Where the host asks for names. A guest whose configuration says nothing about that gets it at each start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Resolver {
+    pub server: String,
+    pub domain: String,
+}
+
+impl Resolver {
+    /// What a guest gets: its own part by part, else the host's.
+    fn of(guest: &Guest, host: &Self) -> Self {
+        let own = |key: &str, host: &str| guest.get(key).unwrap_or(host).to_owned();
+        Self { server: own("nameserver", &host.server), domain: own("searchdomain", &host.domain) }
+    }
+
+    fn file(&self) -> String {
+        let servers = self.server.split_whitespace().map(|server| format!("nameserver {server}\n"));
+        let domain = self.domain.split_whitespace().collect::<Vec<_>>().join(" ");
+        let search = if domain.is_empty() { String::new() } else { format!("search {domain}\n") };
+        servers.chain([search]).collect()
+    }
+}
+
 /// The cloud-init data of one start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CloudInit {
+    /// None where the network configuration is a file of somebody's.
+    resolver: Option<Resolver>,
     user: String,
     instance_id: String,
     hostname: Option<String>,
@@ -46,7 +70,7 @@ pub(crate) struct CloudInit {
 ///
 /// # Errors
 /// A snippet is missing.
-pub(crate) fn cloud_init(guest: &Guest, snippets: &Path, host_resolver: &str) -> Outcome<Option<CloudInit>> {
+pub(crate) fn cloud_init(guest: &Guest, snippets: &Path, host: &Resolver) -> Outcome<Option<CloudInit>> {
     if !guest.drives().iter().any(|(_, drive)| drive.is_cloudinit()) {
         return Ok(None);
     }
@@ -60,12 +84,14 @@ pub(crate) fn cloud_init(guest: &Guest, snippets: &Path, host_resolver: &str) ->
         Some(text) => text.clone(),
         None => generated_user_data(guest),
     };
-    let network = custom.get("network").cloned().unwrap_or_else(|| network_config(guest, host_resolver));
+    let resolver = (!custom.contains_key("network")).then(|| Resolver::of(guest, host));
+    let network = custom.get("network").cloned().unwrap_or_else(|| network_config(guest, resolver.as_ref()));
     let meta = custom.get("meta").map(|text| yaml(text)).unwrap_or_default();
     let text_of =
         |value: &serde_json::Value, key: &str| value.get(key).and_then(|v| v.as_str()).map(String::from);
     let parsed = yaml(&user);
     Ok(Some(CloudInit {
+        resolver,
         instance_id: text_of(&meta, "instance-id").unwrap_or_else(|| hash(&user, &network)),
         hostname: text_of(&parsed, "hostname")
             .or_else(|| text_of(&parsed, "fqdn"))
@@ -74,7 +100,8 @@ pub(crate) fn cloud_init(guest: &Guest, snippets: &Path, host_resolver: &str) ->
     }))
 }
 
-/// Does what cloud-init does when the guest comes up with this ISO: nothing for a known instance-id.
+/// Does what cloud-init does when the guest comes up with this ISO: for a known instance-id nothing but the network's
+/// resolver, which is written at each start.
 pub(crate) fn boot(system: &mut GuestSystem, root: &Path, data: Option<&CloudInit>) {
     let passwd = root.join("etc/passwd");
     if !passwd.is_file() {
@@ -86,6 +113,9 @@ pub(crate) fn boot(system: &mut GuestSystem, root: &Path, data: Option<&CloudIni
     }
     system.root = Some(root.into());
     let Some(data) = data else { return };
+    if let Some(resolver) = &data.resolver {
+        super::files::replace(&root.join("etc/resolv.conf"), resolver.file().as_bytes());
+    }
     if system.instance_id == data.instance_id {
         return;
     }
@@ -130,7 +160,7 @@ fn yaml(text: &str) -> serde_json::Value {
 }
 
 fn snippet(folder: &Path, volid: &str) -> Outcome<String> {
-    let missing = || Refusal::die(format!("can't find file '{volid}'"));
+    let missing = || Refusal::die(format!("volume '{volid}' does not exist"));
     let name =
         volid.strip_prefix("local:snippets/").filter(|name| !name.contains('/')).ok_or_else(missing)?;
     fs::read_to_string(folder.join(name)).map_err(|_| missing())
@@ -142,16 +172,13 @@ fn generated_user_data(guest: &Guest) -> String {
 }
 
 /// Version 1, matched by MAC; without `nameserver` or `searchdomain` the host's is written in, and its change is a new guest.
-fn network_config(guest: &Guest, host_resolver: &str) -> String {
+fn network_config(guest: &Guest, resolver: Option<&Resolver>) -> String {
     let mut text = String::from("version: 1\n");
     for (number, nic) in guest.nics() {
         let address = guest.get(&format!("ipconfig{number}")).unwrap_or("");
         text.push_str(&format!("{} {address}\n", nic.mac));
     }
-    for key in ["nameserver", "searchdomain"] {
-        text.push_str(guest.get(key).unwrap_or(host_resolver));
-        text.push('\n');
-    }
+    text.push_str(&resolver.map(Resolver::file).unwrap_or_default());
     text
 }
 
@@ -200,7 +227,9 @@ mod tests {
     fn a_known_instance_is_left_alone() {
         let root = tempfile::tempdir().unwrap();
         let mut system = GuestSystem::default();
+        let host = Resolver { server: "192.0.2.1 192.0.2.2".into(), domain: "a.example".into() };
         let mut data = CloudInit {
+            resolver: Some(host),
             user: "#cloud-config\nusers:\n  - name: admin\n".into(),
             instance_id: "one".into(),
             hostname: Some("web-1".into()),
@@ -209,6 +238,11 @@ mod tests {
         boot(&mut system, root.path(), Some(&data));
         assert_eq!((system.cloud_init_runs, system.hostname.as_str()), (1, "web-1"));
         assert!(system.passwd().contains("admin:x:1000:1000::/home/admin:/bin/bash\n"));
+        let resolver = || fs::read_to_string(root.path().join("etc/resolv.conf")).unwrap();
+        assert_eq!(resolver(), "nameserver 192.0.2.1\nnameserver 192.0.2.2\nsearch a.example\n");
+        data.resolver = Some(Resolver { server: "192.0.2.3".into(), domain: String::new() });
+        boot(&mut system, root.path(), Some(&data));
+        assert_eq!((system.cloud_init_runs, resolver().as_str()), (1, "nameserver 192.0.2.3\n"));
         data.instance_id = "two".into();
         boot(&mut system, root.path(), Some(&data));
         assert_eq!(system.cloud_init_runs, 2);

@@ -33,6 +33,7 @@ pub(crate) mod files;
 pub(crate) mod guest;
 pub(crate) mod guest_agent;
 pub(crate) mod guest_system;
+pub(crate) mod hook;
 pub(crate) mod locks;
 mod monitor;
 pub(crate) mod network;
@@ -89,6 +90,8 @@ pub(crate) struct State {
     pub access: Access,
     /// The host's name server, part of a guest's instance-id where it has none of its own.
     pub resolver: String,
+    /// The host's search domain, likewise.
+    pub search_domain: String,
     /// Seconds by which the node's clock is ahead.
     pub clock_ahead_s: i64,
     next_pid: u32,
@@ -112,6 +115,7 @@ impl Node {
             network,
             access: Access::new(&options),
             resolver: "192.0.2.53".into(),
+            search_domain: "node.example".into(),
             clock_ahead_s: 0,
             next_pid: 20_000,
             next_mac: 1,

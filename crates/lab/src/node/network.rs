@@ -123,7 +123,7 @@ impl Network {
         self.unplug_one(files, vmid, number);
         let Some(bridge) = nic.bridge() else { return };
         let tap = format!("tap{vmid}i{number}");
-        if nic.firewall() {
+        if nic.firewall() && files.has_firewall_bridges() {
             let own = format!("fwbr{vmid}i{number}");
             self.add(files, &own, None, true, true);
             self.add(files, &format!("fwln{vmid}i{number}"), Some(&own), false, true);

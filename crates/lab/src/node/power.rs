@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::access::Caller;
 use super::guest::{Guest, Run};
-use super::guest_system;
+use super::guest_system::{self, Resolver};
+use super::hook::{self, Phase};
 use super::refusal::{Outcome, Refusal};
 use super::tasks::{Worker, spawn};
 use super::{Node, Shared, State, change, pause};
@@ -23,21 +24,23 @@ pub(crate) struct Shutdown {
 /// The start task. Everything is checked inside it.
 pub(crate) async fn start(node: &Shared, caller: &Caller, on: &str, vmid: u32) -> String {
     let (shared, on) = (node.clone(), on.to_owned());
-    spawn(node, caller, "qmstart", vmid, move |_| async move {
+    spawn(node, caller, "qmstart", vmid, move |worker| async move {
         let _lock = shared.locks.exclusive(vmid, shared.timing().lock_wait).await?;
         check_startable(&shared, &on, vmid)?;
         pause(shared.timing().start).await;
-        start_slowly(&shared, &on, vmid).await
+        start_slowly(&shared, Some(&worker), &on, vmid).await
     })
     .await
 }
 
 /// As a start goes on a real node: QEMU runs and has its PID file, some time later its taps are ports of their
-/// bridges, and only then has it ended.
-async fn start_slowly(node: &Node, on: &str, vmid: u32) -> Outcome<()> {
+/// bridges, and only then has it ended. The hook script comes before and after.
+pub(crate) async fn start_slowly(node: &Shared, worker: Option<&Worker>, on: &str, vmid: u32) -> Outcome<()> {
+    hook::run(node, vmid, Phase::PreStart, worker).await?;
     let pid = run_qemu(node, on, vmid)?;
     pause(node.timing().plug).await;
     plug(node, vmid, pid);
+    hook::run_or_complain(node, vmid, Phase::PostStart, worker).await;
     Ok(())
 }
 
@@ -65,7 +68,7 @@ pub(crate) fn check_lock(guest: &Guest) -> Outcome<()> {
     }
 }
 
-/// A start of which nothing is seen but its end.
+/// A start of which nothing is seen but its end; a hook script is not run.
 pub(crate) fn start_now(node: &Node, on: &str, vmid: u32) -> Outcome<()> {
     let pid = run_qemu(node, on, vmid)?;
     plug(node, vmid, pid);
@@ -99,7 +102,8 @@ fn run_qemu(node: &Node, on: &str, vmid: u32) -> Outcome<u32> {
             return Err(Refusal::die(format!("bridge '{bridge}' does not exist")));
         }
     }
-    let data = guest_system::cloud_init(&guest, &state.files.snippets(), &state.resolver)?;
+    let host = Resolver { server: state.resolver.clone(), domain: state.search_domain.clone() };
+    let data = guest_system::cloud_init(&guest, &state.files.snippets(), &host)?;
     let pid = state.next_pid();
     let boot = guest.behaviour.boot_ms.unwrap_or(node.timing().boot);
     let folder = node.guest_folder(vmid);
@@ -125,8 +129,14 @@ fn run_qemu(node: &Node, on: &str, vmid: u32) -> Outcome<u32> {
     Ok(pid)
 }
 
-/// QEMU ends; taps and what ran in the guest end with it.
-pub(crate) fn power_off(node: &Node, vmid: u32) {
+/// QEMU ends; taps and what ran in the guest end with it. The node's daemon hears of it.
+pub(crate) fn power_off(node: &Shared, vmid: u32) {
+    cut_off(node, vmid);
+    hook::clean_up(node, vmid);
+}
+
+/// The same where nobody is left to hear of it.
+pub(crate) fn cut_off(node: &Node, vmid: u32) {
     let mut state = node.state();
     if let Some(guest) = state.guests.get_mut(&vmid) {
         guest.run = None;
@@ -153,12 +163,13 @@ pub(crate) async fn stop(
             worker.line("aborted running shutdown task");
         }
         let _lock = shared.locks.exclusive(vmid, shared.timing().lock_wait).await?;
-        stop_locked(&shared, &on, vmid, skip_lock).await
+        stop_locked(&shared, &worker, &on, vmid, skip_lock).await
     })
     .await
 }
 
-async fn stop_locked(node: &Node, on: &str, vmid: u32, skip_lock: bool) -> Outcome<()> {
+/// A configuration lock counts only while the guest runs.
+async fn stop_locked(node: &Shared, worker: &Worker, on: &str, vmid: u32, skip_lock: bool) -> Outcome<()> {
     {
         let state = node.state();
         let guest = state.find(on, vmid).ok_or_else(|| Refusal::no_such_vm(on, vmid))?;
@@ -169,6 +180,7 @@ async fn stop_locked(node: &Node, on: &str, vmid: u32, skip_lock: bool) -> Outco
             check_lock(guest)?;
         }
     }
+    hook::run_or_complain(node, vmid, Phase::PreStop, Some(worker)).await;
     pause(node.timing().stop).await;
     power_off(node, vmid);
     Ok(())
@@ -204,7 +216,7 @@ pub(crate) async fn shutdown(
     .await)
 }
 
-async fn shutdown_locked(node: &Node, worker: &Worker, on: &str, vmid: u32, how: Shutdown) -> Outcome<()> {
+async fn shutdown_locked(node: &Shared, worker: &Worker, on: &str, vmid: u32, how: Shutdown) -> Outcome<()> {
     let heeds = {
         let state = node.state();
         let guest = state.find(on, vmid).ok_or_else(|| Refusal::no_such_vm(on, vmid))?;
@@ -216,6 +228,7 @@ async fn shutdown_locked(node: &Node, worker: &Worker, on: &str, vmid: u32, how:
         // A guest that is still booting hears neither ACPI nor the agent.
         guest.booted() && !guest.behaviour.ignore_shutdown
     };
+    hook::run_or_complain(node, vmid, Phase::PreStop, Some(worker)).await;
     let limit = Duration::from_secs(how.timeout.unwrap_or(60));
     let needed = {
         let state = node.state();
@@ -256,7 +269,7 @@ pub(crate) async fn reboot(
     Ok(spawn(node, caller, "qmreboot", vmid, move |worker| async move {
         let _lock = shared.locks.exclusive(vmid, shared.timing().lock_wait).await?;
         shutdown_locked(&shared, &worker, &on, vmid, Shutdown { timeout, force_stop: false }).await?;
-        start_slowly(&shared, &on, vmid).await
+        start_slowly(&shared, Some(&worker), &on, vmid).await
     })
     .await)
 }
@@ -269,6 +282,7 @@ pub(crate) async fn suspend(node: &Shared, caller: &Caller, on: &str, vmid: u32,
         let _lock = shared.locks.exclusive(vmid, shared.timing().lock_wait).await?;
         {
             let mut state = shared.state();
+            state.find(&on, vmid).ok_or_else(|| Refusal::no_such_vm(&on, vmid))?;
             let guest = state.guest_mut(&on, vmid)?;
             check_lock(guest)?;
             let run = guest.run.as_mut().ok_or_else(|| Refusal::die(format!("VM {vmid} not running")))?;
@@ -292,6 +306,7 @@ pub(crate) async fn resume(node: &Shared, caller: &Caller, on: &str, vmid: u32) 
     spawn(node, caller, "qmresume", vmid, move |_| async move {
         let _lock = shared.locks.exclusive(vmid, shared.timing().lock_wait).await?;
         let mut state = shared.state();
+        state.find(&on, vmid).ok_or_else(|| Refusal::no_such_vm(&on, vmid))?;
         let guest = state.guest_mut(&on, vmid)?;
         check_lock(guest)?;
         let run = guest.run.as_mut().ok_or_else(|| Refusal::die(format!("VM {vmid} not running")))?;
@@ -320,19 +335,31 @@ pub(crate) fn reboot_node(node: &Shared) {
         (here.into_keys().collect::<Vec<_>>(), onboot)
     };
     for vmid in all {
-        power_off(node, vmid);
+        cut_off(node, vmid);
     }
     for vmid in onboot {
-        match run_qemu(node, &node.options.node, vmid) {
+        let (on, shared) = (node.options.node.clone(), node.clone());
+        let has_script =
+            node.state().guests.get(&vmid).is_some_and(|guest| guest.get("hookscript").is_some());
+        if has_script {
+            tokio::spawn(async move { tell(vmid, start_slowly(&shared, None, &on, vmid).await) });
+            continue;
+        }
+        match run_qemu(node, &on, vmid) {
             Ok(pid) if node.timing().plug == 0 => plug(node, vmid, pid),
             Ok(pid) => {
-                let node = node.clone();
                 tokio::spawn(async move {
-                    pause(node.timing().plug).await;
-                    plug(&node, vmid, pid);
+                    pause(shared.timing().plug).await;
+                    plug(&shared, vmid, pid);
                 });
             }
-            Err(refusal) => eprintln!("lab: VM {vmid} does not start with the node: {}", refusal.message),
+            Err(refusal) => tell(vmid, Err(refusal)),
         }
+    }
+}
+
+fn tell(vmid: u32, started: Outcome<()>) {
+    if let Err(refusal) = started {
+        eprintln!("lab: VM {vmid} does not start with the node: {}", refusal.message);
     }
 }

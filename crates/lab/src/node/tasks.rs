@@ -23,6 +23,8 @@ pub(crate) struct Task {
     /// Seconds since 1970.
     pub start: u64,
     pub log: Vec<String>,
+    /// What was said on standard error, by a worker that went on. It is in the log as well.
+    complaints: Vec<String>,
     /// `OK`, `WARNINGS: n` or the error, once it is over.
     pub exit: Option<String>,
     warnings: u32,
@@ -93,6 +95,11 @@ impl Worker {
         });
     }
 
+    /// A complaint that is no warning of the task: on standard error where somebody looks on.
+    pub fn complain(&self, text: impl Into<String>) {
+        self.with(|task| task.complaints.push(text.into()));
+    }
+
     /// Comes back when the task was told to give up.
     pub async fn aborted(&self) {
         self.abort.notified().await;
@@ -104,6 +111,7 @@ impl Worker {
 pub(crate) struct Ended {
     pub exit: String,
     pub log: Vec<String>,
+    pub complaints: Vec<String>,
     pub warnings: u32,
 }
 
@@ -156,6 +164,7 @@ fn begin(
         pid,
         start,
         log: Vec::new(),
+        complaints: Vec::new(),
         exit: None,
         warnings: 0,
         abort: abort.clone(),
@@ -212,7 +221,12 @@ pub(crate) async fn wait(node: &Shared, upid: &str) -> Ended {
         let _ = over.wait_for(|over| *over).await;
     }
     match node.tasks.get(upid) {
-        Some(task) => Ended { exit: task.exit.unwrap_or_default(), log: task.log, warnings: task.warnings },
-        None => Ended { exit: "no such task".into(), log: Vec::new(), warnings: 0 },
+        Some(task) => Ended {
+            exit: task.exit.unwrap_or_default(),
+            log: task.log,
+            complaints: task.complaints,
+            warnings: task.warnings,
+        },
+        None => Ended { exit: "no such task".into(), log: Vec::new(), complaints: Vec::new(), warnings: 0 },
     }
 }

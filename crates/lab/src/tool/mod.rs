@@ -62,8 +62,17 @@ impl ToolOutput {
     /// A refusal in the calling process: its exit code is Perl's idea of the last error and means nothing but "no".
     pub fn refused(refusal: &Refusal) -> Self {
         let missing =
-            refusal.message.contains("does not exist") || refusal.message.starts_with("unable to find");
-        Self::failure(if missing { 2 } else { 255 }, refusal.for_stderr())
+            ["Configuration file '", "unable to find"].iter().any(|words| refusal.message.starts_with(words));
+        // The agent's own errors come with what Perl had in `$!` by chance.
+        let agents = refusal.message.starts_with("Agent error: Invalid parameter");
+        let code = if missing {
+            2
+        } else if agents {
+            29
+        } else {
+            255
+        };
+        Self::failure(code, refusal.for_stderr())
     }
 }
 

@@ -58,8 +58,9 @@ async fn show(node: &Shared, data: &Value, format: &str) -> ToolOutput {
         let ended = tasks::wait(node, upid).await;
         let lines = ended.log.iter().filter(|line| !line.starts_with("TASK "));
         output.stdout = lines.map(|line| format!("{line}\n")).collect();
+        output.stderr = ended.complaints.iter().map(|line| format!("{line}\n")).collect();
         if !ended.good() {
-            output.stderr = format!("{}\n", ended.exit);
+            output.stderr.push_str(&format!("{}\n", ended.exit));
         }
     }
     output.stdout.push_str(&match (format, data) {
@@ -77,6 +78,7 @@ pub(crate) fn pvesm(node: &Shared, argv: &[String]) -> Outcome<ToolOutput> {
     match command.as_str() {
         "status" => pvesm_status(node, rest),
         "list" => pvesm_list(node, rest),
+        "set" => pvesm_set(node, rest),
         "free" => {
             let parsed = parse(rest, &[("storage", Takes::Value), ("delay", Takes::Value)])?;
             parsed.expect(1)?;
@@ -155,13 +157,48 @@ fn pvesm_list(node: &Shared, argv: &[String]) -> Outcome<ToolOutput> {
     let state = node.state();
     state.storages.get(&parsed.words[0])?;
     let mut text = format!("{:<40} {:<7} {:<9} {:>13} {}\n", "Volid", "Format", "Type", "Size", "VMID");
-    for volume in state.storages.of(&parsed.words[0]) {
-        if parsed.get("vmid").is_none_or(|vmid| vmid == volume.vmid.to_string()) {
-            text.push_str(&format!(
-                "{:<40} {:<7} {:<9} {:>13} {}\n",
-                volume.volid, volume.format, "images", volume.size, volume.vmid
-            ));
+    let storage = &parsed.words[0];
+    let wants = |content: &str| parsed.get("content").is_none_or(|wanted| wanted == content);
+    let mut row = |volid: &str, format: &str, content: &str, size: u64, vmid: &str| {
+        text.push_str(&format!("{volid:<40} {format:<7} {content:<9} {size:>13} {vmid}\n"));
+    };
+    for volume in state.storages.of(storage).filter(|_| wants("images")) {
+        let vmid = volume.vmid.to_string();
+        if parsed.get("vmid").is_none_or(|wanted| wanted == vmid) {
+            row(&volume.volid, &volume.format, "images", volume.size, &vmid);
+        }
+    }
+    // Snippets belong to no VMID, and are listed whichever is asked for.
+    if storage == "local" && wants("snippets") {
+        let files = std::fs::read_dir(state.files.snippets()).into_iter().flatten().flatten();
+        let mut files: Vec<_> = files.collect();
+        files.sort_by_key(std::fs::DirEntry::file_name);
+        for file in files {
+            let size = file.metadata().map_or(0, |data| data.len());
+            let volid = format!("local:snippets/{}", file.file_name().to_string_lossy());
+            row(&volid, "snippet", "snippets", size, "");
         }
     }
     Ok(ToolOutput::text(text))
+}
+
+/// `pvesm set STORAGE --content LIST`: what the storage takes from now on.
+fn pvesm_set(node: &Shared, argv: &[String]) -> Outcome<ToolOutput> {
+    const KNOWN: [&str; 6] = ["images", "rootdir", "snippets", "iso", "vztmpl", "backup"];
+    let parsed = parse(argv, &[("content", Takes::Value), ("disable", Takes::Flag)])?;
+    parsed.expect(1)?;
+    let mut state = node.state();
+    state.storages.get(&parsed.words[0])?;
+    let wanted = api::split_list(parsed.get("content").unwrap_or(""));
+    let unknown = wanted.iter().find(|content| !KNOWN.contains(&content.as_str()));
+    if let Some(unknown) = unknown {
+        return Err(Refusal::parameter("content", format!("unknown content type '{unknown}'")));
+    }
+    if let Some(storage) = state.storages.storages.get_mut(&parsed.words[0]) {
+        if !wanted.is_empty() {
+            storage.content = KNOWN.into_iter().filter(|known| wanted.iter().any(|w| w == known)).collect();
+        }
+        storage.enabled &= !parsed.flag("disable");
+    }
+    Ok(ToolOutput::default())
 }

@@ -164,8 +164,14 @@ fn add_token(node: &Shared, user: &str, token: &str, parsed: &Parsed) -> Outcome
     let privsep = parsed.get("privsep").is_none() || parsed.flag("privsep");
     let secret = uuid::Uuid::new_v4().to_string();
     state.access.tokens.insert(id.clone(), Token { secret: secret.clone(), privsep });
-    let info = json!({"privsep": u8::from(privsep)});
+    let info = privsep_json(node, privsep);
     Ok(show(&json!({"full-tokenid": id, "info": info, "value": secret}), parsed))
+}
+
+/// Version 8 tells it as a text.
+fn privsep_json(node: &Shared, privsep: bool) -> Value {
+    let privsep = u8::from(privsep);
+    if node.options.pve == 8 { json!({"privsep": privsep.to_string()}) } else { json!({"privsep": privsep}) }
 }
 
 /// `--regenerate` is known from version 9 on.
@@ -179,7 +185,7 @@ fn modify_token(node: &Shared, user: &str, token: &str, parsed: &Parsed) -> Outc
     if parsed.get("privsep").is_some() {
         own.privsep = parsed.flag("privsep");
     }
-    let mut answer = json!({"privsep": u8::from(own.privsep)});
+    let mut answer = privsep_json(node, own.privsep);
     if parsed.flag("regenerate") {
         own.secret = uuid::Uuid::new_v4().to_string();
         answer = json!({"full-tokenid": id, "info": answer, "value": own.secret});
@@ -204,8 +210,16 @@ fn set_role(node: &Shared, act: &str, role: &str, parsed: &Parsed) -> Outcome<To
     Ok(ToolOutput::default())
 }
 
+/// Rules on a VMID may be set before there is such a guest, but on none below the lowest.
+fn is_path(path: &str) -> bool {
+    path.strip_prefix("/vms/").is_none_or(|vmid| vmid.parse().is_ok_and(|vmid: u32| vmid >= 100))
+}
+
 fn change_rules(node: &Shared, act: &str, path: &str, parsed: &Parsed) -> Outcome<ToolOutput> {
     let mut state = node.state();
+    if !is_path(path) {
+        return Err(Refusal::parameter("path", format!("invalid ACL path '{path}'")));
+    }
     let list = |name: &str| api::split_list(parsed.get(name).unwrap_or(""));
     let (roles, subjects) = (list("roles"), [list("users"), list("tokens")].concat());
     if roles.is_empty() {

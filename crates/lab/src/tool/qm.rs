@@ -43,6 +43,8 @@ pub(crate) async fn run(node: &Shared, call: &ToolCall) -> Outcome<ToolOutput> {
         ["move_disk" | "move-disk", ..] => move_disk(node, after(1)).await,
         ["disk", "move", ..] => move_disk(node, after(2)).await,
         ["importdisk", ..] => qm_config::import(node, after(1), &call.cwd).await,
+        ["rescan", ..] => rescan(node, after(1)),
+        ["disk", "rescan", ..] => rescan(node, after(2)),
         ["disk", "import", ..] => qm_config::import(node, after(2), &call.cwd).await,
         ["create", ..] => qm_config::create(node, after(1), &call.cwd).await,
         ["set", ..] => qm_config::set(node, after(1), &call.cwd).await,
@@ -83,15 +85,24 @@ pub(super) async fn foreground(node: &Shared, upid: &str, exit: Exit) -> ToolOut
     let ended = tasks::wait(node, upid).await;
     let lines = ended.log.iter().filter(|line| !line.starts_with("TASK "));
     let stdout: String = lines.map(|line| format!("{line}\n")).collect();
+    let mut stderr: String = ended.complaints.iter().map(|line| format!("{line}\n")).collect();
     if !ended.good() {
         let code = if exit == Exit::Tells { 255 } else { 0 };
-        return ToolOutput { stdout, stderr: format!("{}\n", ended.exit), code, kill: false };
+        stderr.push_str(&format!("{}\n", ended.exit));
+        return ToolOutput { stdout, stderr, code, kill: false };
     }
-    let stderr = match ended.warnings {
-        0 => String::new(),
-        count => format!("Task finished with {count} warning(s)!\n"),
-    };
+    if ended.warnings > 0 {
+        stderr.push_str(&format!("Task finished with {} warning(s)!\n", ended.warnings));
+    }
     ToolOutput { stdout, stderr, code: 0, kill: false }
+}
+
+/// Shutdown and reboot look for the guest twice, and say twice that it is missing.
+fn said_twice(mut refusal: Refusal) -> Refusal {
+    if refusal.message.starts_with("unable to find configuration file") {
+        refusal.message = format!("{0}\n{0}", refusal.message);
+    }
+    refusal
 }
 
 async fn start(node: &Shared, argv: &[String]) -> Outcome<ToolOutput> {
@@ -131,7 +142,7 @@ async fn shutdown(node: &Shared, argv: &[String]) -> Outcome<ToolOutput> {
     let vmid = only_vmid(&parsed)?;
     let how = Shutdown { timeout: parsed.number("timeout")?, force_stop: parsed.flag("forceStop") };
     let stopped = node.state().find(&node.options.node, vmid).is_some_and(|guest| guest.run.is_none());
-    let upid = power::shutdown(node, &ROOT, &node.options.node, vmid, how).await?;
+    let upid = power::shutdown(node, &ROOT, &node.options.node, vmid, how).await.map_err(said_twice)?;
     let mut output = foreground(node, &upid, Exit::Tells).await;
     if stopped {
         // Noise of the agent's check, not a failure.
@@ -143,7 +154,8 @@ async fn shutdown(node: &Shared, argv: &[String]) -> Outcome<ToolOutput> {
 async fn reboot(node: &Shared, argv: &[String]) -> Outcome<ToolOutput> {
     let parsed = parse(argv, &[("timeout", Takes::Value), ("skiplock", Takes::Flag)])?;
     let vmid = only_vmid(&parsed)?;
-    let upid = power::reboot(node, &ROOT, &node.options.node, vmid, parsed.number("timeout")?).await?;
+    let timeout = parsed.number("timeout")?;
+    let upid = power::reboot(node, &ROOT, &node.options.node, vmid, timeout).await.map_err(said_twice)?;
     Ok(foreground(node, &upid, Exit::Tells).await)
 }
 
@@ -243,6 +255,22 @@ async fn move_disk(node: &Shared, argv: &[String]) -> Outcome<ToolOutput> {
     let on = &node.options.node;
     let upid = disks::move_disk(node, &ROOT, on, vmid(&parsed.words[0])?, disk, storage, delete).await?;
     Ok(foreground(node, &upid, Exit::Tells).await)
+}
+
+/// `qm disk rescan`: sizes of drives as the storages know them.
+fn rescan(node: &Shared, argv: &[String]) -> Outcome<ToolOutput> {
+    let parsed = parse(argv, &[("vmid", Takes::Value), ("dryrun", Takes::Flag)])?;
+    parsed.expect(0)?;
+    let only = parsed.get("vmid").map(vmid).transpose()?;
+    let mut state = node.state();
+    let here = state.guests.values().filter(|guest| guest.node == node.options.node);
+    let all: Vec<u32> =
+        here.map(|guest| guest.vmid).filter(|vmid| only.is_none_or(|only| only == *vmid)).collect();
+    let mut text = String::from("rescan volumes...\n");
+    for vmid in all {
+        text.push_str(&disks::rescan(&mut state, vmid, parsed.flag("dryrun")));
+    }
+    Ok(ToolOutput::text(text))
 }
 
 fn status(node: &Shared, argv: &[String]) -> Outcome<ToolOutput> {

@@ -131,8 +131,7 @@ pub(super) async fn import(node: &Shared, argv: &[String], cwd: &str) -> Outcome
     }
     text.push_str(&match (node.options.pve, target) {
         (8, None) => format!("Successfully imported disk as '{}:{}'\n", imported.key, imported.volume),
-        (_, None) => format!("{}: successfully imported disk '{}'\n", imported.key, imported.volume),
-        (_, Some(_)) => format!("{}: successfully imported disk '{}'\n", imported.key, imported.value),
+        _ => format!("{}: successfully imported disk '{}'\n", imported.key, imported.volume),
     });
     Ok(ToolOutput::text(text))
 }
