@@ -46,14 +46,14 @@ fn what_a_set_did_before_one_option_failed_stays() {
 }
 
 #[test]
-fn a_volume_that_becomes_a_drive_has_its_size_in_bytes() {
+fn an_odd_size_of_a_volume_that_becomes_a_drive_is_in_bytes() {
     let lab = node().start().unwrap();
     ok(&lab, "qm create 100 --name t");
-    std::fs::write(lab.path("var/disk.raw"), vec![0u8; 3 << 20]).unwrap();
+    std::fs::write(lab.path("var/disk.raw"), vec![0u8; 3 << 10]).unwrap();
     ok(&lab, "qm importdisk 100 disk.raw local-lvm");
     ok(&lab, "qm set 100 --scsi0 local-lvm:vm-100-disk-0,discard=on");
     let scsi0 = || lab.control().snapshot().unwrap().guests[&100].config["scsi0"].clone();
-    assert_eq!(scsi0(), "local-lvm:vm-100-disk-0,discard=on,size=3145728");
+    assert_eq!(scsi0(), "local-lvm:vm-100-disk-0,discard=on,size=3072");
     ok(&lab, "qm resize 100 scsi0 1G");
     assert_eq!(scsi0(), "local-lvm:vm-100-disk-0,discard=on,size=1G");
 }

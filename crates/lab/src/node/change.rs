@@ -335,8 +335,8 @@ fn set_drive(state: &mut State, on: &str, vmid: u32, key: &str, value: &str) -> 
     Ok(())
 }
 
-/// Makes the volume a drive value asks for and writes its real size in; that of a volume that is there, but was no drive
-/// yet, in bytes and without a unit. `known`: the drive had this volume before.
+/// Makes the volume a drive value asks for and writes its real size in; for a volume that is there but was no drive yet, a
+/// size that is not whole in MiB stays in bytes. `known`: the drive had this volume before.
 fn fill(state: &mut State, vmid: u32, drive: &mut Drive, known: bool) -> Outcome<()> {
     if drive.volume == "none" || drive.volume.contains(":iso/") {
         drive.options.insert("media".into(), "cdrom".into());
@@ -369,7 +369,8 @@ fn fill(state: &mut State, vmid: u32, drive: &mut Drive, known: bool) -> Outcome
             return Err(Refusal::die(format!("volume '{}' is owned by VM {}", drive.volume, volume.vmid)));
         }
         if !drive.is_cloudinit() {
-            let size = if known { print_size(volume.size) } else { volume.size.to_string() };
+            let whole = volume.size.is_multiple_of(1 << 20);
+            let size = if known || whole { print_size(volume.size) } else { volume.size.to_string() };
             drive.options.insert("size".into(), size);
         }
     }
