@@ -285,12 +285,14 @@ def test_h28_image_owner_and_mode(node, ask, image, monkeypatch):
     assert node.calls == []
 
 
-def test_import_as_the_boot_disk(node, ask, image):
-    volume = "local-lvm:vm-9001-disk-0"
+@pytest.mark.parametrize("size", ["", ",size=3G"])
+def test_import_as_the_boot_disk(node, ask, image, size):
+    volume = "local:9001/vm-9001-disk-0.qcow2"
+    # A real node wrote no size.
     node.reply(
         "qm importdisk",
-        stdout=f"scsi0: successfully imported disk '{volume},size=3G'",
-        effect=lambda: node.edit(TEMPLATE, lambda text: text + f"scsi0: {volume},size=3G\n"),
+        stdout=f"scsi0: successfully imported disk '{volume}{size}'",
+        effect=lambda: node.edit(TEMPLATE, lambda text: text + f"scsi0: {volume}{size}\n"),
     )
     answer = ask(
         "qm-importdisk", vmid=TEMPLATE, image_path=str(image), storage="local-lvm", target_disk="scsi0"

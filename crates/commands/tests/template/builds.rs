@@ -53,6 +53,20 @@ fn the_first_template_on_both_versions() {
 }
 
 #[test]
+fn a_storage_of_disks_and_snippets_keeps_the_snippets() {
+    let site = Site::fresh();
+    let set = site.lab.tool("pvesm").args(["set", "local", "--content", "images,snippets"]).output().unwrap();
+    assert!(set.status.success(), "{set:?}");
+    let snippet = site.lab.path("node/var/lib/vz/snippets/web-1-user.yaml");
+    std::fs::write(&snippet, "somebody's").unwrap();
+    // One that fails frees what it had made, and nothing else.
+    site.lab.control().fault("task.qmtemplate.half", FaultAction::error("no"), 1).unwrap();
+    run(site.build().args(["--storage", "local"])).failed();
+    run(site.build().args(["--storage", "local"])).succeeded();
+    assert_eq!(std::fs::read_to_string(&snippet).unwrap(), "somebody's");
+}
+
+#[test]
 fn options_come_from_flags_and_environment() {
     let site = Site::fresh();
     site.lab.control().add_zfs("tank").unwrap();

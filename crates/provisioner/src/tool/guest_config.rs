@@ -104,10 +104,12 @@ pub struct ListedVolume {
     pub vmid: Option<u32>,
 }
 
-/// Rows of `pvesm list`.
+/// Disks among the rows of `pvesm list`. A storage that takes snippets as well lists those of everybody, whichever VMID was
+/// asked for: whoever frees what is listed must never be given one.
 pub fn volumes(output: &str) -> Vec<ListedVolume> {
     let rows = output.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let rows = rows.filter(|cells| cells.len() >= 4 && cells[0].contains(':'));
+    let rows = rows.filter(|cells| matches!(cells[2], "images" | "rootdir"));
     rows.map(|cells| ListedVolume { volid: cells[0].into(), vmid: cells[cells.len() - 1].parse().ok() })
         .collect()
 }
@@ -181,5 +183,15 @@ mod tests {
             (volume.volid.as_str(), volume.vmid),
             ("local-zfs:base-9001-disk-0/vm-100-disk-0", Some(100))
         );
+    }
+
+    #[test]
+    fn snippets_are_no_volumes_of_a_vm() {
+        let list = "Volid Format Type Size VMID\n\
+             local:snippets/web-1-user.yaml snippet snippets 812\n\
+             local:iso/debian.iso iso iso 647000000\n\
+             local:9001/vm-9001-disk-0.qcow2 qcow2 images 3221225472 9001\n";
+        let found: Vec<String> = volumes(list).into_iter().map(|volume| volume.volid).collect();
+        assert_eq!(found, ["local:9001/vm-9001-disk-0.qcow2"]);
     }
 }

@@ -217,7 +217,9 @@ impl ProxmoxTools {
         if let Some(vmid) = &vmid {
             words.extend(["--vmid", vmid]);
         }
-        self.look("pvesm", &words)?.must().map(|text| guest_config::volumes(&text))
+        let mut found = self.look("pvesm", &words)?.must().map(|text| guest_config::volumes(&text))?;
+        found.retain(|volume| vmid.is_none() || volume.vmid.map(|vmid| vmid.to_string()) == vmid);
+        Ok(found)
     }
 
     /// Frees a volume that no VM has.

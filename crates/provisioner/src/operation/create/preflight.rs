@@ -277,6 +277,8 @@ mod tests {
         assert_eq!(disk_size_mib("local-lvm:base-9001-disk-0,size=2252M"), Some(2252));
         assert_eq!(disk_size_mib("x,discard=on,size=20G,ssd=1"), Some(20480));
         assert_eq!(disk_size_mib("x,size=1T"), Some(1 << 20));
+        assert_eq!(disk_size_mib("local:9001/base-9001-disk-0.qcow2,size=447103488"), Some(427));
+        // An import straight to a drive writes none.
         assert_eq!(disk_size_mib("x"), None);
     }
 
