@@ -78,10 +78,11 @@ pub fn of_answer(answer: &RawAnswer) -> ApiError {
             details.push(format!("{key}: {why}"));
         }
     }
-    if let Some(message) = body.get("message").and_then(Json::as_str) {
-        if message.lines().map(str::trim).any(|line| !line.is_empty() && line != answer.reason.trim()) {
-            details.push(message.trim_end().to_string());
-        }
+    let has_more = |message: &&str| {
+        message.lines().map(str::trim).any(|line| !line.is_empty() && line != answer.reason.trim())
+    };
+    if let Some(message) = body.get("message").and_then(Json::as_str).filter(has_more) {
+        details.push(message.trim_end().to_string());
     }
     let mut text = format!("received an HTTP {} response - Reason: {}", answer.status, answer.reason);
     if !details.is_empty() {
