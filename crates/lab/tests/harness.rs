@@ -253,7 +253,7 @@ fn the_root_agent_works_on_the_node() {
     let lab = Lab::builder().no_terraform().start().unwrap();
     ok(&lab, "qm clone 9001 100 --name web-1 --pool blockhost");
     let uuid = lab.control().snapshot().unwrap().guests[&100].uuid.clone();
-    let state = agent(&lab, "vm-state", &json!({"vmid": 100}));
+    let state = agent(&lab, "vm-state", &json!({"vmid": 100, "uuid": uuid}));
     assert_eq!(
         (&state["ok"], &state["running"], &state["uuid"]),
         (&json!(true), &json!(false), &json!(uuid))
