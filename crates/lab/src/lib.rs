@@ -31,4 +31,4 @@ mod node;
 mod tool;
 
 pub use cli::main;
-pub use harness::{Control, Lab, LabBuilder};
+pub use harness::{Control, Heard, Lab, LabBuilder, Outside, Shown, in_own_network};

@@ -6,6 +6,7 @@
 mod agent_answers;
 mod allocation;
 mod attacks;
+mod certificates;
 mod dry_run;
 mod hammer;
 mod malformed_cloud_init;

@@ -20,6 +20,7 @@ mod starts;
 mod states;
 mod support;
 mod terraform;
+mod terraform_lock;
 mod turns;
 mod unfinished;
 mod vanished;

@@ -4,6 +4,7 @@
 
 mod bare;
 mod bridge;
+mod certificates;
 mod detect_and_token;
 mod files;
 mod namespace;

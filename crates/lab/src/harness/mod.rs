@@ -12,10 +12,12 @@ use crate::model::{AgentMode, NodeOptions, Timing};
 
 mod control;
 pub(crate) mod days;
+mod outside;
 mod provider;
 pub(crate) mod setup;
 
 pub use control::Control;
+pub use outside::{Heard, Outside, Shown, in_own_network};
 use setup::Setup;
 
 /// A lab that is to be made. Every setting has a default; see the methods.

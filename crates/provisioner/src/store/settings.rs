@@ -345,6 +345,8 @@ pub struct NodeAccess {
     pub token_overrides_tfvars: bool,
     /// Where the API is.
     pub endpoint: String,
+    /// The node's own CA, where the operator has put one: terraform's provider has to trust it, too (H31).
+    pub own_ca: Option<PathBuf>,
 }
 
 impl NodeAccess {
@@ -397,6 +399,7 @@ impl NodeAccess {
             token,
             token_overrides_tfvars,
             endpoint,
+            own_ca: Some(host.config_file("pve-ca.pem")).filter(|path| path.exists()),
         })
     }
 }

@@ -485,19 +485,16 @@ fn start(places: &Places<'_>, arguments: Vec<OsString>, access: &NodeAccess) -> 
     replace_file::remove_tree(temporary)?;
     replace_file::make_folder(temporary, 0o700)?;
     let verb = arguments.first().map(|verb| verb.to_string_lossy().into_owned()).unwrap_or_default();
-    let program = Program {
-        name: "terraform",
-        arguments,
-        folder: dir,
-        environment: vec![
-            ("TF_DATA_DIR", parent.join(".terraform").into_os_string()),
-            ("TF_IN_AUTOMATION", "1".into()),
-            ("CHECKPOINT_DISABLE", "1".into()),
-            ("HOME", home.as_os_str().to_os_string()),
-            ("TMPDIR", temporary.as_os_str().to_os_string()),
-        ],
-        without: &NOT_PASSED_ON,
-    };
+    let mut environment = vec![
+        ("TF_DATA_DIR", parent.join(".terraform").into_os_string()),
+        ("TF_IN_AUTOMATION", "1".into()),
+        ("CHECKPOINT_DISABLE", "1".into()),
+        ("HOME", home.as_os_str().to_os_string()),
+        ("TMPDIR", temporary.as_os_str().to_os_string()),
+    ];
+    // Go reads this file in the place of the system's bundle, and the system's folder of certificates besides.
+    environment.extend(access.own_ca.iter().map(|path| ("SSL_CERT_FILE", path.as_os_str().to_os_string())));
+    let program = Program { name: "terraform", arguments, folder: dir, environment, without: &NOT_PASSED_ON };
     let log = dir.join("terraform.log");
     let child = run_process::spawn_outliving(&program, &log, lock.into_file())
         .with_context(|| format!("failed to start terraform {verb} in {}", dir.display()))?;

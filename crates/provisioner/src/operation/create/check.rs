@@ -320,6 +320,7 @@ fn mock_access() -> anyhow::Result<NodeAccess> {
         token: ApiToken::parse("mock@mock!mock=mock")?,
         token_overrides_tfvars: false,
         endpoint: "https://127.0.0.1:8006".to_string(),
+        own_ca: None,
     })
 }
 
