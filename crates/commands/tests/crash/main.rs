@@ -12,6 +12,8 @@ mod late_agent;
 mod late_request;
 mod signals;
 mod site;
+mod synced;
+mod system_calls;
 mod taken_meanwhile;
 mod terraform_killed;
 mod undo_fails;

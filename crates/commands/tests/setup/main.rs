@@ -8,4 +8,7 @@ mod certificates;
 mod detect_and_token;
 mod files;
 mod namespace;
+mod synced;
+#[path = "../crash/system_calls.rs"]
+mod system_calls;
 mod template;

@@ -12,4 +12,7 @@ mod packages;
 mod refusals;
 mod remote;
 mod site;
+mod synced;
+#[path = "../crash/system_calls.rs"]
+mod system_calls;
 mod web;
