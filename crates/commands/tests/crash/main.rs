@@ -10,6 +10,7 @@ mod destroy_sweep;
 mod disk_full;
 mod late_agent;
 mod late_request;
+mod late_start;
 mod signals;
 mod site;
 mod synced;

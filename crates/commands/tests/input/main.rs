@@ -13,6 +13,7 @@ mod malformed_cloud_init;
 mod malformed_database;
 mod malformed_settings;
 mod odd_files;
+mod odd_texts;
 mod ownership;
 mod properties;
 mod records;

@@ -22,7 +22,7 @@ pub fn kill(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
     }
     let _lock = VmLock::take(ctx.host, name, "kill", Duration::from_secs(30))?;
     let machine = machine::of_record(ctx, ctx.live_record(name)?, deadline)?;
-    let state = machine.proven_state(ctx, deadline)?;
+    let state = machine.settled_state(ctx, deadline)?;
     anyhow::ensure!(
         state.exists,
         "{}: the VM no longer exists on the node (deleted outside BlockHost?); restore it from a backup, or close its record with blockhost-vm-destroy {name}",

@@ -17,6 +17,9 @@ const LOOK: Duration = Duration::from_secs(45);
 /// How long the API may take to say whether a machine is paused: nothing that it decides is worth a longer wait.
 const PAUSED_LOOK: Duration = Duration::from_secs(3);
 
+/// Between two looks at a start that is under way.
+const SETTLING: Duration = Duration::from_millis(200);
+
 /// A machine of ours, or the place where it was.
 #[derive(Debug, Clone)]
 pub struct Machine {
@@ -50,6 +53,23 @@ impl Machine {
         let state = self.look(ctx, deadline)?;
         self.prove(&state)?;
         Ok(state)
+    }
+
+    /// The proven state, once a start is over whose command has died and which the node still works on: what looks switched off
+    /// would run a moment later, and whoever asked for it to be off was told that it is (H57).
+    pub fn settled_state(&self, ctx: &Context<'_>, deadline: Deadline) -> anyhow::Result<VmState> {
+        loop {
+            let state = self.proven_state(ctx, deadline)?;
+            if state.running || !state.starting {
+                return Ok(state);
+            }
+            anyhow::ensure!(
+                !deadline.passed(),
+                "{}: a start of it is under way on the node and does not end; look at the node's task log, then try again",
+                self.label()
+            );
+            ctx.node().pause(SETTLING)?;
+        }
     }
 
     /// What is at its VMID, whosever it is.

@@ -25,7 +25,7 @@ pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
     let _lock = VmLock::take(ctx.host, name, "stop", Duration::from_secs(30))?;
     let machine = machine::of_record(ctx, ctx.live_record(name)?, deadline)?;
     let label = machine.label();
-    let state = machine.proven_state(ctx, deadline)?;
+    let state = machine.settled_state(ctx, deadline)?;
     anyhow::ensure!(
         state.exists,
         "{label}: the VM no longer exists on the node (deleted outside BlockHost?); restore it from a backup, or close its record with blockhost-vm-destroy {name}"
