@@ -8,10 +8,15 @@ const CLONE: &str = "api.POST /nodes/*/qemu/*/clone";
 
 /// A create whose clone request is on its way when command, terraform and provider die.
 fn killed_while_the_clone_is_on_its_way(site: &Site, name: &str, ms: u64) {
+    killed_at(site, name, CLONE, FaultAction::Slow { ms });
+}
+
+/// A create that dies with terraform and provider while a request of it stands at this point of the node.
+fn killed_at(site: &Site, name: &str, point: &str, fault: FaultAction) {
     let control = site.lab().control();
-    control.fault(CLONE, FaultAction::Slow { ms }, 1).unwrap();
+    control.fault(point, fault, 1).unwrap();
     let mut create: Child = start(&mut site.create(name));
-    control.wait_fault(CLONE, crate::site::LONG).unwrap();
+    control.wait_fault(point, crate::site::LONG).unwrap();
     create.kill().unwrap();
     create.wait().unwrap();
     let folder = site.path(&format!("var/terraform/vms/{name}"));
@@ -29,6 +34,12 @@ fn killed_while_the_clone_is_on_its_way(site: &Site, name: &str, ms: u64) {
 fn plain(mut command: Command) -> Command {
     command.env_remove("BLOCKHOST_FAULT");
     command
+}
+
+fn gc(site: &Site) -> Command {
+    let mut gc = site.lab().command("blockhost-vm-gc");
+    gc.arg("--execute");
+    gc
 }
 
 fn note(site: &Site, vmid: u32) -> bool {
@@ -53,11 +64,7 @@ fn h57_a_clone_that_arrives_after_the_undo_is_found_and_removed() {
         let mut next = match who {
             "create" => site.create("web-2"),
             "destroy" => site.destroy("nobody"),
-            _ => {
-                let mut gc = site.lab().command("blockhost-vm-gc");
-                gc.arg("--execute");
-                gc
-            }
+            _ => gc(&site),
         };
         let said = run(next.env_remove("BLOCKHOST_FAULT")).succeeded();
         assert!(
@@ -89,6 +96,83 @@ fn h57_a_stranger_with_a_watched_vmid_is_left_alone() {
     let before = site.lab().control().snapshot().unwrap().guests[&100].clone();
     run(&mut plain(site.destroy("nobody"))).succeeded();
     assert_eq!(site.lab().control().snapshot().unwrap().guests[&100], before);
+}
+
+#[test]
+fn h57_whoever_undoes_the_create_keeps_its_vmid_watched() {
+    for who in ["create", "destroy", "gc"] {
+        let site = Site::new();
+        killed_while_the_clone_is_on_its_way(&site, "web-1", 60_000);
+        let mut other = match who {
+            "create" => site.create("web-2"),
+            "destroy" => site.destroy("web-1"),
+            _ => gc(&site),
+        };
+        run(other.env_remove("BLOCKHOST_FAULT")).succeeded();
+        assert_eq!(site.journal_step("web-1"), None, "{who} undoes it");
+        assert!(note(&site, 100), "{who}");
+    }
+}
+
+#[test]
+fn h57_a_clone_that_arrives_between_the_two_looks_of_the_undo_is_removed_by_it() {
+    let site = Site::new();
+    let control = site.lab().control();
+    killed_at(&site, "web-1", CLONE, FaultAction::Hang);
+    // The first look has seen nothing, and its answer is on its way.
+    control.fault("agent.vm-state.after", FaultAction::Slow { ms: 2_000 }, 1).unwrap();
+    let destroy = start(&mut plain(site.destroy("web-1")));
+    control.wait_fault("agent.vm-state.after", crate::site::LONG).unwrap();
+    control.release().unwrap();
+    wait_until("the late clone is there", || site.guests().contains(&100));
+    crate::site::end_of(destroy).succeeded();
+    site.settle();
+    assert!(site.guests().is_empty(), "{:?}", site.guests());
+}
+
+#[test]
+fn h57_a_vmid_whose_clone_is_still_under_way_is_not_given_up_however_late_it_is() {
+    let site = Site::new();
+    killed_while_the_clone_is_on_its_way(&site, "web-1", 1_500);
+    site.lab().control().fault("task.qmclone.temporary", FaultAction::Hang, 1).unwrap();
+    run(&mut plain(site.destroy("web-1"))).succeeded();
+    wait_until("the late clone has begun", || site.guests().contains(&100));
+    let said = run(&mut site.destroy("nobody")).succeeded();
+    assert!(said.err.contains("cannot be settled yet"), "{}", said.err);
+    assert!(note(&site, 100) && site.guests().contains(&100));
+    site.lab().control().clear_faults().unwrap();
+    site.settle();
+    run(&mut site.destroy("nobody")).succeeded();
+    assert!(site.guests().is_empty());
+}
+
+#[test]
+fn h57_a_start_that_the_node_still_works_on_keeps_the_vmid_of_what_was_undone() {
+    let site = Site::new();
+    killed_at(&site, "web-1", "task.qmstart", FaultAction::Hang);
+    run(&mut plain(site.destroy("web-1"))).succeeded();
+    assert!(site.guests().is_empty());
+    // Its time is over, and its task is not.
+    run(&mut site.destroy("nobody")).succeeded();
+    assert!(note(&site, 100), "a start that arrives late would start whoever has the VMID by then");
+    assert_eq!(site.created("web-2").result()["vmid"], 101);
+    site.lab().control().clear_faults().unwrap();
+    site.settle();
+    run(&mut site.destroy("nobody")).succeeded();
+    assert!(!note(&site, 100));
+    assert_eq!(site.guests(), [101]);
+}
+
+#[test]
+fn h57_a_clone_whose_answer_was_lost_keeps_its_vmid_watched() {
+    for moment in ["before", "after"] {
+        let site = Site::new();
+        site.lab().control().fault(&format!("{CLONE}.{moment}"), FaultAction::Kill, 1).unwrap();
+        let made = run(&mut plain(site.create("web-1"))).succeeded();
+        assert_eq!(made.result()["vmid"], 101, "{moment}: {}", made.err);
+        assert!(note(&site, 100), "{moment}");
+        assert_eq!(site.guests(), [101], "{moment}");
+    }
 }
 
 #[test]

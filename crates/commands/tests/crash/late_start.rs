@@ -10,7 +10,7 @@ fn with_a_start_on_its_way() -> Site {
     let site = Site::new();
     site.created("web-1");
     run(&mut site.verb("stop", "web-1")).succeeded();
-    site.lab().control().fault("qm.start", FaultAction::Slow { ms: 2_000 }, 1).unwrap();
+    site.lab().control().fault("qm.start", FaultAction::Slow { ms: 5_000 }, 1).unwrap();
     let mut dead = start(&mut site.verb("start", "web-1"));
     site.lab().control().wait_fault("qm.start", LONG).unwrap();
     dead.kill().unwrap();

@@ -240,3 +240,28 @@ fn h56_what_root_brings_reaches_the_vm_and_the_trail_names_root() {
     assert!(text.contains("\"uid\":0"), "{text}");
     assert_eq!(audit.metadata().unwrap().uid(), USER);
 }
+
+#[test]
+fn h56_no_group_of_roots_is_kept() {
+    let lab = owned_lab(0, true);
+    let own = command(&lab, "create");
+    let mut with_groups = Command::new("setpriv");
+    with_groups.args(["--groups", "0,4711", "--"]).arg(own.get_program());
+    with_groups.args(["vm-1", "--owner-wallet", WALLET, "--apply"]).env_clear().envs(lab.env());
+    with_groups.env("BLOCKHOST_FAULT", "sleep@create.journalled=30000").stdin(std::process::Stdio::null());
+    let mut child = with_groups.stderr(std::process::Stdio::null()).spawn().unwrap();
+    crate::support::wait_until("the create stands still", || lab.path("var/journal/vm-1.json").exists());
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let ids = |name: &str| -> Vec<String> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().map(str::to_owned).collect()
+    };
+    // Real, effective, saved, and the one for files.
+    assert_eq!(ids("Uid:"), vec![USER.to_string(); 4]);
+    assert_eq!(ids("Gid:"), vec![GROUP.to_string(); 4]);
+    assert_eq!(ids("Groups:"), [GROUP.to_string()]);
+    let held: Vec<String> = ["CapPrm:", "CapEff:", "CapAmb:"].iter().flat_map(|name| ids(name)).collect();
+    assert!(held.iter().all(|set| set.bytes().all(|digit| digit == b'0')), "{held:?}");
+}

@@ -8,6 +8,7 @@ mod first_boot;
 mod forms;
 mod guests;
 mod held;
+mod held_by;
 mod identity;
 mod legacy;
 mod legacy_site;

@@ -259,6 +259,24 @@ fn h59_what_is_lost_on_the_way_all_the_same_is_put_back() {
 }
 
 #[test]
+fn h59_an_api_that_cannot_be_reached_any_more_puts_the_network_back() {
+    let host = Namespace::new();
+    let listen = "import socket, time\ns = socket.create_server(('192.0.2.7', 8006))\nprint('ready', flush=True)\ntime.sleep(600)";
+    let mut api = host.command("python3");
+    let mut api = api.args(["-c", listen]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    let mut output = std::io::BufReader::new(api.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    host.fault(&format!("api-is-lost {}", api.id()));
+    let answer = host.bridge(&shared());
+    let _ = api.kill();
+    api.wait().unwrap();
+    fails(&answer, &["the Proxmox API cannot be reached any more at 192.0.2.7", "port 8006"]);
+    is_untouched(&host);
+}
+
+#[test]
 fn h59_a_vnet_of_the_sdn_is_taken_as_it_is() {
     let host = Namespace::new();
     std::fs::create_dir(host.path().join("network/interfaces.d")).unwrap();

@@ -7,6 +7,7 @@ failure does not reach the exit code. What goes wrong stands in the file `fault`
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -119,6 +120,8 @@ def apply():
     if os.path.exists(NEW):
         os.rename(NEW, NOW)
     stanzas = read()
+    if what.startswith("api-is-lost "):
+        os.kill(int(what.split()[1]), signal.SIGKILL)
     if what == "apply-slow":
         time.sleep(3)
     for name, stanza in stanzas.items():

@@ -124,8 +124,12 @@ pub fn volume_of(words: &str, vmid: u32) -> Option<String> {
 
 /// Whether a request may have been carried out although its answer never came (H57).
 pub fn lost_its_answer(diagnostics: &[Diagnostic]) -> bool {
-    const LOST: [&str; 11] = [
+    const LOST: [&str; 15] = [
         "EOF",
+        "server closed idle connection",
+        "use of closed network connection",
+        "HTTP 502",
+        "HTTP 504",
         "connection refused",
         "connection reset",
         "broken pipe",
@@ -254,6 +258,26 @@ mod tests {
         let progress = r#"{"@message":"a.b: Creating...","type":"apply_start"}"#;
         assert_eq!(parse_line(progress), Some(Event::Progress("a.b: Creating...".into())));
         assert_eq!(parse_line("Error: Unclosed object"), Some(Event::Plain("Error: Unclosed object".into())));
+    }
+
+    #[test]
+    fn h57_what_tells_of_a_lost_answer() {
+        let says = |words: &str| {
+            lost_its_answer(&[Diagnostic { summary: "error cloning VM 9001".into(), detail: words.into() }])
+        };
+        for words in [
+            "Reason: Post \"https://127.0.0.1:8006/api2/json/nodes/pve/qemu/9001/clone\": EOF",
+            "unexpected EOF",
+            "http: server closed idle connection",
+            "read tcp 127.0.0.1:40000->127.0.0.1:8006: use of closed network connection",
+            "read: connection reset by peer",
+            "net/http: TLS handshake timeout",
+            "received an HTTP 596 response",
+            "received an HTTP 504 response - Reason: Gateway Timeout",
+        ] {
+            assert!(says(words), "{words}");
+        }
+        assert!(!says("received an HTTP 500 response - Reason: unable to create VM 100"));
     }
 
     #[test]
