@@ -153,6 +153,14 @@ def test_h29_no_folder_of_the_system_is_given_away(folder):
     assert "folder of the system" in automated(terraform_dir=folder).errors["terraform_dir"]
 
 
+@pytest.mark.parametrize("folder", ["/home/x/tf", "/tmp/tf", "/var/tmp/tf", "//home//x"])
+def test_no_folder_that_the_services_cannot_see(folder):
+    why = automated(terraform_dir=folder).errors["terraform_dir"]
+    assert "services cannot see these" in why and "/var/lib/blockhost/terraform" in why
+    for near in ("/homes/x", "/var/tmpfiles/tf", "/srv/home/tf", "/srv/tmp"):
+        assert automated(terraform_dir=near).errors == {}
+
+
 @pytest.mark.parametrize(
     ("fields", "wrong"),
     [

@@ -63,6 +63,9 @@ NETWORK_RE = re.compile(r"([0-9.]{7,15})/([0-9]{1,2})")
 SYSTEM_FOLDERS = frozenset(
     "bin boot dev etc lib lib32 lib64 libx32 proc root run sbin sys usr".split()
 )
+# The services of the systemd units see nothing of these, whoever they belong to (ProtectHome,
+# PrivateTmp): the nightly cleanup would fail every time.
+HIDDEN_FOLDERS = (("home",), ("tmp",), ("var", "tmp"))
 
 
 class Refused(ValueError):
@@ -240,6 +243,12 @@ def _terraform_dir(text: str) -> str:
         raise Refused(
             "The terraform folder will belong to user blockhost, so it must not be a folder of the"
             f" system: use one like {BUILT_IN['terraform_dir']}."
+        )
+    if any(tuple(parts[: len(hidden)]) == hidden for hidden in HIDDEN_FOLDERS):
+        raise Refused(
+            "The terraform folder must not lie below /home, /tmp or /var/tmp: BlockHost's services"
+            f" cannot see these, and the nightly cleanup would fail. Use one like"
+            f" {BUILT_IN['terraform_dir']}."
         )
     return "/" + "/".join(parts)
 

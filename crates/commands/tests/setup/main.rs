@@ -11,4 +11,5 @@ mod namespace;
 mod synced;
 #[path = "../crash/system_calls.rs"]
 mod system_calls;
+mod sandbox;
 mod template;

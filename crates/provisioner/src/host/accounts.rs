@@ -15,16 +15,20 @@ pub struct Account {
     pub gid: u32,
 }
 
+impl Account {
+    /// Who we are.
+    pub fn own() -> Account {
+        Account { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
+    }
+}
+
 /// User blockhost, as which the commands run: by its name, or where the machine has no such user (a lab), whoever rules
 /// the state folder.
 pub fn blockhost(host: &Host) -> anyhow::Result<Account> {
     if let Some(user) = by_name()? {
         return Ok(user);
     }
-    Ok(ruler(host, &[])?.unwrap_or(Account {
-        uid: rustix::process::geteuid().as_raw(),
-        gid: rustix::process::getegid().as_raw(),
-    }))
+    Ok(ruler(host, &[])?.unwrap_or(Account::own()))
 }
 
 fn by_name() -> anyhow::Result<Option<Account>> {

@@ -81,6 +81,19 @@ impl Host {
         self.run_dir.join("root-agent.sock")
     }
 
+    /// Where other programs of this machine have their configuration: beside ours, `/etc`. A lab's is below its own root.
+    pub fn etc(&self) -> PathBuf {
+        let ours = self.config_dirs.first().map(PathBuf::as_path).and_then(Path::parent);
+        ours.map_or_else(|| PathBuf::from("/etc"), Path::to_path_buf)
+    }
+
+    /// What configuration and state have in common: `/`, and in a lab its own folder.
+    pub fn root(&self) -> PathBuf {
+        let ours = self.config_dirs.first().map_or(Path::new("/"), PathBuf::as_path);
+        let common = ours.components().zip(self.state_dir.components()).take_while(|(a, b)| a == b);
+        common.map(|(part, _)| part).collect()
+    }
+
     /// The first configuration file of this name that exists, else where it is expected.
     pub fn config_file(&self, name: &str) -> PathBuf {
         let candidates = self.config_dirs.iter().map(|dir| dir.join(name));

@@ -153,6 +153,12 @@ pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     make().map_err(|error| in_words("make folder", path, &error))
 }
 
+/// Makes a folder and those above it that are missing, each owned like its parent.
+pub fn make_folders(path: &Path, mode: u32) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.is_dir()).collect();
+    missing.into_iter().rev().try_for_each(|folder| make_folder(folder, mode))
+}
+
 /// Makes one folder for `owner`, where its parent is another's. What somebody else puts in its place meanwhile is not
 /// followed.
 #[allow(clippy::disallowed_methods, reason = "this is the room that makes files")]
@@ -226,6 +232,11 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes a folder that nothing is in; one that is in use stays.
+pub fn remove_empty_folder(path: &Path) {
+    let _ = rustix::fs::rmdir(path);
+}
+
 /// Removes a folder with all that is in it (links are removed, not followed); gone already is fine.
 #[allow(clippy::disallowed_methods, reason = "this is the room that removes files")]
 pub fn remove_tree(path: &Path) -> io::Result<()> {
@@ -280,9 +291,10 @@ fn in_words(verb: &str, path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot {verb} {}: {error}{advice}", path.display()))
 }
 
-/// Whether the calling user may write into `folder`.
-pub fn writable(folder: &Path) -> bool {
-    rustix::fs::accessat(rustix::fs::CWD, folder, rustix::fs::Access::WRITE_OK, AtFlags::EACCESS).is_ok()
+/// Whether the calling user may make files in `folder`, and if not, why: for root too a file system may be read-only.
+pub fn may_write(folder: &Path) -> io::Result<()> {
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    Ok(rustix::fs::accessat(rustix::fs::CWD, folder, access, AtFlags::EACCESS)?)
 }
 
 /// Files we and terraform make are never readable by all (H15): called once at the start of a command.

@@ -87,6 +87,7 @@ enum Removal {
 
 /// Destroys a VM. A protected one only with `force`.
 pub fn destroy(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<Destroyed> {
+    super::directories::check(ctx).with_context(|| format!("VM {name}"))?;
     destroy_when(ctx, name, force, LIMIT, None)
 }
 

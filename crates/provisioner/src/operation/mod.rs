@@ -7,6 +7,7 @@ pub mod audited;
 pub mod build_template;
 pub mod create;
 pub mod destroy;
+pub mod directories;
 pub mod gc;
 pub mod guest_exec;
 pub mod kill;

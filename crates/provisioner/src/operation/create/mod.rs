@@ -155,6 +155,7 @@ pub fn create(
 ) -> anyhow::Result<Created> {
     let name = &request.name;
     let checked = check::everything(ctx, request)?;
+    super::directories::check(ctx).with_context(|| format!("VM {name}"))?;
     if !request.apply {
         let text = check::describe(ctx, request, &checked)?;
         for warning in &checked.warnings {

@@ -82,6 +82,9 @@ impl Report {
 /// One run.
 pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
     let grace = TimeDelta::days(i64::from(options.grace_days.unwrap_or(ctx.settings.gc_grace_days)));
+    if options.execute {
+        super::directories::check(ctx)?;
+    }
     let _only_one = if options.execute && !ctx.mock { Some(only_one(ctx)?) } else { None };
     if options.execute && !ctx.mock {
         recovery::undo_dead_creates(ctx, None);

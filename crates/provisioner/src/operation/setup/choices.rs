@@ -41,6 +41,10 @@ pub struct Choices {
     pub gc_grace_days: Option<u64>,
     /// terraform's folder.
     pub terraform_dir: PathBuf,
+    /// Whether the wizard's answers name it, and not the configuration.
+    pub terraform_dir_is_given: bool,
+    /// terraform's folder of the configuration, where there is one: in use until step db_config.
+    pub terraform_dir_now: Option<PathBuf>,
     /// Pool of our VMs in Proxmox.
     pub pve_pool: Option<PlainName>,
 }
@@ -58,8 +62,9 @@ impl Choices {
         let given = Document::of(Path::new("wizard"), session["provisioner"].clone())?;
         let db_yaml = host.config_file("db.yaml");
         let settings = if db_yaml.exists() { Some(Settings::read(host)?) } else { None };
-        let terraform_dir = match (given.text("terraform_dir")?, &settings) {
-            (Some(text), _) => checked_folder(&text)?,
+        let given_dir = given.text("terraform_dir")?;
+        let terraform_dir = match (&given_dir, &settings) {
+            (Some(text), _) => checked_folder(text)?,
             (None, Some(settings)) => settings.terraform_dir.clone(),
             (None, None) => host.state_dir.join("terraform"),
         };
@@ -110,6 +115,8 @@ impl Choices {
             },
             gc_grace_days: given.integer("gc_grace_days", 0, 36_500)?,
             terraform_dir,
+            terraform_dir_is_given: given_dir.is_some(),
+            terraform_dir_now: settings.as_ref().map(|settings| settings.terraform_dir.clone()),
             pve_pool: match configured {
                 Some(settings) => settings.pve_pool.clone(),
                 None => Some(PlainName::parse("blockhost")?),

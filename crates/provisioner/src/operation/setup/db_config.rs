@@ -4,7 +4,7 @@
 //! spelling ([`crate::plan::yaml_keys`]).
 
 use super::terraform_folder::by_blockhost;
-use super::{DEFAULT_TEMPLATE, Setup, pool_choice};
+use super::{DEFAULT_TEMPLATE, Setup, pool_choice, sandbox};
 use crate::host::Host;
 use crate::host::clock::Deadline;
 use crate::host::replace_file::{self, PRIVATE};
@@ -35,6 +35,8 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     let keys = keys(setup, &document, free_pool(setup)?)?;
     let keys: Vec<(&str, Value)> = keys.iter().map(|(key, value)| (*key, value.clone())).collect();
     let new = yaml_keys::set(&old, &keys).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+    // First: a directory that may be written and is not used yet does no harm, the other way round gc would fail.
+    sandbox::write(setup, &sandbox::places(setup)?, None)?;
     replace_file::make_folder(&setup.host.config_dirs[0], 0o755)?;
     replace_file::replace_as(&path, new.as_bytes(), PRIVATE, setup.configuration_owner(), "db-yaml")?;
     setup.host.step("setup.db_config.written")?;
@@ -120,7 +122,7 @@ fn keys(
 }
 
 /// Where engines and the shared library look; a database that is elsewhere already holds VMs, and stays.
-fn db_file(setup: &Setup<'_>, document: &Document) -> anyhow::Result<PathBuf> {
+pub(super) fn db_file(setup: &Setup<'_>, document: &Document) -> anyhow::Result<PathBuf> {
     let usual = setup.host.state_dir.join("vms.json");
     let found = document.text("db_file")?.map(PathBuf::from).filter(|path| *path != usual && path.exists());
     if let Some(path) = &found {

@@ -14,6 +14,7 @@ mod interfaces_file;
 pub mod network_guard;
 mod network_inventory;
 mod pool_choice;
+mod sandbox;
 mod ssh_key;
 mod template;
 mod terraform;
@@ -67,6 +68,9 @@ impl Setup<'_> {
 /// Runs a step with the wizard's session as JSON (empty: this host's configuration and defaults).
 pub fn run(step: Step, host: &Host, input: &str) -> anyhow::Result<()> {
     let setup = Setup { host, choices: Choices::read(host, input)?, account: accounts::blockhost(host)? };
+    if matches!(step, Step::Token | Step::Terraform | Step::DbConfig) {
+        sandbox::check(host, &sandbox::places(&setup)?)?;
+    }
     match step {
         Step::Token => token::run(&setup),
         Step::Terraform => terraform::run(&setup),

@@ -1,7 +1,7 @@
 //! Step terraform: the files of terraform's folder and `terraform init`; before it the key pair that the installer's
 //! system check asks for.
 
-use super::{Setup, terraform_folder};
+use super::{Setup, sandbox, terraform_folder};
 use crate::host::clock::Deadline;
 use crate::store::document;
 use crate::tool::proxmox_cli::ProxmoxCli;
@@ -19,5 +19,6 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     };
     super::ssh_key::make(setup)?;
     setup.host.step("setup.terraform.key")?;
-    terraform_folder::set_up(setup, &token, &node)
+    terraform_folder::set_up(setup, &token, &node)?;
+    sandbox::write(setup, &sandbox::places(setup)?, setup.choices.terraform_dir_now.as_deref())
 }

@@ -1,0 +1,335 @@
+//! Directories that lie elsewhere, and the sandbox of our services.
+//!
+//! In `debian/blockhost-gc.service` and `debian/blockhost-reapply.service` only `/var/lib/blockhost` can be written, and
+//! some directories cannot be seen at all. Terraform's directory or the database outside of it is added by a drop-in
+//! beside each unit; where no drop-in would help, the step refuses: a gc that fails every night lets unpaid VMs run on.
+
+use super::{Setup, db_config};
+use crate::host::Host;
+use crate::host::accounts::Account;
+use crate::host::clock::Deadline;
+use crate::host::replace_file;
+use crate::host::run_process::{self, Input, Program};
+use crate::store::document::Document;
+use anyhow::Context as _;
+use std::fmt::Write as _;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+const UNITS: [&str; 2] = ["blockhost-gc.service", "blockhost-reapply.service"];
+const FILE: &str = "blockhost-paths.conf";
+const RELOAD: Duration = Duration::from_secs(60);
+
+/// What the units take away, and by which of their keys. `debian/` is compared with this in the tests.
+const HIDDEN: [(&str, &str); 12] = [
+    ("/home", "ProtectHome=yes"),
+    ("/root", "ProtectHome=yes"),
+    ("/run/user", "ProtectHome=yes"),
+    ("/tmp", "PrivateTmp=yes"),
+    ("/var/tmp", "PrivateTmp=yes"),
+    ("/dev", "PrivateDevices=yes"),
+    ("/proc", "ProtectKernelTunables=yes"),
+    ("/sys", "ProtectKernelTunables=yes"),
+    ("/usr", "ProtectSystem=strict"),
+    ("/boot", "ProtectSystem=strict"),
+    ("/efi", "ProtectSystem=strict"),
+    ("/etc", "ProtectSystem=strict"),
+];
+/// Too much to be made writable, although what is below may be.
+const TOO_WIDE: [&str; 3] = ["/", "/var", "/var/lib"];
+
+/// A directory that the services write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The key that names it, with its file.
+    named: String,
+    path: PathBuf,
+}
+
+/// What the configuration will name after step db_config.
+pub(super) fn places(setup: &Setup<'_>) -> anyhow::Result<Vec<Place>> {
+    let file = setup.configuration_file("db.yaml");
+    let document = if file.exists() { Document::read_yaml(&file)? } else { Document::empty(&file) };
+    let terraform = if setup.choices.terraform_dir_is_given {
+        "terraform_dir of the wizard's answers".to_owned()
+    } else {
+        format!("{}: terraform_dir", file.display())
+    };
+    let database = db_config::db_file(setup, &document)?;
+    let folder = database.parent().unwrap_or(Path::new("/"));
+    Ok(vec![
+        Place { named: terraform, path: setup.choices.terraform_dir.clone() },
+        Place { named: format!("{}: db_file", file.display()), path: folder.to_path_buf() },
+    ])
+}
+
+/// Refuses what the services could never write.
+pub(super) fn check(host: &Host, places: &[Place]) -> anyhow::Result<()> {
+    for place in places {
+        let path = place.path.display();
+        let plain = place.path.is_absolute()
+            && place.path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
+            && !has_control(&place.path);
+        anyhow::ensure!(
+            plain,
+            "{}: {:?} is not allowed: expected an absolute path without '..' and control characters",
+            place.named,
+            place.path
+        );
+        let real = resolved(&place.path);
+        let shown =
+            if real == place.path { String::new() } else { format!(" (it leads to {})", real.display()) };
+        let ours = is_ours(host, &real);
+        // A state directory that was moved there is no matter of the units.
+        if ours && hidden(&below_root(host, &host.state_dir)).is_some() {
+            continue;
+        }
+        for one in [below_root(host, &place.path), below_root(host, &real)] {
+            anyhow::ensure!(
+                ours || !TOO_WIDE.iter().any(|wide| one == Path::new(wide)),
+                "{}: {path}{shown} is not allowed: the services could then write everywhere below it; use a directory of \
+                 its own, like {}",
+                place.named,
+                host.state_dir.display()
+            );
+            if let Some((folder, why)) = hidden(&one) {
+                anyhow::bail!(
+                    "{}: {path}{shown} lies below {folder}, which blockhost-gc.service and blockhost-reapply.service \
+                     cannot write ({why}): every run of theirs would fail; use a directory below {}, or one like \
+                     /srv/blockhost",
+                    place.named,
+                    host.state_dir.display()
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn has_control(path: &Path) -> bool {
+    path.to_string_lossy().chars().any(char::is_control)
+}
+
+fn hidden(path: &Path) -> Option<(&'static str, &'static str)> {
+    HIDDEN.into_iter().find(|(folder, _)| path.starts_with(folder))
+}
+
+/// Writes the drop-ins for what lies outside of the state directory, and removes those that are needed no longer.
+/// `besides`: a directory that is still in use until the configuration names another.
+pub(super) fn write(setup: &Setup<'_>, places: &[Place], besides: Option<&Path>) -> anyhow::Result<()> {
+    let host = setup.host;
+    let paths = places.iter().map(|place| place.path.as_path()).chain(besides);
+    let mut outside: Vec<PathBuf> = Vec::new();
+    // What is in use now was not checked: a line break in it would be a line of the unit's.
+    let paths = paths.filter(|path| path.is_absolute() && !has_control(path));
+    for path in paths.map(resolved).filter(|path| !is_ours(host, path)) {
+        if !outside.contains(&path) {
+            outside.push(path);
+        }
+    }
+    let units = host.etc().join("systemd/system");
+    let mut changed = !outside.is_empty();
+    for unit in UNITS {
+        let folder = units.join(format!("{unit}.d"));
+        let path = folder.join(FILE);
+        if outside.is_empty() {
+            if !crate::host::is_there(&path) {
+                continue;
+            }
+            replace_file::remove(&path)?;
+            replace_file::remove_empty_folder(&folder);
+            changed = true;
+            continue;
+        }
+        replace_file::make_folders(&folder, 0o755)?;
+        replace_file::replace_as(&path, text(host, &outside).as_bytes(), 0o644, Account::own(), "sandbox")?;
+    }
+    if !changed {
+        return Ok(());
+    }
+    host.step("setup.sandbox.written")?;
+    // Also where the text is the same: an earlier run may have failed here.
+    reload(host, &units)
+}
+
+/// The state directory is in the units already.
+fn is_ours(host: &Host, real: &Path) -> bool {
+    real.starts_with(resolved(&host.state_dir))
+}
+
+/// The drop-in. `-`: a directory that is missing (a disk that is not mounted) must not keep the service from starting,
+/// which says more clearly what is missing.
+fn text(host: &Host, paths: &[PathBuf]) -> String {
+    let mut text = format!(
+        "# Made by blockhost-provisioner-setup (steps terraform and db_config), which removes it once it is not needed:\n\
+         # directories that {} names outside of {}.\n[Service]\n",
+        host.config_dirs
+            .first()
+            .map_or(Path::new("/etc/blockhost"), PathBuf::as_path)
+            .join("db.yaml")
+            .display(),
+        host.state_dir.display()
+    );
+    for path in paths {
+        let _ = writeln!(text, "ReadWritePaths=\"-{}\"", escaped(&path.to_string_lossy()));
+    }
+    text
+}
+
+/// As systemd reads it in quotes: `%` begins a specifier, a backslash an escape.
+fn escaped(path: &str) -> String {
+    path.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%")
+}
+
+/// systemd reads unit files when it is told to. In an image that is being built, and in a lab, there is none to tell.
+fn reload(host: &Host, units: &Path) -> anyhow::Result<()> {
+    let file = format!("{}.d", units.join(UNITS[0]).display());
+    if units != Path::new("/etc/systemd/system") || !Path::new("/run/systemd/system").exists() {
+        return Ok(());
+    }
+    let program = Program {
+        name: "systemctl",
+        arguments: vec!["daemon-reload".into()],
+        folder: Path::new("/"),
+        environment: Vec::new(),
+        without: &[],
+    };
+    run_process::run(&program, Input::Nothing, Deadline::after(RELOAD).left(), &host.interrupt, |_, _| {})
+        .and_then(|ended| ended.successful(&program))
+        .with_context(|| {
+            format!("{file} is written, but systemd does not know it; run systemctl daemon-reload")
+        })?;
+    Ok(())
+}
+
+/// Without links, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let mut rest = PathBuf::new();
+    for ancestor in path.ancestors() {
+        if let Ok(real) = ancestor.canonicalize() {
+            return if rest.as_os_str().is_empty() { real } else { real.join(rest) };
+        }
+        let Some(name) = ancestor.file_name() else { break };
+        rest = if rest.as_os_str().is_empty() { name.into() } else { Path::new(name).join(rest) };
+    }
+    path.to_path_buf()
+}
+
+/// As it would be called on a host of its own: a lab lies in /tmp with all that it has.
+fn below_root(host: &Host, path: &Path) -> PathBuf {
+    let root = host.root();
+    [root.clone(), resolved(&root)]
+        .iter()
+        .find_map(|root| path.strip_prefix(root).ok())
+        .map_or_else(|| path.to_path_buf(), |rest| Path::new("/").join(rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::interrupt::Interrupt;
+
+    fn host(root: &str) -> Host {
+        let mut host = Host::from_environment(Interrupt::never());
+        host.config_dirs = vec![Path::new(root).join("etc/blockhost")];
+        host.state_dir = Path::new(root).join("var/lib/blockhost");
+        host
+    }
+
+    fn refused(host: &Host, path: &str) -> Option<String> {
+        let place = Place { named: "/etc/blockhost/db.yaml: db_file".into(), path: path.into() };
+        check(host, &[place]).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_the_units_hide_is_refused_with_key_and_reason() {
+        let host = host("/");
+        for (path, why) in [
+            ("/home/blockhost/tf", "ProtectHome=yes"),
+            ("/root", "ProtectHome=yes"),
+            ("/run/user/1000/tf", "ProtectHome=yes"),
+            ("/tmp/tf", "PrivateTmp=yes"),
+            ("/var/tmp/tf", "PrivateTmp=yes"),
+            ("/dev/shm/tf", "PrivateDevices=yes"),
+            ("/proc/tf", "ProtectKernelTunables=yes"),
+            ("/usr/local/tf", "ProtectSystem=strict"),
+            ("/etc/blockhost", "ProtectSystem=strict"),
+            ("/boot/tf", "ProtectSystem=strict"),
+            ("/", "everywhere"),
+            ("/var/lib", "everywhere"),
+            ("/srv/../home/tf", "without '..'"),
+            ("/srv/a\nb", "control characters"),
+            ("srv/tf", "absolute"),
+        ] {
+            let text = refused(&host, path).unwrap_or_else(|| panic!("{path} passes"));
+            assert!(
+                text.starts_with("/etc/blockhost/db.yaml: db_file: ") && text.contains(why),
+                "{path}: {text}"
+            );
+        }
+        for path in
+            ["/srv/tf", "/var/lib/blockhost", "/var/lib/other/tf", "/homes/tf", "/mnt/a b", "/opt/100%"]
+        {
+            assert_eq!(refused(&host, path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_lab_is_looked_at_as_a_host_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().to_str().unwrap();
+        let host = host(root);
+        assert_eq!(refused(&host, &format!("{root}/srv/tf")), None);
+        assert_eq!(refused(&host, &format!("{root}/var/lib/blockhost/terraform")), None);
+        assert!(refused(&host, &format!("{root}/home/tf")).unwrap().contains("ProtectHome"));
+        assert!(refused(&host, "/home/tf").unwrap().contains("ProtectHome"));
+    }
+
+    #[test]
+    fn a_link_is_judged_by_where_it_leads() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().to_str().unwrap();
+        let host = host(root);
+        for folder in ["home/x", "srv/db", "var/lib/blockhost"] {
+            std::fs::create_dir_all(dir.path().join(folder)).unwrap();
+        }
+        let link = |target: &str, name: &str| {
+            std::os::unix::fs::symlink(dir.path().join(target), dir.path().join(name)).unwrap()
+        };
+        link("home/x", "srv/to-home");
+        link("home/x", "var/lib/blockhost/terraform");
+        link("srv/db", "srv/to-db");
+        let text = refused(&host, &format!("{root}/srv/to-home/tf")).unwrap();
+        assert!(text.contains("it leads to") && text.contains("ProtectHome"), "{text}");
+        assert!(refused(&host, &format!("{root}/var/lib/blockhost/terraform")).is_some());
+        assert_eq!(refused(&host, &format!("{root}/srv/to-db")), None);
+        assert_eq!(
+            resolved(&dir.path().join("srv/to-db/new")),
+            resolved(&dir.path().join("srv/db")).join("new")
+        );
+    }
+
+    #[test]
+    fn the_drop_in_is_written_as_systemd_reads_it() {
+        let text = text(&host("/"), &["/srv/a b".into(), "/mnt/100%\"x\\y".into()]);
+        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            lines,
+            ["[Service]", "ReadWritePaths=\"-/srv/a b\"", "ReadWritePaths=\"-/mnt/100%%\\\"x\\\\y\""]
+        );
+    }
+
+    #[test]
+    fn the_units_hide_what_this_table_says() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../debian");
+        for unit in UNITS {
+            let text = std::fs::read_to_string(folder.join(unit)).unwrap();
+            for (_, key) in HIDDEN {
+                assert!(text.lines().any(|line| line == key), "{unit}: {key}");
+            }
+            for key in ["ProtectHome", "ProtectSystem", "PrivateTmp", "ReadWritePaths"] {
+                assert!(text.contains(&format!("\n{key}=")), "{unit}: {key}");
+            }
+        }
+    }
+}
