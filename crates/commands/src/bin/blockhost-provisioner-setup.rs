@@ -36,6 +36,8 @@ enum Step {
     Bridge,
     /// Build the template VM unless it exists
     Template,
+    /// Switch the node's own cloud-init off, which every other step does too: it would run guests' user-data as root
+    CloudInit,
     /// Part of bridge: puts the former network back
     #[command(hide = true)]
     NetworkGuard,
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Step::DbConfig => setup::Step::Of(setup::InstallerStep::DbConfig),
         Step::Bridge => setup::Step::Of(setup::InstallerStep::Bridge),
         Step::Template => setup::Step::Of(setup::InstallerStep::Template),
+        Step::CloudInit => setup::Step::Of(setup::InstallerStep::CloudInit),
         Step::NetworkGuard => setup::Step::NetworkGuard,
         Step::Database => setup::Step::Database,
         Step::TerraformFolder => setup::Step::TerraformFolder,

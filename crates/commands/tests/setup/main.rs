@@ -5,6 +5,7 @@
 mod bare;
 mod bridge;
 mod certificates;
+mod cloud_init;
 mod detect_and_token;
 mod files;
 mod namespace;

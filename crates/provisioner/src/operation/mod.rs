@@ -17,6 +17,7 @@ pub mod list;
 pub mod machine;
 pub mod mock_power;
 pub mod network;
+pub mod node_cloud_init;
 pub mod reapply;
 pub mod recovery;
 pub mod restore;

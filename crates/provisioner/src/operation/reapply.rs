@@ -3,7 +3,7 @@
 
 use super::create::traces_of_vms;
 use super::network::Isolation;
-use super::{Context, machine, network, restore};
+use super::{Context, machine, network, node_cloud_init, restore};
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
 use crate::host::root_agent::AgentError;
@@ -55,6 +55,9 @@ impl Reapplied {
 
 /// Goes through all active VMs. Safe at any time; one VM's failure does not stop the others.
 pub fn reapply(ctx: &Context<'_>) -> anyhow::Result<Reapplied> {
+    if let Some(danger) = node_cloud_init::danger(ctx.host) {
+        tracing::warn!("{danger}");
+    }
     let mut done = Reapplied::default();
     let read = ctx.database.gather(Fields::All, Vec::new, |found, view| found.push(view.to_record()));
     let found = match read {

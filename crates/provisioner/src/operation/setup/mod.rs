@@ -23,6 +23,7 @@ mod token;
 
 use crate::host::Host;
 use crate::host::accounts::{self, Account};
+use crate::operation::node_cloud_init;
 use choices::Choices;
 use serde_json::Value;
 
@@ -44,6 +45,8 @@ pub enum Step {
     Bridge,
     /// The template VM.
     Template,
+    /// The node's own cloud-init, which is switched off at the end of every other step too (H60).
+    CloudInit,
 }
 
 /// What every step works with.
@@ -67,6 +70,9 @@ impl Setup<'_> {
 
 /// Runs a step with the wizard's session as JSON (empty: this host's configuration and defaults).
 pub fn run(step: Step, host: &Host, input: &str) -> anyhow::Result<()> {
+    if step == Step::CloudInit {
+        return node_cloud_init::switch_off(host);
+    }
     let setup = Setup { host, choices: Choices::read(host, input)?, account: accounts::blockhost(host)? };
     if matches!(step, Step::Token | Step::Terraform | Step::DbConfig) {
         sandbox::check(host, &sandbox::places(&setup)?)?;
@@ -77,7 +83,9 @@ pub fn run(step: Step, host: &Host, input: &str) -> anyhow::Result<()> {
         Step::DbConfig => db_config::run(&setup),
         Step::Bridge => bridge::run(&setup),
         Step::Template => template::run(&setup),
-    }
+        Step::CloudInit => Ok(()),
+    }?;
+    node_cloud_init::switch_off(host)
 }
 
 /// What Proxmox printed, as an array of rows.
