@@ -185,6 +185,32 @@ fn h29_nothing_is_written_or_read_as_root_in_a_folder_of_user_blockhost() {
 }
 
 #[test]
+fn h56_what_runs_as_user_blockhost_has_no_group_of_roots() {
+    const USER: u32 = 4242;
+    let bare = Bare::without_provider();
+    let own = bare.0.path("bin/blockhost-provisioner-setup");
+    fs::copy(bare.0.command("blockhost-provisioner-setup").get_program(), &own).unwrap();
+    for folder in ["var", "var/terraform"] {
+        std::os::unix::fs::chown(bare.0.path(folder), Some(USER), Some(USER)).unwrap();
+    }
+    let terraform = bare.0.path("bin/terraform");
+    let _ = fs::remove_file(&terraform);
+    fs::write(&terraform, "#!/bin/sh\nid -u >who; id -G >>who; mkdir -p .terraform/providers\n").unwrap();
+    for path in [bare.0.dir(), &own, &terraform] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::write(bare.0.path("etc/blockhost/pve-token"), "blockhost@pve!provisioner=0000\n").unwrap();
+    // Root in groups of its own, as at a login.
+    let plain = bare.0.tool(own.to_str().unwrap());
+    let mut command = Command::new("setpriv");
+    command.args(["--groups=0,4,4747", "--"]).arg(plain.get_program()).arg("terraform").env_clear();
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let done = bare.run_with(command, &json!({"provisioner": bare.answers()}).to_string());
+    assert_eq!(answer(&done)["ok"], true, "{done:?}");
+    assert_eq!(bare.text("var/terraform/who"), format!("{USER}\n{USER}\n"));
+}
+
+#[test]
 fn h15_a_folder_that_was_left_to_root_is_given_to_user_blockhost() {
     const USER: u32 = 4242;
     let bare = Bare::new();

@@ -129,13 +129,17 @@ fn what_the_services_cannot_see_is_refused_before_anything_is_done() {
         assert!(!Path::new(folder).exists());
     }
     assert!(!bare.0.path("etc/blockhost/db.yaml").exists() && bare.access() == before);
+    // By way of a link.
+    std::os::unix::fs::symlink("/home", bare.0.path("srv")).unwrap();
+    answers["terraform_dir"] = json!(bare.0.path("srv/tf"));
+    fails(&bare.step("terraform", &answers), &["it leads to /home/tf", "ProtectHome=yes"]);
     // The database of an installed host.
-    fs::create_dir_all(bare.0.path("home/x")).unwrap();
-    std::os::unix::fs::symlink(bare.0.path("home/x"), bare.0.path("srv")).unwrap();
-    fs::write(bare.0.path("srv/vms.json"), "{\"vms\": {}}\n").unwrap();
-    let text = format!("db_file: {}\n", bare.0.path("srv/vms.json").display());
+    let elsewhere = tempfile::tempdir_in("/tmp").unwrap();
+    let database = elsewhere.path().join("vms.json");
+    fs::write(&database, "{\"vms\": {}}\n").unwrap();
+    let text = format!("db_file: {}\n", database.display());
     fs::write(bare.0.path("etc/blockhost/db.yaml"), &text).unwrap();
-    fails(&bare.step("db_config", &bare.answers()), &["db.yaml: db_file", "it leads to", "ProtectHome=yes"]);
+    fails(&bare.step("db_config", &bare.answers()), &["db.yaml: db_file", "below /tmp", "PrivateTmp=yes"]);
     assert_eq!(bare.text("etc/blockhost/db.yaml"), text);
     assert!(!bare.0.path("etc/systemd").exists());
 }

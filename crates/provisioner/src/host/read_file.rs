@@ -4,9 +4,12 @@
 //! Links are followed: configuration is often linked. Where root reads beside others' files, it opens with
 //! [`super::large_file::open_plain`].
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 /// Bytes that a configuration, a state, a journal entry or a template may have: far beyond all that exist.
@@ -22,6 +25,57 @@ pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     regular(&file.metadata()?)?;
     Ok(file)
+}
+
+/// A folder in which somebody else may put what he likes: nothing that is read by way of it lies outside, whatever links
+/// are in it or come while it is read (hazard H56).
+#[derive(Debug)]
+pub struct Beneath(OwnedFd);
+
+impl Beneath {
+    /// Opens the folder itself, by whatever path leads to it.
+    pub fn open(folder: &Path) -> io::Result<Beneath> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Beneath(rustix::fs::open(folder, flags, Mode::empty())?))
+    }
+
+    /// What is in a folder of it; `.` is the folder itself.
+    pub fn names(&self, folder: impl AsRef<Path>) -> io::Result<Vec<OsString>> {
+        let opened = self.look(folder.as_ref(), OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&opened)? {
+            let name = entry?.file_name().to_bytes().to_vec();
+            if name != b"." && name != b".." {
+                names.push(OsString::from_vec(name));
+            }
+        }
+        Ok(names)
+    }
+
+    /// All of a text file of it; a link in the file's place is refused.
+    pub fn text(&self, path: impl AsRef<Path>) -> io::Result<String> {
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
+        let file = File::from(self.look(path.as_ref(), flags)?);
+        regular(&file.metadata()?)?;
+        as_text(all_of(file, LIMIT)?)
+    }
+
+    fn look(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+        // The kernel gives up where a folder is moved about just then.
+        for _ in 0..16 {
+            match rustix::fs::openat2(
+                &self.0,
+                path,
+                flags | OFlags::CLOEXEC,
+                Mode::empty(),
+                ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
+            ) {
+                Err(rustix::io::Errno::AGAIN) => {}
+                other => return Ok(other?),
+            }
+        }
+        Err(rustix::io::Errno::AGAIN.into())
+    }
 }
 
 /// Opens a regular file that may have `limit` bytes.
@@ -41,9 +95,12 @@ pub fn bytes(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
 
 /// All of a file that may have `limit` bytes.
 pub fn bytes_up_to(path: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
-    let file = open_up_to(path, limit)?;
+    all_of(open_up_to(path, limit)?, limit)
+}
+
+fn all_of(file: File, limit: u64) -> io::Result<Vec<u8>> {
     let length = file.metadata()?.len();
-    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+    let mut bytes = Vec::with_capacity(usize::try_from(length.min(limit)).unwrap_or_default());
     // It may grow while it is read, and a file of /proc says that it has no bytes.
     file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit { Err(too_large(limit)) } else { Ok(bytes) }
@@ -51,7 +108,11 @@ pub fn bytes_up_to(path: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
 
 /// All of a text file.
 pub fn text(path: impl AsRef<Path>) -> io::Result<String> {
-    String::from_utf8(bytes(path)?)
+    as_text(bytes(path)?)
+}
+
+fn as_text(bytes: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(bytes)
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not valid UTF-8 text"))
 }
 

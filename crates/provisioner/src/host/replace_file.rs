@@ -2,10 +2,13 @@
 
 use super::accounts::Account;
 use super::failpoint;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use rustix::fd::OwnedFd;
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use std::ffi::OsStr;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Mode of files that other programs of the product write too: the database, lock files.
 pub const SHARED: u32 = 0o660;
@@ -175,14 +178,23 @@ pub fn make_folder_for(path: &Path, mode: u32, owner: Account) -> io::Result<()>
     make().map_err(|error| in_words("make folder", path, &error))
 }
 
-/// Gives a folder and all that is in it to `owner`; links are given themselves and not followed, the folder comes last.
-pub fn give_tree(path: &Path, owner: Account) -> io::Result<()> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let give = || give_folder(rustix::fs::open(path, flags, Mode::empty())?, owner, flags);
-    give().map_err(|error| in_words("give away", path, &error))
+/// Gives a folder and the folders and plain files in it to `owner`, each by a handle on what was looked at; the folder
+/// comes last. Somebody else may rule a folder in it and have put something there (hazard H56): links stay whose they are,
+/// and so does a file with another name elsewhere, which may be root's own, or what is no file. These are told, but for
+/// links, which terraform makes.
+pub fn give_tree(path: &Path, owner: Account) -> io::Result<Vec<PathBuf>> {
+    let mut left = Vec::new();
+    let mut give = || {
+        let folder = rustix::fs::open(path, FOLDER, Mode::empty())?;
+        give_folder(folder, path, owner, &mut left)
+    };
+    give().map_err(|error| in_words("give away", path, &error))?;
+    Ok(left)
 }
 
-fn give_folder(folder: rustix::fd::OwnedFd, owner: Account, flags: OFlags) -> io::Result<()> {
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+fn give_folder(folder: OwnedFd, path: &Path, owner: Account, left: &mut Vec<PathBuf>) -> io::Result<()> {
     let (uid, gid) = (Some(Uid::from_raw(owner.uid)), Some(Gid::from_raw(owner.gid)));
     for entry in rustix::fs::Dir::read_from(&folder)? {
         let entry = entry?;
@@ -190,11 +202,21 @@ fn give_folder(folder: rustix::fd::OwnedFd, owner: Account, flags: OFlags) -> io
         if name == c"." || name == c".." {
             continue;
         }
-        let found = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        if rustix::fs::FileType::from_raw_mode(found.st_mode).is_dir() {
-            give_folder(rustix::fs::openat(&folder, name, flags, Mode::empty())?, owner, flags)?;
-        } else {
-            rustix::fs::chownat(&folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+        let shown = path.join(OsStr::from_bytes(name.to_bytes()));
+        // A handle that opens nothing: a pipe would wait, some devices act.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let handle = rustix::fs::openat(&folder, name, flags, Mode::empty())?;
+        let found = rustix::fs::fstat(&handle)?;
+        match FileType::from_raw_mode(found.st_mode) {
+            FileType::Directory => {
+                let below = rustix::fs::openat(&handle, c".", FOLDER, Mode::empty())?;
+                give_folder(below, &shown, owner, left)?;
+            }
+            FileType::RegularFile if found.st_nlink == 1 => {
+                rustix::fs::chownat(&handle, c"", uid, gid, AtFlags::EMPTY_PATH)?;
+            }
+            FileType::Symlink => {}
+            _ => left.push(shown),
         }
     }
     Ok(rustix::fs::fchown(&folder, uid, gid)?)
@@ -349,6 +371,39 @@ mod tests {
         let folder = dir.path().join("folder");
         make_folder(&folder, 0o750).unwrap();
         assert_eq!(owner_of(&folder).unwrap(), (4242, 4343));
+    }
+
+    #[test]
+    fn h56_what_somebody_put_into_a_tree_is_not_given_to_him() {
+        if !are_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("terraform");
+        std::fs::create_dir_all(tree.join("vms/web-1")).unwrap();
+        for (file, text) in [("shadow", "root's own"), ("terraform/vms/web-1/state", "x"), ("outside", "y")] {
+            std::fs::write(dir.path().join(file), text).unwrap();
+        }
+        std::fs::hard_link(dir.path().join("shadow"), tree.join("vms/planted")).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("outside"), tree.join("vms/link")).unwrap();
+        std::os::unix::fs::symlink(dir.path(), tree.join("vms/folder")).unwrap();
+        let mode = Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, tree.join("vms/pipe"), FileType::Fifo, mode, 0).unwrap();
+        let mut left = give_tree(&tree, Account { uid: 4242, gid: 4343 }).unwrap();
+        left.sort();
+        assert_eq!(left, [tree.join("vms/pipe"), tree.join("vms/planted")]);
+        let owner = |path: &str| dir.path().join(path).symlink_metadata().unwrap().uid();
+        for given in ["terraform", "terraform/vms", "terraform/vms/web-1", "terraform/vms/web-1/state"] {
+            assert_eq!(owner(given), 4242, "{given}");
+        }
+        for kept in ["", "shadow", "outside", "terraform/vms/pipe", "terraform/vms/link"] {
+            assert_eq!(owner(kept), 0, "{kept}");
+        }
+        // A link in the tree's own place.
+        let link = dir.path().join("link-to-tree");
+        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+        assert!(give_tree(&link, Account { uid: 4242, gid: 4343 }).is_err());
+        assert_eq!(owner("shadow"), 0);
     }
 
     #[test]

@@ -4,11 +4,14 @@
 //! a template that VMs were linked to is kept all the same): then the terraform file of the VM tells.
 
 use crate::host::Host;
+use crate::host::read_file::Beneath;
 use crate::tool::guest_config::GuestConfig;
 use crate::tool::proxmox_tools::ProxmoxTools;
 use crate::value::vmid::Vmid;
+use rustix::io::Errno;
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The linked clones of a template, for people; empty where there is none.
@@ -29,9 +32,7 @@ pub fn linked_clones(
             }
         }
     }
-    for file in terraform_files(terraform_dir) {
-        // One that cannot be read is its VM's matter, not ours.
-        let Ok(text) = crate::host::read_file::text(&file) else { continue };
+    for (file, text) in terraform_files(terraform_dir)? {
         for clone in linked_in_terraform(&text, vmid) {
             if Vmid::new(clone).ok().map(|clone| tools.config(clone)).transpose()?.flatten().is_some() {
                 found.insert(format!("VM {clone} ({})", file.display()));
@@ -46,17 +47,45 @@ fn is_linked(volume: &str, base: &str) -> bool {
     volume.strip_prefix(base).is_some_and(|rest| rest.starts_with('/'))
 }
 
-fn terraform_files(folder: &Path) -> Vec<PathBuf> {
-    let list = |folder: &Path| -> Vec<PathBuf> {
-        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+/// The terraform files in the folder and in those of the VMs, with their texts. User blockhost rules these folders, and
+/// root reads here: what leads outside is not followed (hazard H56). A file that cannot be read is its VM's matter; a
+/// folder that cannot be looked into may hide a linked clone.
+fn terraform_files(folder: &Path) -> anyhow::Result<Vec<(PathBuf, String)>> {
+    let told = |path: &Path, error: std::io::Error| {
+        let text = match Errno::from_io_error(&error) {
+            Some(Errno::XDEV) => "it leads out of terraform's directory".to_owned(),
+            _ => error.to_string(),
+        };
+        anyhow::anyhow!(
+            "cannot tell which VMs are linked to the template: {}: {text}; look what is there, and remove it or put the \
+             directory itself in its place",
+            folder.join(path).display()
+        )
     };
-    let mut files = list(folder);
-    for own in list(&folder.join("vms")) {
-        files.extend(list(&own));
+    let inside = match Beneath::open(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(|error| told(Path::new(""), error))?,
+    };
+    let mut folders = vec![PathBuf::from(".")];
+    match inside.names("vms") {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(told(Path::new("vms"), error)),
+        Ok(names) => folders.extend(names.into_iter().map(|name| Path::new("vms").join(name))),
     }
-    let is_file = |path: &PathBuf| path.symlink_metadata().is_ok_and(|data| data.is_file());
-    files.retain(|path| path.to_string_lossy().ends_with(".tf.json") && is_file(path));
-    files
+    let mut found = Vec::new();
+    for own in folders {
+        let names = match inside.names(&own) {
+            // A file beside the folders, or one that went in this moment.
+            Err(error) if matches!(error.kind(), ErrorKind::NotADirectory | ErrorKind::NotFound) => continue,
+            other => other.map_err(|error| told(&own, error))?,
+        };
+        for name in names.iter().filter(|name| name.to_string_lossy().ends_with(".tf.json")) {
+            let path = own.join(name);
+            let shown = folder.join(path.strip_prefix(".").unwrap_or(&path));
+            found.extend(inside.text(&path).ok().map(|text| (shown, text)));
+        }
+    }
+    Ok(found)
 }
 
 /// VMIDs of the VMs in a terraform file that are linked to the template.
@@ -102,6 +131,40 @@ mod tests {
             "local:9001/base-9001-disk-0.qcow2/100/vm-100-disk-0.qcow2",
             "local:9001/base-9001-disk-0.qcow2"
         ));
+    }
+
+    #[test]
+    fn h56_root_reads_nothing_outside_of_the_directory_that_blockhost_rules() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("terraform");
+        let outside = dir.path().join("outside");
+        for made in [&folder.join("vms/web-1"), &outside.join("web-9")] {
+            std::fs::create_dir_all(made).unwrap();
+        }
+        std::fs::write(folder.join("vms/web-1/web-1.tf.json"), "ours").unwrap();
+        std::fs::write(folder.join("vms/notes"), "a file").unwrap();
+        for file in ["web-9/x.tf.json", "y.tf.json"] {
+            std::fs::write(outside.join(file), "root's own").unwrap();
+        }
+        let link = |target: &Path, name: &str| std::os::unix::fs::symlink(target, folder.join(name)).unwrap();
+        link(&outside.join("y.tf.json"), "vms/web-1/provider.tf.json");
+        let texts = |folder: &Path| {
+            terraform_files(folder).map(|found| found.into_iter().map(|(_, text)| text).collect::<Vec<_>>())
+        };
+        assert_eq!(texts(&folder).unwrap(), ["ours"]);
+        // A link to the directory itself is the administrator's.
+        std::os::unix::fs::symlink(&folder, dir.path().join("link")).unwrap();
+        assert_eq!(texts(&dir.path().join("link")).unwrap(), ["ours"]);
+        assert!(texts(&dir.path().join("none")).unwrap().is_empty());
+
+        link(&outside.join("web-9"), "vms/web-2");
+        let error = texts(&folder).unwrap_err().to_string();
+        assert!(error.contains("terraform/vms/web-2: it leads out of terraform's directory"), "{error}");
+        std::fs::remove_file(folder.join("vms/web-2")).unwrap();
+        std::fs::remove_dir_all(folder.join("vms")).unwrap();
+        link(&outside, "vms");
+        let error = texts(&folder).unwrap_err().to_string();
+        assert!(error.contains("terraform/vms: it leads out"), "{error}");
     }
 
     #[test]

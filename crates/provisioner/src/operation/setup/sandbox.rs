@@ -81,18 +81,18 @@ pub(super) fn check(host: &Host, places: &[Place]) -> anyhow::Result<()> {
             if real == place.path { String::new() } else { format!(" (it leads to {})", real.display()) };
         let ours = is_ours(host, &real);
         // A state directory that was moved there is no matter of the units.
-        if ours && hidden(&below_root(host, &host.state_dir)).is_some() {
+        if ours && hidden(&host.state_dir).is_some() {
             continue;
         }
-        for one in [below_root(host, &place.path), below_root(host, &real)] {
+        for one in [&place.path, &real].into_iter().filter(|path| !is_of_lab(host, path)) {
             anyhow::ensure!(
-                ours || !TOO_WIDE.iter().any(|wide| one == Path::new(wide)),
+                ours || !TOO_WIDE.iter().any(|wide| one.as_path() == Path::new(wide)),
                 "{}: {path}{shown} is not allowed: the services could then write everywhere below it; use a directory of \
                  its own, like {}",
                 place.named,
                 host.state_dir.display()
             );
-            if let Some((folder, why)) = hidden(&one) {
+            if let Some((folder, why)) = hidden(one) {
                 anyhow::bail!(
                     "{}: {path}{shown} lies below {folder}, which blockhost-gc.service and blockhost-reapply.service \
                      cannot write ({why}): every run of theirs would fail; use a directory below {}, or one like \
@@ -215,13 +215,10 @@ fn resolved(path: &Path) -> PathBuf {
     path.to_path_buf()
 }
 
-/// As it would be called on a host of its own: a lab lies in /tmp with all that it has.
-fn below_root(host: &Host, path: &Path) -> PathBuf {
+/// A lab lies in /tmp with all that it has, and no unit of systemd works in it.
+fn is_of_lab(host: &Host, path: &Path) -> bool {
     let root = host.root();
-    [root.clone(), resolved(&root)]
-        .iter()
-        .find_map(|root| path.strip_prefix(root).ok())
-        .map_or_else(|| path.to_path_buf(), |rest| Path::new("/").join(rest))
+    root != Path::new("/") && [resolved(&root), root].iter().any(|root| path.starts_with(root))
 }
 
 #[cfg(test)]
@@ -275,38 +272,42 @@ mod tests {
     }
 
     #[test]
-    fn a_lab_is_looked_at_as_a_host_of_its_own() {
+    fn a_lab_may_use_all_that_lies_in_it_and_nothing_else_that_is_hidden() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().to_str().unwrap();
         let host = host(root);
-        assert_eq!(refused(&host, &format!("{root}/srv/tf")), None);
-        assert_eq!(refused(&host, &format!("{root}/var/lib/blockhost/terraform")), None);
-        assert!(refused(&host, &format!("{root}/home/tf")).unwrap().contains("ProtectHome"));
+        for below in ["srv/tf", "home/tf", "var/lib/blockhost/terraform"] {
+            assert_eq!(refused(&host, &format!("{root}/{below}")), None);
+        }
+        assert!(refused(&host, &format!("{root}-other/tf")).unwrap().contains("PrivateTmp"));
         assert!(refused(&host, "/home/tf").unwrap().contains("ProtectHome"));
     }
 
     #[test]
     fn a_link_is_judged_by_where_it_leads() {
         let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().to_str().unwrap();
-        let host = host(root);
-        for folder in ["home/x", "srv/db", "var/lib/blockhost"] {
-            std::fs::create_dir_all(dir.path().join(folder)).unwrap();
+        let mut host = host("/");
+        host.state_dir = dir.path().join("state");
+        for folder in ["state", "elsewhere"] {
+            std::fs::create_dir(dir.path().join(folder)).unwrap();
         }
-        let link = |target: &str, name: &str| {
-            std::os::unix::fs::symlink(dir.path().join(target), dir.path().join(name)).unwrap()
-        };
-        link("home/x", "srv/to-home");
-        link("home/x", "var/lib/blockhost/terraform");
-        link("srv/db", "srv/to-db");
-        let text = refused(&host, &format!("{root}/srv/to-home/tf")).unwrap();
-        assert!(text.contains("it leads to") && text.contains("ProtectHome"), "{text}");
-        assert!(refused(&host, &format!("{root}/var/lib/blockhost/terraform")).is_some());
-        assert_eq!(refused(&host, &format!("{root}/srv/to-db")), None);
-        assert_eq!(
-            resolved(&dir.path().join("srv/to-db/new")),
-            resolved(&dir.path().join("srv/db")).join("new")
+        let path = |name: &str| dir.path().join(name);
+        std::os::unix::fs::symlink("/home", path("elsewhere/link")).unwrap();
+        std::os::unix::fs::symlink("/home", path("state/terraform")).unwrap();
+        std::os::unix::fs::symlink(path("elsewhere"), path("state/vms")).unwrap();
+        let shown = |name: &str| path(name).display().to_string();
+        for name in ["elsewhere/link/tf", "state/terraform"] {
+            // The temporary directory itself is hidden, too: as a lab's it is not looked at.
+            host.config_dirs = vec![path("etc/blockhost")];
+            let text = refused(&host, &shown(name)).unwrap();
+            assert!(text.contains("it leads to /home") && text.contains("ProtectHome"), "{text}");
+        }
+        assert_eq!(refused(&host, &shown("state/vms")), None);
+        assert!(
+            !is_ours(&host, &resolved(&path("state/vms"))) && is_ours(&host, &resolved(&path("state/new")))
         );
+        let real = resolved(&path("elsewhere"));
+        assert_eq!(resolved(&path("state/vms/new/one")), real.join("new/one"));
     }
 
     #[test]

@@ -70,7 +70,13 @@ fn hand_over(setup: &Setup<'_>, work: &Value) -> anyhow::Result<()> {
     let own = rustix::process::geteuid().as_raw();
     let left_to_us = replace_file::owner_of(folder).is_ok_and(|(uid, _)| uid == own);
     if left_to_us && setup.account.uid != own {
-        replace_file::give_tree(folder, setup.account)?;
+        for path in replace_file::give_tree(folder, setup.account)? {
+            tracing::warn!(
+                "{} was not given to user blockhost: it is no plain file, or has a second name elsewhere (a hard link); \
+                 look whose it is",
+                path.display()
+            );
+        }
     }
     if !folder.exists()
         && let Some(parent) = folder.parent()
