@@ -20,4 +20,5 @@ mod records;
 mod root_gives_up;
 mod secrets;
 mod support;
+mod unchecked;
 mod unlocked;
