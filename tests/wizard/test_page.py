@@ -467,3 +467,25 @@ def test_the_summary(client, setup_command):
     with client.session_transaction() as session:
         session["proxmox"] = {**STORED, "node": HOSTILE}
     assert "<script>alert" not in client.get("/wizard/summary").text
+
+
+ROOM = (
+    "Room for 51 VMs at a time: 51 addresses, 898 free VM IDs. local-lvm has 420 GiB free, enough for"
+    " 21 disks of 20 GiB."
+)
+
+
+def test_the_page_tells_how_many_vms_there_is_room_for(client, setup_command):
+    setup_command.answers(found())
+    assert Page(client.get(URL).text).text["proxmox-room"].strip() == ROOM
+    # As typed, where a mistake elsewhere shows the page again.
+    typed = {**PAGE_FORM, "pve_user": "", "pve_storage": "tank", "ip_start": "1", "ip_end": "2"}
+    shown = Page(client.post(URL, data=typed).text).text["proxmox-room"].strip()
+    assert shown.startswith("Room for 1 VM at a time: 1 address, 898 free VM IDs. tank has 1800 GiB free")
+    # Nothing is counted from what is wrong, and nothing is said of a storage that is not known.
+    wrong = Page(client.post(URL, data={**PAGE_FORM, "ip_end": "soon"}).text).text
+    assert wrong.get("proxmox-room", "").strip() == ""
+    setup_command.answers(found(storages=[], used_vmids=[]))
+    assert Page(client.get(URL).text).text["proxmox-room"].strip() == (
+        "Room for 51 VMs at a time: 51 addresses, 900 free VM IDs."
+    )

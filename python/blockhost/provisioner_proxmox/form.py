@@ -44,6 +44,9 @@ KEYS = tuple(BUILT_IN)
 # the stored names.
 PAGE_NAMES = {key: f"pve_{key}" for key in ("node", "storage", "bridge", "user")}
 
+# What the number of VMs depends on.
+ROOM_KEYS = ("vmid_start", "vmid_end", "ip_network", "ip_start", "ip_end", "gateway")
+
 # Proxmox' own grammars (pve-common, JSONSchema.pm), in ASCII: the values end up in files
 # and commands of programs that know nothing else.
 NODE_RE = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?")
@@ -144,6 +147,22 @@ def checked(raw: Mapping[str, Any]) -> tuple[dict[str, str | int], dict[str, str
         except KeyError:
             continue  # one of its fields is wrong by itself, which was said
     return {key: item if type(item) is int else str(item) for key, item in values.items()}, errors
+
+
+def room(raw: Mapping[str, Any], used: Sequence[int]) -> tuple[int, int] | None:
+    """How many addresses and how many VM IDs VMs can have; None while a field of these is wrong.
+
+    `used` are numbers that other machines of the host have.
+    """
+    values, errors = checked({**BUILT_IN, **{key: raw.get(key, "") for key in ROOM_KEYS}})
+    if not errors.keys().isdisjoint(ROOM_KEYS):
+        return None
+    start, end, gateway = (
+        int(ipaddress.IPv4Address(values[key])) for key in ("ip_start", "ip_end", "gateway")
+    )
+    first, last = int(values["vmid_start"]), int(values["vmid_end"])
+    addresses = end - start + 1 - (start <= gateway <= end)
+    return addresses, last - first + 1 - sum(first <= vmid <= last for vmid in set(used))
 
 
 def value(key: str, text: Any) -> str | int | None:

@@ -41,6 +41,7 @@ class Resources(NamedTuple):
     network: dict[str, str] = {}
     network_note: str = ""
     used_vmids: tuple[int, ...] = ()
+    free_gib: dict[str, int] = {}
     problem: str | None = None
 
 
@@ -66,6 +67,7 @@ def understood(resources: dict[str, Any]) -> Resources:
         template=_template(resources.get("template")),
         network=_network(resources.get("network")),
         network_note=_note(resources.get("network")),
+        free_gib=_free(resources.get("storages")),
         used_vmids=tuple(sorted(set(filter(None, map(_vmid, _list(resources.get("used_vmids"))))))),
     )
 
@@ -138,6 +140,16 @@ def _storages(value: Any) -> list[Choice]:
             size = f"{_gib(item.get('free_gib'))} of {_gib(item.get('total_gib'))} GiB free"
             choices.setdefault(name, Choice(name, f"{name} ({kind}{size})"))
     return list(choices.values())
+
+
+def _free(value: Any) -> dict[str, int]:
+    """Whole GiB that are free, by storage; one of which that is not known is left out."""
+    free = {}
+    for item in _objects(value):
+        name, size = _name("storage", item.get("name")), item.get("free_gib")
+        if name and type(size) in (int, float) and 0 <= size < 1e9:
+            free.setdefault(name, int(size))
+    return free
 
 
 def _bridges(value: Any) -> list[Choice]:

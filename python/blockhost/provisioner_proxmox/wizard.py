@@ -120,6 +120,9 @@ HINTS = {
     ),
 }
 
+# What a VM's disk has where nobody asks for another size.
+DISK_GIB = 20
+
 # A bridge that is not there yet.
 NEW = "new, will be created"
 
@@ -263,6 +266,12 @@ def _page(found: Resources, typed: dict[str, str], errors: dict[str, str]) -> st
         ],
         on_page={field.id for section in sections for field in section.fields}
         | {field.id for field in advanced},
+        room=_room(found, typed),
+        room_of={
+            "used": " ".join(map(str, found.used_vmids)),
+            "disk": DISK_GIB,
+            "free": found.free_gib,
+        },
         problem=found.problem,
         management_url=get_ui_params(session)["management_url"],
     )
@@ -293,6 +302,30 @@ def _field(key: str, found: Resources, value: str, error: str) -> Field:
         choices=choices,
         numeric=key in NUMERIC,
     )
+
+
+def _room(found: Resources, typed: dict[str, str]) -> str:
+    """How many VMs there can be, by what is typed; the page's script says the same in the same words."""
+    room = form.room(typed, found.used_vmids)
+    if room is None:
+        return ""
+    addresses, vmids = room
+    most = min(room)
+    text = (
+        f"Room for {most} VM{'' if most == 1 else 's'} at a time: {_count(addresses, 'address', 'es')},"
+        f" {_count(vmids, 'free VM ID', 's')}."
+    )
+    free = found.free_gib.get(typed["storage"])
+    if free is not None:
+        text += (
+            f" {typed['storage']} has {free} GiB free, enough for"
+            f" {_count(free // DISK_GIB, 'disk', 's')} of {DISK_GIB} GiB."
+        )
+    return text
+
+
+def _count(number: int, one: str, plural: str) -> str:
+    return f"{number} {one}{'' if number == 1 else plural}"
 
 
 def _hint(key: str, found: Resources) -> str:
