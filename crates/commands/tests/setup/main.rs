@@ -9,8 +9,8 @@ mod cloud_init;
 mod detect_and_token;
 mod files;
 mod namespace;
+mod sandbox;
 mod synced;
 #[path = "../crash/system_calls.rs"]
 mod system_calls;
-mod sandbox;
 mod template;
