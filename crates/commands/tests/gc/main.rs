@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests start programs and make files")]
 #![allow(clippy::unwrap_used, reason = "a test that meets the unexpected fails")]
 
+mod audit_lines;
 mod bad_agent;
 mod bad_days;
 mod brakes;

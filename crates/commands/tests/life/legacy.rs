@@ -66,6 +66,13 @@ fn h01_a_wrong_vmid_is_corrected_where_the_name_agrees() {
         said.says(&["warning: ", "VMID 105", &format!("say {id}"), "corrected"]);
         assert_eq!(legacy_record(&lab, "web-001")["vmid"], id, "{verb}");
         assert_eq!(guest(&lab, 105), stranger, "{verb}");
+        let trail = lab.path("var/audit").read_dir().unwrap().next().unwrap().unwrap().path();
+        let trail = read(&trail);
+        let line = trail.lines().find(|line| line.contains("\"verb\":\"correct-vmid\"")).unwrap();
+        assert!(
+            line.contains("\"result\":\"ok; it was 105\"") && line.contains(&format!("\"vmid\":{id}")),
+            "{line}"
+        );
         if verb == "destroy" {
             assert!(!lab.control().snapshot().unwrap().guests.contains_key(&id));
         } else {

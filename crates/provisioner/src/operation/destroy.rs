@@ -5,19 +5,17 @@
 //! `destroyed` only after the node has said that the machine is gone.
 
 use super::kill::power_off;
+use super::locked_vm::LockedVm;
 use super::machine::{self, Machine};
 use super::vanished::{self, Target};
 use super::{Context, late_requests, leftovers, recovery, restore};
 use crate::host::clock::{self, Deadline};
 use crate::host::failpoint;
 use crate::host::root_agent::AgentError;
-use crate::store::audit::{self, Change};
 use crate::store::journal::{Entry, Step};
-use crate::store::settings::NodeAccess;
 use crate::store::vm_database::{Status, VmRecord};
-use crate::store::vm_lock::VmLock;
 use crate::tool::node::{Attempt, Identity};
-use crate::tool::terraform::{LegacyFolder, Outcome, Run, VmFolder};
+use crate::tool::terraform::{LegacyFolder, Outcome, Run};
 use crate::tool::terraform_events::said_once;
 use crate::tool::terraform_state::StateFile;
 use crate::tool::vm_state::VmState;
@@ -108,31 +106,31 @@ pub fn destroy_when(
     if let Some(answer) = nothing_to_do(ctx, name)? {
         return Ok(answer);
     }
-    let lock = VmLock::take(ctx.host, name, "destroy", deadline.left())?;
+    let vm = ctx.lock_vm(name, "destroy", deadline.left())?;
     if let Some(answer) = nothing_to_do(ctx, name)? {
         return Ok(answer);
     }
-    restore::of_name(ctx, name, &lock)?;
-    let entry = ctx.journal().read(name)?;
+    restore::of_vm(&vm)?;
+    let entry = vm.entry()?;
     let unfinished = entry.as_ref().filter(|e| matches!(e.step, Step::Taken | Step::Applying));
     if let Some(entry) = unfinished {
-        recovery::undo(ctx, entry, &lock, deadline.left(), recovery::MayBeLate::Yes)
+        recovery::undo(&vm, entry, deadline.left(), recovery::MayBeLate::Yes)
             .with_context(|| format!("VM {name}: its create did not end and cannot be undone yet"))?;
         tracing::warn!(
             "VM {name}: its create had not ended; it was undone, and VMID {} has no machine of it any more",
             entry.vmid
         );
         if nothing_to_do(ctx, name)?.is_some() {
-            lock.forget();
+            vm.forget();
             return Ok(Destroyed::Undone);
         }
     } else if let Some(entry) = &entry
         && entry.step == Step::Registered
     {
-        recovery::put_record_back(ctx, entry)?;
+        recovery::put_record_back(&vm, entry)?;
     }
-    let Some(record) = ctx.record(name)? else {
-        return remove_leftovers_of_unknown(ctx, name, lock, deadline);
+    let Some(record) = vm.record_now()? else {
+        return remove_leftovers_of_unknown(vm, deadline);
     };
     anyhow::ensure!(
         !record.protected || force,
@@ -142,25 +140,25 @@ pub fn destroy_when(
         return Ok(Destroyed::NotDue);
     }
     if record.is_live() {
-        let machine = machine::of_record(ctx, record, deadline)?;
-        let entry = ctx.journal().read(name)?;
+        let machine = machine::of_record(&vm, record, deadline)?;
+        let entry = vm.entry()?;
         let runs = || machine.state(ctx, deadline).is_ok_and(|state| state.running);
         if let Some(first) = condition.and_then(|condition| condition.first)
             && !runs()
         {
             first(&machine.record);
         }
-        match remove_machine(ctx, &machine, &lock, deadline, condition)? {
+        match remove_machine(&vm, &machine, deadline, condition)? {
             Removal::Gone => {}
             Removal::Vanished(why) => {
                 tracing::warn!("{why}");
-                note_closed(ctx, &machine.record, &why);
+                note_closed(&vm, &machine.record, &why);
             }
             objection => {
                 // As if nothing had been begun.
                 match entry {
-                    Some(entry) => ctx.journal().write(&entry, &lock)?,
-                    None => ctx.journal().remove(name, &lock)?,
+                    Some(entry) => vm.write_entry(&entry)?,
+                    None => vm.remove_entry()?,
                 }
                 return Ok(match objection {
                     Removal::Runs => Destroyed::Runs,
@@ -169,19 +167,18 @@ pub fn destroy_when(
             }
         }
         ctx.host.step("destroy.gone")?;
-        tidy_up(ctx, &machine.record, &lock, deadline)?;
+        tidy_up(&vm, &machine.record, deadline)?;
     } else {
-        tidy_up(ctx, &record, &lock, deadline)?;
+        tidy_up(&vm, &record, deadline)?;
     }
-    lock.forget();
+    vm.forget();
     Ok(Destroyed::Gone)
 }
 
 /// Unknown or destroyed, with nothing left over: the answer at once.
 fn nothing_to_do(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Option<Destroyed>> {
     let record = ctx.record(name)?;
-    let leftovers =
-        ctx.journal().read(name)?.is_some() || VmFolder::new(ctx.host, &ctx.settings, name).exists();
+    let leftovers = ctx.journal().read(name)?.is_some() || ctx.folder_of(name).exists();
     Ok(match record {
         None if !leftovers => Some(Destroyed::Unknown),
         Some(record) if !record.is_live() && !leftovers => Some(Destroyed::Already),
@@ -191,20 +188,15 @@ fn nothing_to_do(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Option<Dest
 
 /// A folder or entry without any record: a record was lost, or a destroy's last step. Files go only when the
 /// machine that they made is gone.
-fn remove_leftovers_of_unknown(
-    ctx: &Context<'_>,
-    name: &VmName,
-    lock: VmLock,
-    deadline: Deadline,
-) -> anyhow::Result<Destroyed> {
+fn remove_leftovers_of_unknown(vm: LockedVm<'_, '_>, deadline: Deadline) -> anyhow::Result<Destroyed> {
     let deadline = for_tidying(deadline);
-    leftovers::ensure_none_lives(ctx, name, None)?;
-    VmFolder::new(ctx.host, &ctx.settings, name).remove()?;
+    leftovers::ensure_none_lives(&vm, None)?;
+    vm.folder().remove()?;
     for kind in ["user", "meta"] {
-        ctx.node().delete_snippet(name, kind, deadline)?;
+        vm.node().delete_snippet(vm.name(), kind, deadline)?;
     }
-    ctx.journal().remove(name, &lock)?;
-    lock.forget();
+    vm.remove_entry()?;
+    vm.forget();
     Ok(Destroyed::Unknown)
 }
 
@@ -234,15 +226,15 @@ fn objection(
 /// The root agent proves and deletes in one request. Terraform would delete what its state names, which nobody has
 /// proven (H02), and would need a second between our last look and its act, in which a renewal is lost (H10).
 fn remove_machine(
-    ctx: &Context<'_>,
+    vm: &LockedVm<'_, '_>,
     machine: &Machine,
-    lock: &VmLock,
     deadline: Deadline,
     condition: Option<&Condition<'_>>,
 ) -> anyhow::Result<Removal> {
+    let ctx = vm.ctx();
     let state = match vanished::target(ctx, machine, deadline)? {
         Target::Here(state) => state,
-        Target::Vanished(why) => return vanished(ctx, machine, why, lock, condition),
+        Target::Vanished(why) => return vanished(vm, machine, why, condition),
     };
     if let Some(objection) = objection(ctx, machine, &state, condition)? {
         return Ok(objection);
@@ -254,20 +246,20 @@ fn remove_machine(
         machine.label(),
         machine.vmid
     );
-    write_entry(ctx, machine, lock)?;
+    write_entry(vm, machine)?;
     ctx.host.step("destroy.begun")?;
     if state.exists && state.running {
-        power_off(ctx, machine, deadline.at_most(POWER_OFF))?;
+        power_off(vm, machine, deadline.at_most(POWER_OFF))?;
     }
     ctx.host.step("destroy.stopped")?;
-    wait_for_earlier_terraform(ctx, machine, deadline)?;
+    wait_for_earlier_terraform(vm, machine, deadline)?;
     ctx.host.step("destroy.terraform")?;
-    match delete(ctx, machine, deadline, condition)? {
+    match delete(vm, machine, deadline, condition)? {
         None => {}
-        Some(Removal::Vanished(why)) => return vanished(ctx, machine, why, lock, condition),
+        Some(Removal::Vanished(why)) => return vanished(vm, machine, why, condition),
         Some(objection) => return Ok(objection),
     }
-    if let Err(error) = tidy_shared_state(ctx, machine, deadline) {
+    if let Err(error) = tidy_shared_state(vm, deadline) {
         ctx.host.interrupt.check()?;
         tracing::warn!("{}: it is gone, but {error:#}", machine.label());
     }
@@ -276,31 +268,21 @@ fn remove_machine(
 
 /// Its machine is gone, by proof; the condition counts all the same.
 fn vanished(
-    ctx: &Context<'_>,
+    vm: &LockedVm<'_, '_>,
     machine: &Machine,
     why: String,
-    lock: &VmLock,
     condition: Option<&Condition<'_>>,
 ) -> anyhow::Result<Removal> {
-    if let Some(objection) = objection(ctx, machine, &VmState::default(), condition)? {
+    if let Some(objection) = objection(vm, machine, &VmState::default(), condition)? {
         return Ok(objection);
     }
-    write_entry(ctx, machine, lock)?;
+    write_entry(vm, machine)?;
     Ok(Removal::Vanished(why))
 }
 
 /// A record that is closed although nothing was deleted has a line of its own in the audit trail.
-fn note_closed(ctx: &Context<'_>, record: &VmRecord, why: &str) {
-    let change = Change {
-        verb: "close-record",
-        vm: record.name.as_str(),
-        vmid: Some(record.vmid.get()),
-        before: Some(record.status.as_str()),
-        after: Some(Status::Destroyed.as_str()),
-        result: why,
-        duration: Duration::ZERO,
-    };
-    audit::write(ctx.host, &change);
+fn note_closed(vm: &LockedVm<'_, '_>, record: &VmRecord, why: &str) {
+    vm.audit("close-record", Some(record.vmid), [Some(record.status), Some(Status::Destroyed)], why);
 }
 
 /// `--forget`: closes the record alone, frees its addresses and removes its files. Whatever has its VMID is left alone;
@@ -313,14 +295,13 @@ pub fn forget(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<D
         return Ok(answer);
     }
     let deadline = Deadline::after(failpoint::limit("destroy", LIMIT));
-    let lock = VmLock::take(ctx.host, name, "destroy", deadline.left())?;
-    let record = ctx.live_record(name)?;
+    let vm = ctx.lock_vm(name, "destroy", deadline.left())?;
+    let record = vm.live_record_now()?;
     anyhow::ensure!(
         !record.protected || force,
         "VM {name} is protected (\"protected\": true in its record); --force closes its record all the same"
     );
-    let unfinished =
-        ctx.journal().read(name)?.is_some_and(|e| matches!(e.step, Step::Taken | Step::Applying));
+    let unfinished = vm.entry()?.is_some_and(|e| matches!(e.step, Step::Taken | Step::Applying));
     anyhow::ensure!(
         !unfinished,
         "VM {name}: its create did not end; undo it with blockhost-vm-destroy {name}"
@@ -328,24 +309,25 @@ pub fn forget(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<D
     vanished::ensure_not_here(ctx, &record, deadline)?;
     let vmid = record.vmid;
     let identity = record.smbios_uuid.map_or_else(|| Identity::Name(name.clone()), Identity::Uuid);
-    write_entry(ctx, &Machine { record: record.clone(), vmid, identity }, &lock)?;
+    write_entry(&vm, &Machine { record: record.clone(), vmid, identity })?;
     ctx.host.step("destroy.gone")?;
     let why = format!("VM {name}: its record is closed by --forget; whatever has VMID {vmid} is left alone");
     tracing::warn!("{why}");
-    note_closed(ctx, &record, &why);
-    tidy_up(ctx, &record, &lock, deadline)?;
-    lock.forget();
+    note_closed(&vm, &record, &why);
+    tidy_up(&vm, &record, deadline)?;
+    vm.forget();
     Ok(Destroyed::Gone)
 }
 
 /// Deletes the machine: each request right after a look at machine and condition. One that has been started
 /// meanwhile is stopped again, one that is busy is waited for.
 fn delete(
-    ctx: &Context<'_>,
+    vm: &LockedVm<'_, '_>,
     machine: &Machine,
     deadline: Deadline,
     condition: Option<&Condition<'_>>,
 ) -> anyhow::Result<Option<Removal>> {
+    let ctx = vm.ctx();
     let node = ctx.node().impatient();
     let mut pause = Duration::from_millis(200);
     loop {
@@ -360,7 +342,7 @@ fn delete(
             return Ok(None);
         }
         if state.running {
-            power_off(ctx, machine, deadline.at_most(POWER_OFF))?;
+            power_off(vm, machine, deadline.at_most(POWER_OFF))?;
             continue;
         }
         let words = match node.destroy_once(machine.vmid, &machine.identity, deadline)? {
@@ -392,7 +374,7 @@ fn delete(
     }
 }
 
-fn write_entry(ctx: &Context<'_>, machine: &Machine, lock: &VmLock) -> anyhow::Result<()> {
+fn write_entry(vm: &LockedVm<'_, '_>, machine: &Machine) -> anyhow::Result<()> {
     let record = &machine.record;
     let entry = Entry {
         name: record.name.to_string(),
@@ -408,17 +390,17 @@ fn write_entry(ctx: &Context<'_>, machine: &Machine, lock: &VmLock) -> anyhow::R
         terraform_pid: None,
         record: None,
     };
-    ctx.journal().write(&entry, lock)
+    vm.write_entry(&entry)
 }
 
 /// A create or destroy that was killed may have left a terraform at work in the VM's directory.
 fn wait_for_earlier_terraform(
-    ctx: &Context<'_>,
+    vm: &LockedVm<'_, '_>,
     machine: &Machine,
     deadline: Deadline,
 ) -> anyhow::Result<()> {
-    let folder = VmFolder::new(ctx.host, &ctx.settings, &machine.record.name);
-    let idle = folder.wait_until_idle(None, deadline.at_most(EARLIER_TERRAFORM), &ctx.host.interrupt)?;
+    let folder = vm.folder();
+    let idle = folder.wait_until_idle(None, deadline.at_most(EARLIER_TERRAFORM), &vm.host.interrupt)?;
     anyhow::ensure!(
         idle,
         "{}: an earlier terraform is still running in {}; run the same command again",
@@ -430,8 +412,9 @@ fn wait_for_earlier_terraform(
 
 /// A VM of the older package is in a state that it shares with others. Its machine is gone by now, and its VMID may be
 /// a stranger's: terraform forgets it without touching the node, and removes the uploaded cloud-init file alone.
-fn tidy_shared_state(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -> anyhow::Result<()> {
-    let legacy = LegacyFolder::new(ctx.host, &ctx.settings, &machine.record.name);
+fn tidy_shared_state(vm: &LockedVm<'_, '_>, deadline: Deadline) -> anyhow::Result<()> {
+    let ctx = vm.ctx();
+    let legacy = vm.legacy_folder();
     if !legacy.has_file() {
         return Ok(());
     }
@@ -442,15 +425,15 @@ fn tidy_shared_state(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -
     if legacy.secure_state()? == StateFile::Torn {
         anyhow::bail!("the shared terraform state is torn and has no good copy; it was left as it is");
     }
-    let access = NodeAccess::read(ctx.host, &ctx.settings)?;
+    let (access, _) = vm.api()?;
     let left = legacy.left_in_state()?;
     if left.contains(&legacy.vm_address()) {
-        let run = legacy.forget_machine(&access)?;
+        let run = legacy.forget_machine(access)?;
         wait_for_tidying(ctx, run, "remove it from the shared terraform state", deadline)?;
     }
     if left.contains(&legacy.file_address()) {
         if legacy.file_in_state()?.is_some_and(|id| legacy.is_its_file(&id)) {
-            let run = legacy.destroy_file(&access)?;
+            let run = legacy.destroy_file(access)?;
             wait_for_tidying(ctx, run, "remove its cloud-init file", deadline)?;
         } else {
             anyhow::bail!(
@@ -478,19 +461,14 @@ fn for_tidying(deadline: Deadline) -> Deadline {
 
 /// All that the machine leaves behind. Independent steps go on after a failure; the entry goes only when all are
 /// done, so that the next destroy finds what was left.
-pub fn tidy_up(
-    ctx: &Context<'_>,
-    record: &VmRecord,
-    lock: &VmLock,
-    deadline: Deadline,
-) -> anyhow::Result<()> {
+pub fn tidy_up(vm: &LockedVm<'_, '_>, record: &VmRecord, deadline: Deadline) -> anyhow::Result<()> {
+    let (ctx, name) = (vm.ctx(), vm.name());
     let deadline = for_tidying(deadline);
-    let name = &record.name;
-    leftovers::ensure_none_lives(ctx, name, Some(record))?;
+    leftovers::ensure_none_lives(vm, Some(record))?;
     let node = ctx.node_uninterrupted();
     let mut failures: Vec<String> = Vec::new();
     // While the entry is there the address is nobody else's; of a tombstone without one it may be.
-    let held = ctx.journal().read(name)?.and_then(|entry| entry.ipv6);
+    let held = vm.entry()?.and_then(|entry| entry.ipv6);
     let bridge = || {
         ctx.bridge().unwrap_or_else(|error| {
             // A VM must not stay because of that; the next one with the address replaces its route.
@@ -514,9 +492,7 @@ pub fn tidy_up(
         }
     }
     ctx.host.step("destroy.snippets")?;
-    let folder = VmFolder::new(ctx.host, &ctx.settings, name);
-    let legacy = LegacyFolder::new(ctx.host, &ctx.settings, name);
-    for result in [folder.remove(), remove_legacy(&legacy)] {
+    for result in [vm.folder().remove(), remove_legacy(&vm.legacy_folder())] {
         failures.extend(result.err().map(|error| format!("{error:#}")));
     }
     ctx.host.step("destroy.folder")?;
@@ -530,7 +506,7 @@ pub fn tidy_up(
             failures.join("; ")
         );
     }
-    ctx.journal().remove(name, lock)?;
+    vm.remove_entry()?;
     // All is done: a signal that comes now changes nothing.
     Ok(crate::host::failpoint::reached("destroy.done")?)
 }

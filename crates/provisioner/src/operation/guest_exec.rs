@@ -20,7 +20,7 @@ pub fn guest_exec(
     let deadline = Deadline::after(limit);
     let record = ctx.live_record(name)?;
     anyhow::ensure!(!ctx.mock, "VM {name}: a mock VM has no guest to run commands in");
-    let machine = machine::of_record(ctx, record, deadline)?;
+    let machine = machine::seen(ctx, record, deadline)?;
     guest_agent::run(&ctx.node(), machine.vmid, &machine.identity, command, deadline, GRACE)
         .map_err(|error| error.context(machine.label()))
 }

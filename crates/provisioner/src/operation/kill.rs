@@ -1,10 +1,10 @@
 //! `blockhost-vm-kill`: power off at once.
 
+use super::locked_vm::LockedVm;
 use super::machine::Machine;
 use super::{Context, machine, mock_power};
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
-use crate::store::vm_lock::VmLock;
 use crate::tool::node::Waited;
 use crate::value::vm_name::VmName;
 use anyhow::Context as _;
@@ -20,9 +20,9 @@ pub fn kill(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
     if ctx.mock {
         return mock_power::switch(ctx, &record, false);
     }
-    let _lock = VmLock::take(ctx.host, name, "kill", Duration::from_secs(30))?;
-    let machine = machine::of_record(ctx, ctx.live_record(name)?, deadline)?;
-    let state = machine.settled_state(ctx, deadline)?;
+    let vm = ctx.lock_vm(name, "kill", Duration::from_secs(30))?;
+    let machine = machine::of_record(&vm, vm.live_record_now()?, deadline)?;
+    let state = machine.settled_state(&vm, deadline)?;
     anyhow::ensure!(
         state.exists,
         "{}: the VM no longer exists on the node (deleted outside BlockHost?); restore it from a backup, or close its record with blockhost-vm-destroy {name}",
@@ -31,13 +31,13 @@ pub fn kill(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
     if !state.running {
         return Ok(false);
     }
-    power_off(ctx, &machine, deadline)?;
+    power_off(&vm, &machine, deadline)?;
     Ok(true)
 }
 
 /// Switches a running machine of ours off and waits until it is.
-pub fn power_off(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -> anyhow::Result<()> {
-    let node = ctx.node();
+pub fn power_off(vm: &LockedVm<'_, '_>, machine: &Machine, deadline: Deadline) -> anyhow::Result<()> {
+    let node = vm.node();
     let stop = || node.stop(machine.vmid, &machine.identity, deadline);
     match node
         .act_and_wait(machine.act("qm-stop", deadline), stop, |s| !s.running)

@@ -11,7 +11,6 @@ use super::{Context, recovery};
 use crate::host::clock::{self, Deadline};
 use crate::store::audit::{self, Change};
 use crate::store::journal::Entry;
-use crate::store::settings::NodeAccess;
 use crate::store::withheld_vmids::{Late, Withheld, WithheldVmids};
 use crate::tool::node::Identity;
 use crate::value::vm_name::VmName;
@@ -96,8 +95,7 @@ fn look_at(
 
 /// Whether the node works on something of ours about this VMID; our token is shown its own tasks.
 fn has_running_task(ctx: &Context<'_>, vmid: Vmid) -> anyhow::Result<bool> {
-    let access = NodeAccess::read(ctx.host, &ctx.settings)?;
-    let api = access.api(ctx.host)?;
+    let (access, api) = ctx.api()?;
     let path = format!("/nodes/{}/tasks?source=active&vmid={vmid}", access.node);
     let tasks = api.get(&path, Deadline::after(TASKS)).context("cannot ask the node for its tasks")?;
     let tasks = tasks.as_array().cloned().unwrap_or_default();

@@ -1,20 +1,18 @@
 //! Files of a VM go only when the machine that they made is gone, whatever the database says by now: an older copy
 //! of it may have lost the record, or brought back the tombstone of an earlier VM of the same name (hazard H08).
 
-use super::Context;
+use super::locked_vm::LockedVm;
 use crate::host::clock::Deadline;
 use crate::store::vm_database::VmRecord;
 use crate::tool::node::Identity;
-use crate::tool::terraform::VmFolder;
 use crate::tool::terraform_state::StateFile;
-use crate::value::vm_name::VmName;
 use anyhow::Context as _;
 use std::time::Duration;
 
 /// An error where the machine that the terraform folder or the journal knows under this name lives. That of `record`
 /// is known to be gone.
-pub fn ensure_none_lives(ctx: &Context<'_>, name: &VmName, record: Option<&VmRecord>) -> anyhow::Result<()> {
-    let folder = VmFolder::new(ctx.host, &ctx.settings, name);
+pub fn ensure_none_lives(vm: &LockedVm<'_, '_>, record: Option<&VmRecord>) -> anyhow::Result<()> {
+    let (ctx, name, folder) = (vm.ctx(), vm.name(), vm.folder());
     let mut machines = Vec::new();
     match folder.machine().unwrap_or_default() {
         Some(machine) => machines.push(machine),
@@ -30,7 +28,7 @@ pub fn ensure_none_lives(ctx: &Context<'_>, name: &VmName, record: Option<&VmRec
         }
         None => {}
     }
-    if let Some(entry) = ctx.journal().read(name)?
+    if let Some(entry) = vm.entry()?
         && let Some(uuid) = entry.smbios_uuid
     {
         machines.push((entry.checked_vmid()?, uuid));

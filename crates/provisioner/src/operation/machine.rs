@@ -1,11 +1,10 @@
 //! The machine behind a record: its true VMID and the proof that it is ours (hazards H01, H02, H41, H47).
 
 use super::Context;
+use super::locked_vm::LockedVm;
 use crate::host::clock::Deadline;
-use crate::store::settings::NodeAccess;
 use crate::store::vm_database::VmRecord;
 use crate::tool::node::{Act, Identity};
-use crate::tool::terraform::LegacyFolder;
 use crate::tool::vm_state::VmState;
 use crate::value::vmid::Vmid;
 use anyhow::Context as _;
@@ -110,8 +109,7 @@ pub fn with_pause(ctx: &Context<'_>, vmid: Vmid, mut state: VmState, deadline: D
         return state;
     }
     let ask = || -> anyhow::Result<bool> {
-        let access = NodeAccess::read(ctx.host, &ctx.settings)?;
-        let api = access.api(ctx.host)?;
+        let (access, api) = ctx.api()?;
         let node = if state.node.is_empty() { access.node.as_str() } else { &state.node };
         let current =
             api.get(&format!("/nodes/{node}/qemu/{vmid}/status/current"), deadline.at_most(PAUSED_LOOK))?;
@@ -126,9 +124,15 @@ pub fn with_pause(ctx: &Context<'_>, vmid: Vmid, mut state: VmState, deadline: D
     state
 }
 
-/// The machine of a record. A wrong VMID of an older record is corrected.
-pub fn of_record(ctx: &Context<'_>, record: VmRecord, deadline: Deadline) -> anyhow::Result<Machine> {
+/// The machine of a record, for a look at it.
+pub fn seen(ctx: &Context<'_>, record: VmRecord, deadline: Deadline) -> anyhow::Result<Machine> {
     let place = locate(ctx, &record, deadline)?;
+    Ok(Machine { vmid: place.vmid, identity: place.identity, record })
+}
+
+/// The machine of a record. A wrong VMID of an older record is corrected.
+pub fn of_record(vm: &LockedVm<'_, '_>, record: VmRecord, deadline: Deadline) -> anyhow::Result<Machine> {
+    let place = locate(vm, &record, deadline)?;
     if place.proven_elsewhere {
         tracing::warn!(
             "VM {}: its record says VMID {}, terraform's state and the node say {}; the record is corrected",
@@ -136,10 +140,16 @@ pub fn of_record(ctx: &Context<'_>, record: VmRecord, deadline: Deadline) -> any
             record.vmid,
             place.vmid
         );
-        ctx.database.update(|db| {
+        let corrected = vm.database.update(|db| {
             db.set_vmid(record.name.as_str(), place.vmid.get());
             Ok(())
-        })?;
+        });
+        let words = match &corrected {
+            Ok(()) => format!("ok; it was {}", record.vmid),
+            Err(error) => format!("{error:#}"),
+        };
+        vm.audit("correct-vmid", Some(place.vmid), [Some(record.status); 2], &words);
+        corrected?;
     }
     Ok(Machine { vmid: place.vmid, identity: place.identity, record })
 }
@@ -162,7 +172,7 @@ pub fn locate(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> anyho
         return Ok(as_recorded(Identity::Uuid(uuid)));
     }
     let identity = Identity::Name(record.name.clone());
-    let legacy = LegacyFolder::new(ctx.host, &ctx.settings, &record.name);
+    let legacy = ctx.legacy_folder_of(&record.name);
     let in_state = match legacy.vmid_in_state() {
         Ok(vmid) => vmid,
         Err(error) => {

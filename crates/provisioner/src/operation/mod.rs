@@ -14,6 +14,7 @@ pub mod kill;
 pub mod late_requests;
 pub mod leftovers;
 pub mod list;
+pub mod locked_vm;
 pub mod machine;
 pub mod mock_power;
 pub mod network;
@@ -32,13 +33,16 @@ pub mod vanished;
 
 use crate::host::Host;
 use crate::host::interrupt::Interrupt;
+use crate::host::proxmox_api::ProxmoxApi;
 use crate::plan::allocation::Exhausted;
 use crate::store::journal::Journal;
 use crate::store::settings::{NodeAccess, Settings};
 use crate::store::vm_database::{Fields, VmDatabase, VmRecord};
 use crate::tool::node::Node;
+use crate::tool::terraform::{LegacyFolder, VmFolder};
 use crate::value::text::BridgeName;
 use crate::value::vm_name::VmName;
+use std::sync::OnceLock;
 
 /// The arguments themselves are wrong, whatever the state of the world: exit code 2, as clap ends where it finds out.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +72,8 @@ pub struct Context<'h> {
     pub database: VmDatabase,
     /// `--mock`: the database is the node; nothing on the host is touched.
     pub mock: bool,
+    /// How the node's API is reached, once it was read, and one client for all that is asked of it.
+    api: OnceLock<(NodeAccess, ProxmoxApi)>,
 }
 
 impl<'h> Context<'h> {
@@ -78,7 +84,7 @@ impl<'h> Context<'h> {
         if !mock {
             crate::store::provisioning_queue::tidy(host);
         }
-        Ok(Context { host, settings, database, mock })
+        Ok(Context { host, settings, database, mock, api: OnceLock::new() })
     }
 
     /// The node; waits end with a signal to us.
@@ -89,6 +95,29 @@ impl<'h> Context<'h> {
     /// The node for undo, which a signal does not stop.
     pub fn node_uninterrupted(&self) -> Node {
         Node::new(self.host.agent_socket(), Interrupt::never())
+    }
+
+    /// How the node's API is reached, and the client for it.
+    pub fn api(&self) -> anyhow::Result<(&NodeAccess, &ProxmoxApi)> {
+        let (access, api) = match self.api.get() {
+            Some(known) => known,
+            None => {
+                let access = NodeAccess::read(self.host, &self.settings)?;
+                let api = access.api(self.host)?;
+                self.api.get_or_init(|| (access, api))
+            }
+        };
+        Ok((access, api))
+    }
+
+    /// The terraform folder of a VM.
+    pub fn folder_of(&self, name: &VmName) -> VmFolder {
+        VmFolder::new(self.host, &self.settings, name)
+    }
+
+    /// The folder of the older package, as far as it is about this VM.
+    pub fn legacy_folder_of(&self, name: &VmName) -> LegacyFolder {
+        LegacyFolder::new(self.host, &self.settings, name)
     }
 
     /// The journal.

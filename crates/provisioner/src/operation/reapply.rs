@@ -8,7 +8,6 @@ use crate::host::clock::Deadline;
 use crate::host::failpoint;
 use crate::host::root_agent::AgentError;
 use crate::store::vm_database::{DatabaseError, Fields, Status, VmRecord};
-use crate::store::vm_lock::VmLock;
 use crate::value::vm_name::VmName;
 use crate::value::vmid::Vmid;
 use anyhow::Context as _;
@@ -144,11 +143,11 @@ enum Found {
 
 /// One VM under its lock, its record read again: what was suspended meanwhile stays unconnected.
 fn one(ctx: &Context<'_>, name: &VmName, deadline: Deadline) -> anyhow::Result<Found> {
-    let _lock = VmLock::take(ctx.host, name, "reapply", LIMIT)?;
+    let vm = ctx.lock_vm(name, "reapply", LIMIT)?;
     let Some(record) = ctx.record(name)?.filter(|r| r.status == Status::Active) else {
         return Ok(Found::Off);
     };
-    let machine = machine::of_record(ctx, record, deadline)?;
+    let machine = machine::of_record(&vm, record, deadline)?;
     let node = ctx.node();
     // Not `proven_state`: whether it is paused does not matter here, and the API may still be starting.
     let state = node.state(machine.vmid, Some(&machine.identity), deadline);

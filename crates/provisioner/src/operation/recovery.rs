@@ -1,22 +1,21 @@
 //! Creates that died: what they took is found in the journal and given back, after asking the node
 //! (hazards H05, H06, H07, H48). Recovery never guesses: what it cannot know it leaves, and says so.
 
+use super::locked_vm::{LockedVm, in_words};
 use super::{Context, late_requests};
 use crate::host::clock::{self, Deadline};
 use crate::host::interrupt::Interrupt;
 use crate::store::failed_logs;
 use crate::store::journal::{Entry, Step};
-use crate::store::settings::NodeAccess;
 use crate::store::vm_database::{Status, VmRecord};
-use crate::store::vm_lock::VmLock;
 use crate::store::withheld_vmids::WithheldVmids;
 use crate::tool::node::{Act, Identity, Waited};
-use crate::tool::terraform::VmFolder;
 use crate::tool::vm_state::VmState;
 use crate::value::vm_name::VmName;
 use crate::value::vmid::Vmid;
 use anyhow::Context as _;
 use chrono::TimeDelta;
+use serde_json::Value;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -48,23 +47,25 @@ pub fn undo_dead_creates(ctx: &Context<'_>, not_this: Option<&VmName>) {
 fn undo_if_dead(ctx: &Context<'_>, name: &str) -> anyhow::Result<()> {
     let name = VmName::parse(name)?;
     // Alive means locked. Read again under the lock: it may have ended since.
-    let Some(lock) = VmLock::try_take(ctx.host, &name, "recovery")? else {
+    let Some(vm) = ctx.try_lock_vm(&name, "recovery")? else {
         return Ok(());
     };
-    let Some(entry) = ctx.journal().read(&name)? else {
+    let Some(entry) = vm.entry()? else {
         return Ok(());
     };
     match entry.step {
         Step::Taken | Step::Applying => {
             tracing::info!("VM {name}: undoing a create that died");
-            undo(ctx, &entry, &lock, BRIEF, MayBeLate::Yes)?;
-            lock.forget();
+            let undone = undo(&vm, &entry, BRIEF, MayBeLate::Yes);
+            vm.audit("undo-create", entry.checked_vmid().ok(), [None, None], &in_words(&undone));
+            undone?;
+            vm.forget();
             Ok(())
         }
         Step::Registered => {
-            put_record_back(ctx, &entry)?;
+            put_record_back(&vm, &entry)?;
             if clock::now() - entry.began_at > TimeDelta::days(UNREPORTED_DAYS) {
-                ctx.journal().remove(&name, &lock)?;
+                vm.remove_entry()?;
             }
             Ok(())
         }
@@ -74,11 +75,11 @@ fn undo_if_dead(ctx: &Context<'_>, name: &str) -> anyhow::Result<()> {
 }
 
 /// A registered VM whose record an unlocked writer has dropped, or whose create died just before writing it.
-pub fn put_record_back(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<()> {
+pub fn put_record_back(vm: &LockedVm<'_, '_>, entry: &Entry) -> anyhow::Result<()> {
     let Some(record) = &entry.record else {
         return Ok(());
     };
-    let there = ctx.database.look(|db| {
+    let there = vm.database.look(|db| {
         // The tombstone of an earlier VM of this name is no record of this one; its own tombstone is.
         let earlier = |r: &VmRecord| r.status == Status::Destroyed && r.smbios_uuid != entry.smbios_uuid;
         Ok(db.record(&entry.name).is_some_and(|r| !matches!(r, Ok(r) if earlier(&r))))
@@ -87,7 +88,7 @@ pub fn put_record_back(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<()> {
         return Ok(());
     }
     tracing::warn!("VM {}: its record was missing and is put back from the journal", entry.name);
-    ctx.database.update(|db| {
+    let put = vm.database.update(|db| {
         db.insert(&entry.name, record.iter().map(|(k, v)| (k.clone(), v.clone())).collect());
         for (list, address) in [
             ("allocated_ips", entry.ipv4.map(|a| a.to_string())),
@@ -98,7 +99,10 @@ pub fn put_record_back(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<()> {
             }
         }
         Ok(())
-    })
+    });
+    let status = record.get(&vm.settings.fields.status).and_then(Value::as_str).and_then(Status::parse);
+    vm.audit("restore-record", entry.checked_vmid().ok(), [None, status], &in_words(&put));
+    put
 }
 
 /// Whether a request of the create that is undone may still be on its way to the node (H57).
@@ -114,15 +118,14 @@ pub enum MayBeLate {
 /// giving anything back while the machine may still be there (H07). Where terraform was run, what it printed is kept:
 /// the file.
 pub fn undo(
-    ctx: &Context<'_>,
+    vm: &LockedVm<'_, '_>,
     entry: &Entry,
-    lock: &VmLock,
     patience: Duration,
     may_be_late: MayBeLate,
 ) -> anyhow::Result<Option<PathBuf>> {
-    let name = VmName::parse(&entry.name)?;
+    let (ctx, name) = (vm.ctx(), vm.name());
     let vmid = entry.checked_vmid()?;
-    let folder = VmFolder::new(ctx.host, &ctx.settings, &name);
+    let folder = vm.folder();
     let deadline = Deadline::after(patience);
     anyhow::ensure!(
         folder.wait_until_idle(entry.terraform_pid, deadline, &Interrupt::never())?,
@@ -130,27 +133,27 @@ pub fn undo(
         folder.path().display()
     );
     // Without knowing the token nobody can tell that the log does not hold it.
-    let access = NodeAccess::read(ctx.host, &ctx.settings).ok();
-    let kept = access.and_then(|access| failed_logs::keep(ctx.host, &access, &name, &folder.log()));
+    let access = ctx.api().ok();
+    let kept = access.and_then(|(access, _)| failed_logs::keep(ctx.host, access, name, &folder.log()));
     if entry.step == Step::Applying {
         let uuid = entry.smbios_uuid.context("the journal entry has no UUID")?;
         // Before the look: what it does not see may come later (H57).
         if may_be_late == MayBeLate::Yes && folder.was_run() {
             late_requests::watch(ctx, entry)?;
         }
-        remove_machine(ctx, &name, vmid, &Identity::Uuid(uuid), patience)?;
+        remove_machine(ctx, name, vmid, &Identity::Uuid(uuid), patience)?;
     }
     crate::host::failpoint::reached("undo.machine")?;
     folder.remove()?;
     crate::host::failpoint::reached("undo.folder")?;
     let node = ctx.node_uninterrupted();
     for kind in ["user", "meta"] {
-        node.delete_snippet(&name, kind, Deadline::after(Duration::from_secs(60)))?;
+        node.delete_snippet(name, kind, Deadline::after(Duration::from_secs(60)))?;
     }
     crate::host::failpoint::reached("undo.snippets")?;
     give_back(ctx, entry)?;
     crate::host::failpoint::reached("undo.released")?;
-    ctx.journal().remove(&name, lock)?;
+    vm.remove_entry()?;
     Ok(kept)
 }
 
@@ -180,7 +183,8 @@ fn give_back(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<()> {
     })
 }
 
-/// Removes the half-made machine, if the one at this VMID is ours.
+/// Removes the half-made machine, if the one at this VMID is ours. Of a name, not of a locked VM: a clone that arrives late
+/// may bear the name of a VM that is being made right now, and is none of its business.
 pub fn remove_machine(
     ctx: &Context<'_>,
     name: &VmName,

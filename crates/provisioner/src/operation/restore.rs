@@ -5,26 +5,24 @@
 //! directory of a VM that was destroyed is gone, so nothing that is destroyed comes back. What the record said is taken
 //! from its copy in the directory ([`record_copy`]).
 
+use super::locked_vm::LockedVm;
 use super::{Context, recovery};
 use crate::host::clock::{self, Deadline};
 use crate::plan::vm_record::{self, NewVm};
-use crate::store::audit::{self, Change};
 use crate::store::record_copy::{self, Fields};
 use crate::store::vm_database::{Fields as Look, Status};
-use crate::store::vm_lock::VmLock;
 use crate::tool::node::Identity;
 use crate::tool::terraform_files::{self, Described, TerraformFiles};
 use crate::tool::vm_state::VmState;
 use crate::value::text::{OneLine, UserName};
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
-use crate::value::vmid::Vmid;
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// What a restored VM is given at least: the copy may be older than a renewal, and gc must not act on that.
@@ -36,11 +34,11 @@ pub fn vanished(ctx: &Context<'_>, not_this: Option<&VmName>) -> Vec<VmName> {
     let mut all = Vec::new();
     for name in missing(ctx).into_iter().filter(|name| not_this != Some(name)) {
         // Locked means that somebody is at it, or makes it right now.
-        let restored = match VmLock::try_take(ctx.host, &name, "restore") {
+        let restored = match ctx.try_lock_vm(&name, "restore") {
             Ok(None) => continue,
-            Ok(Some(lock)) => match of_name(ctx, &name, &lock) {
+            Ok(Some(vm)) => match of_vm(&vm) {
                 Ok(false) => {
-                    lock.forget();
+                    vm.forget();
                     continue;
                 }
                 other => other,
@@ -100,14 +98,12 @@ fn missing(ctx: &Context<'_>) -> Vec<VmName> {
     }
 }
 
-/// Puts back the record of `name` if it has vanished; whether it was. The lock is the VM's.
-pub fn of_name(ctx: &Context<'_>, name: &VmName, _lock: &VmLock) -> anyhow::Result<bool> {
-    if ctx.mock {
-        return Ok(false);
-    }
-    if let Some(entry) = ctx.journal().read(name)? {
+/// Puts back the VM's record if it has vanished; whether it was.
+pub fn of_vm(vm: &LockedVm<'_, '_>) -> anyhow::Result<bool> {
+    let (ctx, name) = (vm.ctx(), vm.name());
+    if let Some(entry) = vm.entry()? {
         // What is under way is not lost. A registered one has its record in the journal.
-        recovery::put_record_back(ctx, &entry)?;
+        recovery::put_record_back(vm, &entry)?;
         return Ok(false);
     }
     let Some(described) = described(ctx, name) else { return Ok(false) };
@@ -125,7 +121,7 @@ pub fn of_name(ctx: &Context<'_>, name: &VmName, _lock: &VmLock) -> anyhow::Resu
         );
         return Ok(false);
     }
-    restore(ctx, name, &described, uuid, &state)
+    restore(vm, &described, uuid, &state)
 }
 
 fn described(ctx: &Context<'_>, name: &VmName) -> Option<Described> {
@@ -142,13 +138,12 @@ fn is_missing(ctx: &Context<'_>, name: &VmName, uuid: Uuid) -> anyhow::Result<bo
 }
 
 fn restore(
-    ctx: &Context<'_>,
-    name: &VmName,
+    vm: &LockedVm<'_, '_>,
     described: &Described,
     uuid: Uuid,
     state: &VmState,
 ) -> anyhow::Result<bool> {
-    let begun = Instant::now();
+    let (ctx, name) = (vm.ctx(), vm.name());
     let now = clock::now();
     let copy = record_copy::read(&ctx.settings, name).unwrap_or_else(|error| {
         tracing::warn!("VM {name}: {error:#}");
@@ -205,16 +200,7 @@ fn restore(
         "VM {name}{vmid}: its record had vanished from {} while the VM is there, and was restored{remarks}",
         ctx.database.path().display()
     );
-    let change = Change {
-        verb: "restore-record",
-        vm: name.as_str(),
-        vmid: described.vmid.map(Vmid::get),
-        before: None,
-        after: Some(&status),
-        result: &format!("ok{remarks}"),
-        duration: begun.elapsed(),
-    };
-    audit::write(ctx.host, &change);
+    vm.audit("restore-record", described.vmid, [None, Status::parse(&status)], &format!("ok{remarks}"));
     keep_copy(ctx, name);
     Ok(true)
 }

@@ -5,7 +5,6 @@ use super::start::run;
 use super::{Context, mock_power};
 use crate::host::clock::{self, Deadline};
 use crate::store::vm_database::{Status, VmRecord};
-use crate::store::vm_lock::VmLock;
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -96,20 +95,18 @@ pub fn resume(ctx: &Context<'_>, name: &VmName, expiry: Expiry, dry_run: bool) -
             warnings: Vec::new(),
         });
     }
-    let _lock = if ctx.mock { None } else { Some(VmLock::take(ctx.host, name, "resume", LOCK_WAIT)?) };
+    let vm = if ctx.mock { None } else { Some(ctx.lock_vm(name, "resume", LOCK_WAIT)?) };
     let record = ctx.live_record(name)?;
     // What cannot be recorded is known before the machine is started.
     expiry.of(&record, default_days, clock::now())?;
     let was_suspended = record.status == Status::Suspended;
     let was_running;
     let mut warnings = Vec::new();
-    if ctx.mock {
-        was_running = mock_power::switch(ctx, &record, true)?;
-    } else {
+    if let Some(vm) = &vm {
         let deadline = Deadline::after(LIMIT);
-        let machine = machine::of_record(ctx, record, deadline)?;
+        let machine = machine::of_record(vm, record, deadline)?;
         // First the machine, then the record: killed between, it is suspended but running, and resume works again (H50).
-        (was_running, warnings) = run(ctx, &machine, deadline)?;
+        (was_running, warnings) = run(vm, &machine, deadline)?;
         ctx.host.step("resume.running")?;
         // Not only of a suspended one: a gc that died may have taken it from a VM that was renewed before the next run.
         let lacks_onboot = machine.state(ctx, deadline).map_or(was_suspended, |state| !state.onboot);
@@ -121,6 +118,8 @@ pub fn resume(ctx: &Context<'_>, name: &VmName, expiry: Expiry, dry_run: bool) -
             ));
         }
         ctx.host.step("resume.onboot")?;
+    } else {
+        was_running = mock_power::switch(ctx, &record, true)?;
     }
     let (expires_at, expired_before) = ctx.database.update(|db| {
         // Read again: an engine may have extended the time while the machine was starting.

@@ -1,11 +1,11 @@
 //! `blockhost-vm-start`: runs the guest, then puts back what its new tap lacks.
 
+use super::locked_vm::LockedVm;
 use super::machine::{self, Machine};
 use super::{Context, mock_power, network};
 use crate::host::clock::{self, Deadline};
 use crate::host::failpoint;
-use crate::store::vm_database::Status;
-use crate::store::vm_lock::VmLock;
+use crate::store::vm_database::{Status, VmRecord};
 use crate::tool::node::Waited;
 use crate::tool::vm_state::VmState;
 use crate::value::timestamp;
@@ -30,10 +30,34 @@ pub struct Started {
 /// Starts a VM. A suspended one that is still paid for becomes active; one that has expired is refused unless `force`.
 pub fn start(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<Started> {
     let deadline = Deadline::after(failpoint::limit("start", LIMIT));
-    ctx.live_record(name)?;
-    let _lock =
-        if ctx.mock { None } else { Some(VmLock::take(ctx.host, name, "start", Duration::from_secs(40))?) };
     let record = ctx.live_record(name)?;
+    if ctx.mock {
+        let resumed = becomes_active(&record, force)?;
+        if resumed {
+            activate(ctx, name)?;
+        }
+        let was_running = mock_power::switch(ctx, &record, true)?;
+        return Ok(Started { was_running, resumed, warnings: Vec::new() });
+    }
+    let vm = ctx.lock_vm(name, "start", Duration::from_secs(40))?;
+    let record = vm.live_record_now()?;
+    let resumed = becomes_active(&record, force)?;
+    let machine = machine::of_record(&vm, record, deadline)?;
+    let (was_running, mut warnings) = run(&vm, &machine, deadline)?;
+    ctx.host.step("start.running")?;
+    if resumed {
+        if let Err(error) = ctx.node().set_onboot(machine.vmid, &machine.identity, true, deadline) {
+            warnings.push(format!("the VM will not start with the node: {error}"));
+        }
+        activate(ctx, name)?;
+    }
+    Ok(Started { was_running, resumed, warnings })
+}
+
+/// Whether a VM that is started becomes active again: a suspended one that is still paid for. One that has expired is
+/// refused unless `force`.
+fn becomes_active(record: &VmRecord, force: bool) -> anyhow::Result<bool> {
+    let name = &record.name;
     let suspended = record.status == Status::Suspended;
     let paid = record.expires_at.is_some_and(|end| end > clock::now());
     if suspended && !paid && !force {
@@ -46,31 +70,18 @@ pub fn start(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<St
              renew it with blockhost-vm-resume {name}, or start it without renewing with --force"
         );
     }
-    let resumed = suspended && paid;
-    if ctx.mock {
-        if resumed {
-            activate(ctx, name)?;
-        }
-        let was_running = mock_power::switch(ctx, &record, true)?;
-        return Ok(Started { was_running, resumed, warnings: Vec::new() });
-    }
-    let machine = machine::of_record(ctx, record, deadline)?;
-    let (was_running, mut warnings) = run(ctx, &machine, deadline)?;
-    ctx.host.step("start.running")?;
-    if resumed {
-        if let Err(error) = ctx.node().set_onboot(machine.vmid, &machine.identity, true, deadline) {
-            warnings.push(format!("the VM will not start with the node: {error}"));
-        }
-        activate(ctx, name)?;
-    }
-    Ok(Started { was_running, resumed, warnings })
+    Ok(suspended && paid)
 }
 
 /// Brings the machine to run and connects it: whether it ran already, and what could not be set on the host.
-pub fn run(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -> anyhow::Result<(bool, Vec<String>)> {
-    let node = ctx.node();
+pub fn run(
+    vm: &LockedVm<'_, '_>,
+    machine: &Machine,
+    deadline: Deadline,
+) -> anyhow::Result<(bool, Vec<String>)> {
+    let node = vm.node();
     let label = machine.label();
-    let state = machine.proven_state(ctx, deadline)?;
+    let state = machine.proven_state(vm, deadline)?;
     anyhow::ensure!(
         state.exists,
         "{label}: the VM no longer exists on the node (deleted outside BlockHost?); restore it from a backup, or close its record with blockhost-vm-destroy {}",
@@ -81,7 +92,7 @@ pub fn run(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -> anyhow::
         let waited = if state.running {
             let resume = || node.resume(machine.vmid, &machine.identity, deadline);
             let goes_on = |s: &VmState| {
-                s.running && machine::with_pause(ctx, machine.vmid, s.clone(), deadline).paused != Some(true)
+                s.running && machine::with_pause(vm, machine.vmid, s.clone(), deadline).paused != Some(true)
             };
             node.act_and_wait(machine.act("qm-resume", deadline), resume, goes_on)
         } else {
@@ -104,7 +115,7 @@ pub fn run(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -> anyhow::
             ),
         }
     }
-    let mut warnings = network::connect(ctx, &node, machine.vmid, machine.record.ipv6, deadline);
+    let mut warnings = network::connect(vm, &node, machine.vmid, machine.record.ipv6, deadline);
     if was_running && state.paused.is_none() {
         warnings.push("it runs, but whether it is paused is not known, for the API did not answer; blockhost-vm-start continues a paused one".to_string());
     }

@@ -3,7 +3,6 @@
 use super::{Context, machine, mock_power};
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
-use crate::store::vm_lock::VmLock;
 use crate::tool::node::Waited;
 use crate::value::vm_name::VmName;
 use anyhow::Context as _;
@@ -22,10 +21,10 @@ pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
     if ctx.mock {
         return mock_power::switch(ctx, &record, false);
     }
-    let _lock = VmLock::take(ctx.host, name, "stop", Duration::from_secs(30))?;
-    let machine = machine::of_record(ctx, ctx.live_record(name)?, deadline)?;
+    let vm = ctx.lock_vm(name, "stop", Duration::from_secs(30))?;
+    let machine = machine::of_record(&vm, vm.live_record_now()?, deadline)?;
     let label = machine.label();
-    let state = machine.settled_state(ctx, deadline)?;
+    let state = machine.settled_state(&vm, deadline)?;
     anyhow::ensure!(
         state.exists,
         "{label}: the VM no longer exists on the node (deleted outside BlockHost?); restore it from a backup, or close its record with blockhost-vm-destroy {name}"

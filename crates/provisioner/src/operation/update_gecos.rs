@@ -4,7 +4,6 @@ use super::{Context, machine};
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
 use crate::host::root_agent::{AgentError, with_way_out};
-use crate::store::vm_lock::VmLock;
 use crate::tool::guest_agent;
 use crate::value::text::UserName;
 use crate::value::vm_name::VmName;
@@ -28,13 +27,12 @@ pub fn update_gecos(
 ) -> anyhow::Result<String> {
     let deadline = Deadline::after(failpoint::limit("update-gecos", LIMIT));
     let gecos = format!("wallet={wallet},nft={token}");
+    ctx.live_record(name)?;
     if ctx.mock {
-        ctx.live_record(name)?;
         return Ok(gecos);
     }
-    ctx.live_record(name)?;
-    let _lock = VmLock::take(ctx.host, name, "update-gecos", deadline.left() / 2)?;
-    let record = ctx.live_record(name)?;
+    let vm = ctx.lock_vm(name, "update-gecos", deadline.left() / 2)?;
+    let record = vm.live_record_now()?;
     let user = match (username, &record.username) {
         (Some(user), _) => user.clone(),
         (None, Some(user)) => {
@@ -42,7 +40,7 @@ pub fn update_gecos(
         }
         (None, None) => UserName::parse("admin")?,
     };
-    let machine = machine::of_record(ctx, record, deadline)?;
+    let machine = machine::of_record(&vm, record, deadline)?;
     let (node, label) = (ctx.node(), machine.label());
     let asked = node.update_gecos(machine.vmid, &machine.identity, &user, &gecos, deadline);
     let mut slow = false;

@@ -10,7 +10,6 @@ use crate::plan::terraform_json::{self, FirstBoot, VmPlan};
 use crate::plan::vm_record::NewVm;
 use crate::store::document::read_text;
 use crate::store::settings::{self, Broker, CloneMode, NodeAccess};
-use crate::tool::terraform::LegacyFolder;
 use crate::value::address::Ipv4Pool;
 use crate::value::node_name::NodeName;
 use crate::value::text::{BridgeName, PlainName, StorageId};
@@ -84,7 +83,7 @@ pub fn everything(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Checke
     } else {
         settings::network_mode(host, request.network_mode.as_ref())?
     };
-    let mut access = if ctx.mock { mock_access()? } else { NodeAccess::read(host, &ctx.settings)? };
+    let mut access = if ctx.mock { mock_access()? } else { ctx.api()?.0.clone() };
     if let Some(node) = request.node.as_ref().filter(|node| **node != access.node && !ctx.mock) {
         // Every other verb asks the root agent of this node: it would find the VM elsewhere.
         anyhow::bail!(
@@ -199,7 +198,7 @@ pub fn name_is_free(ctx: &Context<'_>, request: &Request) -> anyhow::Result<()> 
             "VM {name}: the name is too similar to VM {other} (both become {label} in terraform); choose another name"
         );
     }
-    let legacy = LegacyFolder::new(ctx.host, &ctx.settings, name);
+    let legacy = ctx.legacy_folder_of(name);
     anyhow::ensure!(
         ctx.mock || !legacy.has_file(),
         "VM {name}: {} holds a file of this name, but the database has no such VM; move the file away or choose another name",

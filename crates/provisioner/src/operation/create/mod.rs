@@ -14,6 +14,7 @@ mod template;
 
 pub(super) use take::traces_of_vms;
 
+use super::locked_vm::{LockedVm, in_words};
 use super::recovery::MayBeLate;
 use super::{Context, destroy, late_requests, machine, network, recovery, restore};
 use crate::host::clock::{self, Deadline};
@@ -25,7 +26,6 @@ use crate::store::journal::{Entry, Step};
 use crate::store::provisioning_queue::Ticket;
 use crate::store::record_copy;
 use crate::store::vm_database::VmRecord;
-use crate::store::vm_lock::VmLock;
 use crate::store::withheld_vmids::WithheldVmids;
 use crate::tool::node::{Identity, Node};
 use crate::tool::terraform::{Outcome, VmFolder};
@@ -167,13 +167,13 @@ pub fn create(
         return create_mock(ctx, request, &checked, report);
     }
     let queue_deadline = Deadline::after(request.queue_timeout);
-    let lock = VmLock::take(ctx.host, name, "create", request.queue_timeout)?;
-    if let Some(entry) = ctx.journal().read(name)? {
+    let vm = ctx.lock_vm(name, "create", request.queue_timeout)?;
+    if let Some(entry) = vm.entry()? {
         match entry.step {
-            Step::Registered => return finish_unreported(ctx, request, &entry, &lock, report),
+            Step::Registered => return finish_unreported(&vm, request, &entry, report),
             Step::Taken | Step::Applying => {
                 tracing::info!("VM {name}: undoing a create that did not end");
-                recovery::undo(ctx, &entry, &lock, recovery::PATIENT, MayBeLate::Yes).with_context(|| {
+                undo_audited(&vm, &entry).with_context(|| {
                     format!("VM {name}: an earlier create of this name did not end and cannot be undone yet")
                 })?;
             }
@@ -181,9 +181,9 @@ pub fn create(
             Step::Destroying => {}
         }
     }
-    restore::of_name(ctx, name, &lock)?;
+    restore::of_vm(&vm)?;
     check::name_is_free(ctx, request)?;
-    remove_leftovers(ctx, name, &lock)?;
+    remove_leftovers(&vm)?;
 
     let ticket = Ticket::take(ctx.host, name.as_str())?;
     ctx.host.step("create.queued")?;
@@ -202,10 +202,10 @@ pub fn create(
     loop {
         template::wait_until_free(ctx, template::chosen(ctx, request))
             .with_context(|| format!("VM {name}"))?;
-        let failure = match attempt_once(ctx, request, &checked, &lock, &not_these) {
+        let failure = match attempt_once(&vm, request, &checked, &not_these) {
             Ok(registered) => {
                 let result = report_registered(ctx, name, registered, report)?;
-                close_entry(ctx, name, &lock)?;
+                close_entry(&vm)?;
                 replace_kept(&mut kept_log, None);
                 crate::host::failpoint::reached("create.done")?;
                 drop(ticket);
@@ -213,11 +213,11 @@ pub fn create(
             }
             Err(failure) => failure,
         };
-        if let Some(entry) = ctx.journal().read(name)?
+        if let Some(entry) = vm.entry()?
             && matches!(entry.step, Step::Taken | Step::Applying)
         {
             tracing::info!("VM {name}: undoing what was made");
-            match recovery::undo(ctx, &entry, &lock, recovery::PATIENT, failure.may_be_late) {
+            match recovery::undo(&vm, &entry, recovery::PATIENT, failure.may_be_late) {
                 // Of several tries the last one's tells why.
                 Ok(kept) => replace_kept(&mut kept_log, kept),
                 Err(undo) => anyhow::bail!(
@@ -261,6 +261,13 @@ pub fn create(
     }
 }
 
+/// A create that did not end is another one's: its undo has a line of its own in the audit trail.
+fn undo_audited(vm: &LockedVm<'_, '_>, entry: &Entry) -> anyhow::Result<()> {
+    let undone = recovery::undo(vm, entry, recovery::PATIENT, MayBeLate::Yes);
+    vm.audit("undo-create", entry.checked_vmid().ok(), [None, None], &in_words(&undone));
+    undone.map(drop)
+}
+
 /// Of several tries in one create the log of the last is kept, and none when it ends well.
 fn replace_kept(kept: &mut Option<PathBuf>, new: Option<PathBuf>) {
     if let Some(old) = std::mem::replace(kept, new)
@@ -291,14 +298,16 @@ fn pass_over(ctx: &Context<'_>, checked: &Checked, name: &VmName, vmid: Vmid, er
 
 /// What a destroy of this name left behind. A new VM must never begin with an old one's terraform state: its
 /// VMID may be a stranger's by now, whom terraform would then take for ours.
-fn remove_leftovers(ctx: &Context<'_>, name: &VmName, lock: &VmLock) -> anyhow::Result<()> {
-    let folder = VmFolder::new(ctx.host, &ctx.settings, name);
+fn remove_leftovers(vm: &LockedVm<'_, '_>) -> anyhow::Result<()> {
+    let (name, folder) = (vm.name(), vm.folder());
     // The journal first: a fresh host has no database yet.
-    if ctx.journal().read(name)?.is_some()
-        && let Some(record) = ctx.record(name)?
+    if vm.entry()?.is_some()
+        && let Some(record) = vm.record_now()?
     {
         tracing::info!("VM {name}: ending a destroy that did not end");
-        return destroy::tidy_up(ctx, &record, lock, Deadline::after(Duration::from_secs(60)));
+        let ended = destroy::tidy_up(vm, &record, Deadline::after(Duration::from_secs(60)));
+        vm.audit("finish-destroy", Some(record.vmid), [None, Some(record.status)], &in_words(&ended));
+        return ended;
     }
     if !folder.exists() {
         return Ok(());
@@ -337,15 +346,14 @@ struct Registered {
 }
 
 fn attempt_once(
-    ctx: &Context<'_>,
+    vm: &LockedVm<'_, '_>,
     request: &Request,
     checked: &Checked,
-    lock: &VmLock,
     not_these: &[Vmid],
 ) -> Result<Registered, Failure> {
-    let name = &request.name;
+    let (ctx, name) = (vm.ctx(), vm.name());
     let smbios_uuid = uuid::Uuid::new_v4();
-    let mut entry = take::vmid_and_addresses(ctx, request, checked, smbios_uuid, lock, not_these)?;
+    let mut entry = take::vmid_and_addresses(vm, request, checked, smbios_uuid, not_these)?;
     let vmid = entry.checked_vmid()?;
     let allocation = take::of_entry(&entry)?;
     let label = format!("VM {name} (VMID {vmid})");
@@ -354,21 +362,21 @@ fn attempt_once(
     put_snippets(ctx, request, checked, allocation, smbios_uuid).with_context(|| label.clone())?;
     ctx.host.step("create.snippets")?;
 
-    let folder = VmFolder::new(ctx.host, &ctx.settings, name);
+    let folder = vm.folder();
     folder
         .prepare(&checked.terraform_file(request, template::chosen(ctx, request), allocation, smbios_uuid))
         .with_context(|| label.clone())?;
     ctx.host.step("create.file")?;
 
     entry.step = Step::Applying;
-    ctx.journal().write(&entry, lock)?;
+    vm.write_entry(&entry)?;
     ctx.host.step("create.applying")?;
-    apply(ctx, checked, &folder, &mut entry, lock).map_err(|mut failure| {
+    apply(vm, checked, &folder, &mut entry).map_err(|mut failure| {
         failure.error = failure.error.context(label.clone());
         failure
     })?;
     // From here on terraform has ended and had an answer to everything.
-    wait_and_register(ctx, request, checked, lock, &mut entry).map_err(|error| Failure {
+    wait_and_register(vm, request, checked, &mut entry).map_err(|error| Failure {
         error,
         kind: FailureKind::Other,
         vmid: None,
@@ -378,13 +386,12 @@ fn attempt_once(
 
 /// The second half of a try: the guest's own start, and the record.
 fn wait_and_register(
-    ctx: &Context<'_>,
+    vm: &LockedVm<'_, '_>,
     request: &Request,
     checked: &Checked,
-    lock: &VmLock,
     entry: &mut Entry,
 ) -> anyhow::Result<Registered> {
-    let name = &request.name;
+    let (ctx, name) = (vm.ctx(), vm.name());
     let vmid = entry.checked_vmid()?;
     let allocation = take::of_entry(entry)?;
     let smbios_uuid = entry.smbios_uuid.context("the journal entry has no UUID")?;
@@ -414,7 +421,7 @@ fn wait_and_register(
     // What it is restored from when an unlocked writer drops it; the journal's goes when the create ends (H55).
     record_copy::write(&ctx.settings, name, &record).with_context(|| label.clone())?;
     entry.record = Some(record);
-    ctx.journal().write(entry, lock)?;
+    vm.write_entry(entry)?;
     ctx.host.step("create.registering")?;
     ctx.database.update(|db| {
         db.insert(name.as_str(), fields);
@@ -448,18 +455,18 @@ fn put_snippets(
 }
 
 fn apply(
-    ctx: &Context<'_>,
+    vm: &LockedVm<'_, '_>,
     checked: &Checked,
     folder: &VmFolder,
     entry: &mut Entry,
-    lock: &VmLock,
 ) -> Result<(), Failure> {
+    let ctx = vm.ctx();
     let label = checked.name.resource_label();
     let uuid = entry.smbios_uuid.context("the journal entry has no UUID")?;
     folder.ensure_fresh(entry.checked_vmid()?, uuid)?;
     let run = folder.run("apply", &[terraform_json::resource_address(&label)], &checked.access)?;
     entry.terraform_pid = Some(run.pid());
-    ctx.journal().write(entry, lock)?;
+    vm.write_entry(entry)?;
     ctx.host.step("create.terraform")?;
     let outcome = run.wait(Deadline::after(APPLY_LIMIT), &ctx.host.interrupt)?;
     // Terraform ends its step after a signal and then says it failed: what it made is undone like any failure.
@@ -508,14 +515,13 @@ fn report_registered(
 
 /// A create of this name was registered and never reported: the same wallet gets its result now.
 fn finish_unreported(
-    ctx: &Context<'_>,
+    vm: &LockedVm<'_, '_>,
     request: &Request,
     entry: &Entry,
-    lock: &VmLock,
     report: &mut dyn FnMut(&VmResult) -> anyhow::Result<()>,
 ) -> anyhow::Result<Created> {
-    let name = &request.name;
-    recovery::put_record_back(ctx, entry)?;
+    let (ctx, name) = (vm.ctx(), vm.name());
+    recovery::put_record_back(vm, entry)?;
     let record = ctx.live_record(name)?;
     let wallet = request.owner_wallet.as_ref().map(|w| w.as_str().to_string());
     anyhow::ensure!(
@@ -541,17 +547,17 @@ fn finish_unreported(
     let ipv4 = record.ipv4.or(entry.ipv4).context("the record has no IPv4 address")?;
     let allocation = Allocation { vmid: record.vmid, ipv4, ipv6: record.ipv6 };
     let warnings = report_registered(ctx, name, Registered { result, allocation }, report)?;
-    close_entry(ctx, name, lock)?;
+    close_entry(vm)?;
     Ok(Created::Reported(warnings))
 }
 
 /// The entry goes, and with it the last copy of the record: an unlocked writer that had read the database before
 /// the registration may have written its old copy since, so that is looked at once more (H16).
-fn close_entry(ctx: &Context<'_>, name: &VmName, lock: &VmLock) -> anyhow::Result<()> {
-    if let Some(entry) = ctx.journal().read(name)? {
-        recovery::put_record_back(ctx, &entry)?;
+fn close_entry(vm: &LockedVm<'_, '_>) -> anyhow::Result<()> {
+    if let Some(entry) = vm.entry()? {
+        recovery::put_record_back(vm, &entry)?;
     }
-    ctx.journal().remove(name, lock)
+    vm.remove_entry()
 }
 
 /// `--mock`: the mock database is the node.

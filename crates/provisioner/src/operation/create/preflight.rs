@@ -8,7 +8,6 @@ use crate::host::failpoint;
 use crate::host::proxmox_api::ApiError;
 use crate::host::root_agent::AgentError;
 use crate::operation::Context;
-use crate::tool::terraform::VmFolder;
 use crate::value::text::{PlainName, StorageId};
 use anyhow::Context as _;
 use serde_json::Value;
@@ -25,7 +24,7 @@ const MIB: u64 = 1 << 20;
 pub fn preflight(ctx: &Context<'_>, checked: &Checked, request: &Request) -> anyhow::Result<Vec<String>> {
     let mut warnings = Vec::new();
     if !request.apply
-        && let Err(error) = VmFolder::new(ctx.host, &ctx.settings, &request.name).check_terraform()
+        && let Err(error) = ctx.folder_of(&request.name).check_terraform()
     {
         warnings.push(format!("--apply would be refused: {error:#}"));
     }

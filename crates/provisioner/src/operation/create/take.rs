@@ -6,11 +6,10 @@ use super::{Checked, Request};
 use crate::host::clock::{self, Deadline};
 use crate::host::proxmox_api::ApiError;
 use crate::operation::Context;
+use crate::operation::locked_vm::LockedVm;
 use crate::plan::allocation::{self, Allocation, Exhausted, Held};
 use crate::store::journal::{Entry, Step};
 use crate::store::vm_database::Contents;
-use crate::store::vm_lock::VmLock;
-use crate::tool::terraform::VmFolder;
 use crate::value::vmid::{Vmid, VmidRange};
 use anyhow::Context as _;
 use serde_json::Value;
@@ -25,13 +24,13 @@ const ASKING: Duration = Duration::from_secs(30);
 /// The node is asked before the lock is taken, about the VMID that will probably be chosen; under the lock one is
 /// chosen, and if it is not one that the node called free, the node is asked about that one and it begins again.
 pub fn vmid_and_addresses(
-    ctx: &Context<'_>,
+    vm: &LockedVm<'_, '_>,
     request: &Request,
     checked: &Checked,
     smbios_uuid: uuid::Uuid,
-    lock: &VmLock,
     not_these: &[Vmid],
 ) -> anyhow::Result<Entry> {
+    let ctx = vm.ctx();
     let range = ctx.settings.vmid_range()?;
     ctx.database.make_if_missing(range.start.get(), || traces_of_vms(ctx))?;
     let deadline = Deadline::after(ASKING);
@@ -66,7 +65,7 @@ pub fn vmid_and_addresses(
                 return Ok(Err((allocation.vmid, not_probed)));
             }
             // The last that can be known before something is taken.
-            VmFolder::new(ctx.host, &ctx.settings, &request.name).check_terraform()?;
+            vm.folder().check_terraform()?;
             let entry = Entry {
                 name: request.name.to_string(),
                 step: Step::Taken,
@@ -81,7 +80,7 @@ pub fn vmid_and_addresses(
                 terraform_pid: None,
                 record: None,
             };
-            ctx.journal().write(&entry, lock)?;
+            vm.write_entry(&entry)?;
             ctx.host.step("create.journalled")?;
             hold(db, allocation, range);
             Ok(Ok(entry))

@@ -5,12 +5,11 @@ use super::suspend::{BUSY, LOOK};
 use crate::host::clock::{self, Deadline};
 use crate::host::failpoint::limit;
 use crate::host::root_agent::AgentError;
+use crate::operation::locked_vm::LockedVm;
 use crate::operation::machine::Machine;
 use crate::operation::{Context, start};
 use crate::plan::garbage_collection::is_due_for_suspension;
-use crate::store::audit::{self, Change};
 use crate::store::vm_database::Status;
-use crate::store::vm_lock::VmLock;
 use crate::tool::node::Node;
 use crate::tool::vm_state::VmState;
 use crate::value::timestamp;
@@ -24,7 +23,7 @@ const POWER_OFF: Duration = Duration::from_secs(30);
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// A guest that is going down.
-pub struct Going {
+pub struct Going<'c, 'h> {
     /// The machine.
     pub machine: Machine,
     /// `false`: its record is suspended already, only the machine runs (H50).
@@ -48,7 +47,7 @@ pub struct Going {
     /// Why the last request failed.
     words: Option<String>,
     begun: Instant,
-    _lock: VmLock,
+    vm: LockedVm<'c, 'h>,
 }
 
 /// What became of a guest in one round.
@@ -61,15 +60,15 @@ pub enum Step {
     GivenUp,
 }
 
-impl Going {
+impl<'c, 'h> Going<'c, 'h> {
     /// A guest that has just been asked to shut down within `timeout`.
     pub fn new(
         machine: Machine,
         to_be_suspended: bool,
         begun: Instant,
-        lock: VmLock,
+        vm: LockedVm<'c, 'h>,
         timeout: Duration,
-    ) -> Going {
+    ) -> Going<'c, 'h> {
         Going {
             machine,
             to_be_suspended,
@@ -83,7 +82,7 @@ impl Going {
             again: Deadline::after(Duration::ZERO),
             words: None,
             begun,
-            _lock: lock,
+            vm,
         }
     }
 
@@ -177,8 +176,17 @@ pub fn is_silence(error: &AgentError) -> bool {
 
 /// Marks those that are off in one change of the database. One that was renewed while its guest went down is
 /// started again.
-pub fn record(ctx: &Context<'_>, off: Vec<Going>, report: &mut Report) -> anyhow::Result<Vec<VmName>> {
-    let off: Vec<Going> = off.into_iter().filter(|one| one.to_be_suspended).collect();
+pub fn record(
+    ctx: &Context<'_>,
+    off: Vec<Going<'_, '_>>,
+    report: &mut Report,
+) -> anyhow::Result<Vec<VmName>> {
+    let (off, only_off): (Vec<Going<'_, '_>>, Vec<Going<'_, '_>>) =
+        off.into_iter().partition(|one| one.to_be_suspended);
+    for one in only_off {
+        let is = Some(Status::Suspended);
+        one.vm.audit("switch-off", Some(one.machine.vmid), [is, is], "ok; it ran although it is suspended");
+    }
     let mut settled = Vec::new();
     if off.is_empty() {
         return Ok(settled);
@@ -208,7 +216,7 @@ pub fn record(ctx: &Context<'_>, off: Vec<Going>, report: &mut Report) -> anyhow
             report.suspended.push(name.clone());
             settled.push(name.clone());
         } else {
-            match start_again(ctx, &one.machine, one.was_running) {
+            match start_again(&one.vm, &one.machine, one.was_running) {
                 Ok(what) => {
                     words = format!("renewed while it went down; {what}");
                     report.notes.push(format!("{}: {words}", one.machine.label()));
@@ -221,32 +229,21 @@ pub fn record(ctx: &Context<'_>, off: Vec<Going>, report: &mut Report) -> anyhow
             }
         }
         let after = if is_suspended { Status::Suspended } else { Status::Active };
-        audit::write(
-            ctx.host,
-            &Change {
-                verb: "suspend",
-                vm: name.as_str(),
-                vmid: Some(one.machine.vmid.get()),
-                before: Some(Status::Active.as_str()),
-                after: Some(after.as_str()),
-                result: &words,
-                duration: one.begun.elapsed(),
-            },
-        );
+        one.vm.audit("suspend", Some(one.machine.vmid), [Some(Status::Active), Some(after)], &words);
     }
     Ok(settled)
 }
 
 /// Undoes what was done to a VM that is not to be suspended any more; `run`: it ran before. Says what came of it.
-pub fn start_again(ctx: &Context<'_>, machine: &Machine, run: bool) -> anyhow::Result<&'static str> {
-    let still_ours = ctx.record(&machine.record.name)?.is_some_and(|r| r.status == Status::Active);
+pub fn start_again(vm: &LockedVm<'_, '_>, machine: &Machine, run: bool) -> anyhow::Result<&'static str> {
+    let still_ours = vm.record_now()?.is_some_and(|r| r.status == Status::Active);
     if !still_ours {
         return Ok("its record is not active, so it stays off");
     }
     let deadline = Deadline::after(Duration::from_secs(60));
     if run {
-        start::run(ctx, machine, deadline)?;
+        start::run(vm, machine, deadline)?;
     }
-    ctx.node().set_onboot(machine.vmid, &machine.identity, true, deadline)?;
+    vm.node().set_onboot(machine.vmid, &machine.identity, true, deadline)?;
     Ok(if run { "started again" } else { "it was off before" })
 }

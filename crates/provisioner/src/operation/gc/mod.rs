@@ -11,16 +11,15 @@ mod suspend;
 mod under_way;
 
 use super::destroy::{Condition, Destroyed, LIMIT, MachineMust, destroy_when};
+use super::locked_vm::in_words;
 use super::{Context, late_requests, recovery, restore};
-use crate::host::clock::{self, Deadline};
+use crate::host::clock::{self, Deadline, Stopwatch};
 use crate::host::failpoint;
 use crate::host::lock_file::LockFile;
 use crate::plan::garbage_collection::{self, BelievedClock, Brake, Candidates, Limits, OtherClocks};
 use crate::store::audit::{self, Change};
 use crate::store::journal::{Entry, Step};
-use crate::store::settings::NodeAccess;
 use crate::store::vm_database::{Fields, Status, VmRecord};
-use crate::store::vm_lock::VmLock;
 use crate::value::vm_name::VmName;
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -158,9 +157,9 @@ fn node_time(ctx: &Context<'_>, found: &Candidates) -> Option<DateTime<Utc>> {
         return None;
     }
     let ask = || -> anyhow::Result<DateTime<Utc>> {
-        let access = NodeAccess::read(ctx.host, &ctx.settings)?;
+        let (access, api) = ctx.api()?;
         let path = format!("/nodes/{}/time", access.node);
-        let time = access.api(ctx.host)?.get(&path, Deadline::after(NODE_CLOCK))?;
+        let time = api.get(&path, Deadline::after(NODE_CLOCK))?;
         let seconds = time.get("time").and_then(Value::as_i64).context("no time")?;
         DateTime::from_timestamp(seconds, 0).context("no such time")
     };
@@ -221,15 +220,28 @@ fn finish_dead_destroys(ctx: &Context<'_>, report: &mut Report) {
 fn finish_dead_destroy(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<Option<String>> {
     let name = VmName::parse(&entry.name)?;
     // Alive means locked.
-    if VmLock::try_take(ctx.host, &name, "gc")?.is_none() {
+    if ctx.try_lock_vm(&name, "gc")?.is_none() {
         return Ok(None);
     }
     // Since the entry was read, somebody may have finished the destroy and made a VM of the same name.
     let same = |record: &VmRecord| record.vmid.get() == entry.vmid && record.smbios_uuid == entry.smbios_uuid;
     let condition = Condition { due: &same, machine: MachineMust::BeGone, first: None };
-    let done = destroy_when(ctx, &name, true, LIMIT, Some(&condition))?;
-    Ok(matches!(done, Destroyed::Gone | Destroyed::Unknown)
-        .then(|| format!("VM {name}: a destroy that had died was finished")))
+    let begun = Stopwatch::start();
+    let done = destroy_when(ctx, &name, true, LIMIT, Some(&condition));
+    if matches!(&done, Ok(Destroyed::NotDue | Destroyed::Runs | Destroyed::Already)) {
+        return Ok(None);
+    }
+    let change = Change {
+        verb: "finish-destroy",
+        vm: name.as_str(),
+        vmid: Some(entry.vmid),
+        before: None,
+        after: done.is_ok().then(|| Status::Destroyed.as_str()),
+        result: &in_words(&done),
+        duration: begun.elapsed(),
+    };
+    audit::write(ctx.host, &change);
+    done.map(|_| Some(format!("VM {name}: a destroy that had died was finished")))
 }
 
 /// The same operation as `blockhost-vm-destroy`, several side by side, each decided again under the VM's lock.

@@ -14,12 +14,11 @@ use crate::host::clock::{self, Deadline};
 use crate::host::failpoint::limit;
 use crate::host::proxmox_api::ApiError;
 use crate::operation::Context;
+use crate::operation::locked_vm::in_words;
 use crate::operation::machine::{self, Machine};
 use crate::operation::vanished;
 use crate::plan::garbage_collection::{is_due_for_suspension, is_past};
-use crate::store::settings::NodeAccess;
 use crate::store::vm_database::{Status, VmRecord};
-use crate::store::vm_lock::VmLock;
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
 use std::collections::HashSet;
@@ -37,11 +36,11 @@ const POLL: Duration = Duration::from_millis(200);
 const SILENT: usize = 2;
 
 /// What came of asking.
-enum Turn {
+enum Turn<'c, 'h> {
     /// Nothing to wait for.
     Nothing,
     /// To be waited for.
-    Going(Box<Going>),
+    Going(Box<Going<'c, 'h>>),
     /// Locked on the node, in these words.
     Busy(String),
 }
@@ -97,7 +96,7 @@ pub fn all(ctx: &Context<'_>, report: &mut Report) -> anyhow::Result<HashSet<VmN
 struct Phase<'a, 'h> {
     ctx: &'a Context<'h>,
     report: &'a mut Report,
-    going: Vec<Going>,
+    going: Vec<Going<'a, 'h>>,
     /// Ran, or could not be seen to be off.
     unsure: HashSet<VmName>,
     /// Suspended, or started again.
@@ -108,7 +107,7 @@ struct Phase<'a, 'h> {
     by_api: bool,
 }
 
-impl Phase<'_, '_> {
+impl<'a, 'h> Phase<'a, 'h> {
     /// Writes the note; a disk that is full must not keep VMs running that are not paid for.
     fn note(&mut self, names: &[VmName]) -> bool {
         match under_way::write(self.ctx.host, names) {
@@ -190,7 +189,7 @@ impl Phase<'_, '_> {
     }
 
     /// Takes the VM's lock, looks at its record once more and asks the guest to shut down.
-    fn ask(&mut self, waiting: &Waiting) -> anyhow::Result<Turn> {
+    fn ask(&mut self, waiting: &Waiting) -> anyhow::Result<Turn<'a, 'h>> {
         let Waiting { name, to_be_suspended } = waiting;
         let (ctx, to_be_suspended) = (self.ctx, *to_be_suspended);
         let begun = Instant::now();
@@ -203,7 +202,7 @@ impl Phase<'_, '_> {
             // Most suspended VMs are off and stay so: a look without the lock is enough for them.
             let Some(record) = ctx.record(name)?.filter(look) else { return Ok(Turn::Nothing) };
             let paid = !is_past(&record, clock::now());
-            let machine = machine::of_record(ctx, record, deadline)?;
+            let machine = machine::seen(ctx, record, deadline)?;
             let state = vanished::state(ctx, &machine, deadline)?;
             if paid && state.running {
                 self.report.notes.push(format!(
@@ -215,8 +214,8 @@ impl Phase<'_, '_> {
                 return Ok(Turn::Nothing);
             }
         }
-        let lock = VmLock::take(ctx.host, name, "gc", LOCK_WAIT)?;
-        let Some(record) = ctx.record(name)?.filter(look) else {
+        let vm = ctx.lock_vm(name, "gc", LOCK_WAIT)?;
+        let Some(record) = vm.record_now()?.filter(look) else {
             if to_be_suspended {
                 self.report.notes.push(format!("VM {name}: renewed or changed meanwhile; left alone"));
             }
@@ -225,7 +224,7 @@ impl Phase<'_, '_> {
         if !to_be_suspended && !is_past(&record, clock::now()) {
             return Ok(Turn::Nothing);
         }
-        let machine = machine::of_record(ctx, record, deadline)?;
+        let machine = machine::of_record(&vm, record, deadline)?;
         let state = vanished::state(ctx, &machine, deadline)?;
         let label = machine.label();
         let node = ctx.node().impatient();
@@ -262,7 +261,7 @@ impl Phase<'_, '_> {
                 "{label}: it ran although it is suspended; it is switched off, and destroyed in the next run at the earliest"
             ));
         }
-        let mut going = Going::new(machine, to_be_suspended, begun, lock, timeout);
+        let mut going = Going::new(machine, to_be_suspended, begun, vm, timeout);
         going.was_running = state.running;
         going.ask_again = state.running && !answered;
         going.onboot = onboot;
@@ -273,10 +272,10 @@ impl Phase<'_, '_> {
     fn set_onboot_off(&mut self, machine: &Machine, deadline: Deadline) -> anyhow::Result<()> {
         let ctx = self.ctx;
         let by_api = || -> anyhow::Result<()> {
-            let access = NodeAccess::read(ctx.host, &ctx.settings)?;
+            let (access, api) = ctx.api()?;
             let path = format!("/nodes/{}/qemu/{}/config", access.node, machine.vmid);
             let deadline = deadline.at_most(Duration::from_secs(5));
-            access.api(ctx.host)?.put(&path, &[("onboot", "0")], deadline)?;
+            api.put(&path, &[("onboot", "0")], deadline)?;
             Ok(())
         };
         if self.by_api {
@@ -368,23 +367,26 @@ impl Phase<'_, '_> {
 /// Whether nothing is left to do about a VM that a run which died may have shut down.
 fn finish_interrupted(ctx: &Context<'_>, name: &VmName, report: &mut Report) -> anyhow::Result<bool> {
     let deadline = Deadline::after(Duration::from_secs(60));
-    let lock = VmLock::take(ctx.host, name, "gc", LOCK_WAIT)?;
-    let Some(record) = ctx.record(name)?.filter(|r| r.status == Status::Active) else {
+    let vm = ctx.lock_vm(name, "gc", LOCK_WAIT)?;
+    let Some(record) = vm.record_now()?.filter(|r| r.status == Status::Active) else {
         // Suspended or destroyed since; its lock file is nobody's where there is no such VM.
-        if ctx.record(name)?.is_none() {
-            lock.forget();
+        if vm.record_now()?.is_none() {
+            vm.forget();
         }
         return Ok(true);
     };
     if is_due_for_suspension(&record, clock::now()) {
         return Ok(false);
     }
-    let machine = machine::of_record(ctx, record, deadline)?;
+    let machine = machine::of_record(&vm, record, deadline)?;
     let state = machine.state(ctx, deadline)?;
     if !state.exists || state.running && state.onboot {
         return Ok(true);
     }
-    start_again(ctx, &machine, !state.running)?;
+    let again = start_again(&vm, &machine, !state.running);
+    let is = Some(Status::Active);
+    vm.audit("start-again", Some(machine.vmid), [is, is], &in_words(&again));
+    again?;
     report
         .notes
         .push(format!("{}: renewed after a run that died had shut it down; started again", machine.label()));
