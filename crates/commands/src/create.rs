@@ -7,7 +7,7 @@ use provisioner::host::Host;
 use provisioner::operation::Context;
 use provisioner::operation::audited::audited;
 use provisioner::operation::create::{Created, Request, VmResult, create};
-use provisioner::plan::allocation::Wish;
+use provisioner::value::allocation::Wish;
 use provisioner::value::node_name::NodeName;
 use provisioner::value::text::{OneLine, PlainName, StorageId, Tag, UserName};
 use provisioner::value::vm_name::VmName;

@@ -6,9 +6,10 @@ use anyhow::{Context, ensure};
 use lab::Lab;
 use lab::model::NewGuest;
 use nix::sys::resource::{UsageWho, getrusage};
-use provisioner::plan::allocation::{self, Wish};
+use provisioner::plan::allocation;
 use provisioner::store::vm_database::VmDatabase;
 use provisioner::value::address::{Ipv4Network, Ipv4Pool};
+use provisioner::value::allocation::Wish;
 use provisioner::value::field_names::FieldNames;
 use provisioner::value::vmid::{Vmid, VmidRange};
 use serde_json::{Map, Value, json};
@@ -186,7 +187,7 @@ fn allocate_and_register(path: &Path, name: &str) -> anyhow::Result<()> {
     };
     let range = VmidRange { start: Vmid::new(100)?, end: Vmid::new(999_999)? };
     let choose =
-        |db: &provisioner::store::vm_database::Contents<'_>| -> anyhow::Result<allocation::Allocation> {
+        |db: &provisioner::store::vm_database::Contents<'_>| -> anyhow::Result<provisioner::value::allocation::Allocation> {
             let held = db.held(&mut |_| {}).map_err(anyhow::Error::msg)?;
             let next = db.next_vmid().map_err(anyhow::Error::msg)?;
             Ok(allocation::choose(&held, next, range, &pool, None, Wish::default())?)

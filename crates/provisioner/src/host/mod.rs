@@ -112,6 +112,11 @@ impl Host {
     }
 }
 
+/// A variable of our environment, where it is text.
+pub fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 /// Free space of the file system of `folder`, for an ordinary user, in KiB; `None` where it cannot be told.
 pub fn free_kib(folder: &Path) -> Option<u64> {
     let figures = rustix::fs::statvfs(folder).ok()?;

@@ -123,6 +123,25 @@ fn regular(found: &std::fs::Metadata) -> io::Result<()> {
     if found.is_file() { Ok(()) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
+/// Reads a text file; the error names it and says whether it is missing.
+pub fn text_for_people(path: &Path) -> anyhow::Result<String> {
+    text(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound if path.ends_with("db.yaml") => anyhow::anyhow!(
+            "{} does not exist: this host has not been set up; run blockhost-provisioner-setup db_config",
+            path.display()
+        ),
+        io::ErrorKind::NotFound => anyhow::anyhow!("{} does not exist", path.display()),
+        io::ErrorKind::PermissionDenied if path.ends_with("db.yaml") => {
+            anyhow::anyhow!(
+                "cannot read {}: {error}; run the command as root or as user blockhost",
+                path.display()
+            )
+        }
+        io::ErrorKind::InvalidData => anyhow::anyhow!("{}: not valid UTF-8 text", path.display()),
+        _ => anyhow::anyhow!("cannot read {}: {error}", path.display()),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@ use super::clock::Deadline;
 use super::failpoint;
 use super::interrupt::{Interrupt, Interrupted};
 use super::replace_file::{are_root, owner_of};
+use anyhow::Context as _;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -75,6 +76,23 @@ fn start(program: &Program<'_>) -> std::io::Result<Command> {
     }
     command.envs(program.environment.iter().map(|(name, value)| (name, value)));
     Ok(command)
+}
+
+/// Asks a process that is none of our children to end (SIGTERM); one that has ended already is fine.
+pub fn terminate(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+}
+
+/// This very program, to be started for a hidden step of its own.
+pub fn own_program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("cannot tell which program this is")
+}
+
+/// The lines of our standard input, as they come; the end of the input ends them.
+pub fn lines_of_input() -> impl Iterator<Item = String> {
+    std::io::stdin().lines().map_while(Result::ok)
 }
 
 /// A child that outlives us and listens: it is told words by a pipe, and sees our death as the pipe's end.

@@ -1,12 +1,12 @@
 //! A change of a VM and its line in the audit trail.
 
 use super::{Context, restore};
+use crate::host::clock::Stopwatch;
 use crate::host::root_agent::AgentError;
 use crate::store::audit::{self, Change};
 use crate::store::journal::Step;
 use crate::tool::guest_agent::{Ended, ToolWords};
 use crate::value::vm_name::VmName;
-use std::time::Instant;
 
 /// Does `act` and writes who did what to which VM, with which result. Mock VMs leave no trail.
 pub fn audited<T>(
@@ -51,7 +51,7 @@ fn audited_in_words<T>(
     if ctx.mock {
         return act();
     }
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     let before = ctx.record(name).ok().flatten();
     let result = act();
     let after = ctx.record(name).ok().flatten();

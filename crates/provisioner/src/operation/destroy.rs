@@ -13,14 +13,15 @@ use crate::host::clock::{self, Deadline};
 use crate::host::failpoint;
 use crate::host::root_agent::AgentError;
 use crate::store::journal::{Entry, Step};
-use crate::store::vm_database::{Status, VmRecord};
-use crate::tool::node::{Attempt, Identity};
+use crate::tool::node::Attempt;
 use crate::tool::terraform::{LegacyFolder, Outcome, Run};
 use crate::tool::terraform_events::said_once;
 use crate::tool::terraform_state::StateFile;
-use crate::tool::vm_state::VmState;
+use crate::value::identity::Identity;
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
+use crate::value::vm_record::{Status, VmRecord};
+use crate::value::vm_state::VmState;
 use anyhow::Context as _;
 use std::time::Duration;
 

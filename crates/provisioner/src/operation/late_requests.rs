@@ -8,16 +8,16 @@
 //! arrived and is proven to be that machine.
 
 use super::{Context, recovery};
-use crate::host::clock::{self, Deadline};
+use crate::host::clock::{self, Deadline, Stopwatch};
 use crate::store::audit::{self, Change};
 use crate::store::journal::Entry;
 use crate::store::withheld_vmids::{Late, Withheld, WithheldVmids};
-use crate::tool::node::Identity;
+use crate::value::identity::Identity;
 use crate::value::vm_name::VmName;
 use crate::value::vmid::Vmid;
 use anyhow::Context as _;
 use serde_json::Value;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// One look at the node's tasks.
 const TASKS: Duration = Duration::from_secs(5);
@@ -61,7 +61,7 @@ fn look_at(
     let state = ctx.node_uninterrupted().state(vmid, Some(&identity), deadline);
     let state = state.context("cannot ask the node")?;
     if state.exists && (state.is(&identity, &name) || state.lock == "clone") {
-        let begun = Instant::now();
+        let begun = Stopwatch::start();
         let removed = recovery::remove_machine(ctx, &name, vmid, &identity, recovery::BRIEF);
         let words = removed.as_ref().map_or_else(|error| format!("{error:#}"), |_| "ok".to_string());
         if removed.is_ok() {

@@ -3,9 +3,9 @@
 
 use super::locked_vm::LockedVm;
 use crate::host::clock::Deadline;
-use crate::store::vm_database::VmRecord;
-use crate::tool::node::Identity;
 use crate::tool::terraform_state::StateFile;
+use crate::value::identity::Identity;
+use crate::value::vm_record::VmRecord;
 use anyhow::Context as _;
 use std::time::Duration;
 

@@ -4,7 +4,8 @@ use super::Context;
 use super::status::live_status;
 use super::unfinished;
 use crate::host::clock::Deadline;
-use crate::store::vm_database::{DatabaseError, Fields, Status};
+use crate::store::vm_database::{DatabaseError, Fields};
+use crate::value::vm_record::Status;
 use std::time::Duration;
 
 /// The admin panel waits 15 s.

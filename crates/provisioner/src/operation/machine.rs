@@ -3,9 +3,10 @@
 use super::Context;
 use super::locked_vm::LockedVm;
 use crate::host::clock::Deadline;
-use crate::store::vm_database::VmRecord;
-use crate::tool::node::{Act, Identity};
-use crate::tool::vm_state::VmState;
+use crate::tool::node::Act;
+use crate::value::identity::Identity;
+use crate::value::vm_record::VmRecord;
+use crate::value::vm_state::VmState;
 use crate::value::vmid::Vmid;
 use anyhow::Context as _;
 use serde_json::Value;

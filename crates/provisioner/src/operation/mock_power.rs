@@ -2,8 +2,8 @@
 //! status agree with one another. No node is asked.
 
 use super::Context;
-use crate::store::vm_database::{Status, VmRecord};
 use crate::value::vm_name::VmName;
+use crate::value::vm_record::{Status, VmRecord};
 use serde_json::Value;
 
 const FIELD: &str = "mock_power";

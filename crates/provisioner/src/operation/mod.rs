@@ -37,11 +37,12 @@ use crate::host::proxmox_api::ProxmoxApi;
 use crate::plan::allocation::Exhausted;
 use crate::store::journal::Journal;
 use crate::store::settings::{NodeAccess, Settings};
-use crate::store::vm_database::{Fields, VmDatabase, VmRecord};
+use crate::store::vm_database::{Fields, VmDatabase};
 use crate::tool::node::Node;
 use crate::tool::terraform::{LegacyFolder, VmFolder};
 use crate::value::text::BridgeName;
 use crate::value::vm_name::VmName;
+use crate::value::vm_record::VmRecord;
 use std::sync::OnceLock;
 
 /// The arguments themselves are wrong, whatever the state of the world: exit code 2, as clap ends where it finds out.

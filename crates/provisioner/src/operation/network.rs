@@ -8,7 +8,7 @@ use super::Context;
 use crate::host::clock::Deadline;
 use crate::host::root_agent::AgentError;
 use crate::tool::node::Node;
-use crate::tool::vm_state::VmState;
+use crate::value::vm_state::VmState;
 use crate::value::vmid::Vmid;
 use std::net::Ipv6Addr;
 use std::time::Duration;

@@ -10,13 +10,14 @@ use super::{Context, recovery};
 use crate::host::clock::{self, Deadline};
 use crate::plan::vm_record::{self, NewVm};
 use crate::store::record_copy::{self, Fields};
-use crate::store::vm_database::{Fields as Look, Status};
-use crate::tool::node::Identity;
+use crate::store::vm_database::Fields as Look;
 use crate::tool::terraform_files::{self, Described, TerraformFiles};
-use crate::tool::vm_state::VmState;
+use crate::value::identity::Identity;
 use crate::value::text::{OneLine, UserName};
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
+use crate::value::vm_record::Status;
+use crate::value::vm_state::VmState;
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
@@ -217,7 +218,7 @@ fn from_file(
     let ipv6 = described.addresses.iter().find_map(|a| if let IpAddr::V6(a) = a { Some(*a) } else { None });
     let vm = NewVm {
         name,
-        allocation: crate::plan::allocation::Allocation {
+        allocation: crate::value::allocation::Allocation {
             vmid: described.vmid.context("its terraform file has no VMID")?,
             ipv4: ipv4.context("its terraform file has no IPv4 address")?,
             ipv6,

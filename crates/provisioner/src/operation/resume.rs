@@ -4,9 +4,9 @@ use super::machine;
 use super::start::run;
 use super::{Context, mock_power};
 use crate::host::clock::{self, Deadline};
-use crate::store::vm_database::{Status, VmRecord};
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
+use crate::value::vm_record::{Status, VmRecord};
 use chrono::{DateTime, TimeDelta, Utc};
 use std::time::Duration;
 

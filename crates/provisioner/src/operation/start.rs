@@ -5,11 +5,11 @@ use super::machine::{self, Machine};
 use super::{Context, mock_power, network};
 use crate::host::clock::{self, Deadline};
 use crate::host::failpoint;
-use crate::store::vm_database::{Status, VmRecord};
 use crate::tool::node::Waited;
-use crate::tool::vm_state::VmState;
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
+use crate::value::vm_record::{Status, VmRecord};
+use crate::value::vm_state::VmState;
 use anyhow::Context as _;
 use std::time::Duration;
 

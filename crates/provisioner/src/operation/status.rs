@@ -4,10 +4,10 @@ use super::machine::{locate, with_pause};
 use super::{Context, mock_power};
 use crate::host::clock::Deadline;
 use crate::host::root_agent::AgentError;
-use crate::store::vm_database::{Status, VmRecord};
-use crate::tool::node::Identity;
-use crate::tool::vm_state::VmState;
+use crate::value::identity::Identity;
 use crate::value::vm_name::VmName;
+use crate::value::vm_record::{Status, VmRecord};
+use crate::value::vm_state::VmState;
 use std::time::Duration;
 
 /// After this long the database's word is taken.

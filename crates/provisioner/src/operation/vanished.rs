@@ -7,9 +7,9 @@
 use super::Context;
 use super::machine::{self, Machine};
 use crate::host::clock::Deadline;
-use crate::store::vm_database::VmRecord;
-use crate::tool::node::Identity;
-use crate::tool::vm_state::VmState;
+use crate::value::identity::Identity;
+use crate::value::vm_record::VmRecord;
+use crate::value::vm_state::VmState;
 use anyhow::Context as _;
 use std::time::Duration;
 

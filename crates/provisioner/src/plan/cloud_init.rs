@@ -2,7 +2,7 @@
 //! (`facts/contract/cloud-init.md`; hazards H27, H37).
 
 use super::substitution::substitute;
-use crate::plan::allocation::Allocation;
+use crate::value::allocation::Allocation;
 use crate::value::text::UserName;
 use crate::value::vm_name::VmName;
 use crate::value::wallet::{NftTokenId, WalletAddress};

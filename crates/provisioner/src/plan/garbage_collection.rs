@@ -1,9 +1,9 @@
 //! Which VMs gc suspends and destroys, and when it refuses to destroy at all (`facts/contract/commands.md#gc`; hazards
 //! H10, H11).
 
-use crate::store::vm_database::{Status, VmRecord};
 use crate::value::uptime::Uptime;
 use crate::value::vm_name::VmName;
+use crate::value::vm_record::{Status, VmRecord, is_over};
 use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -70,7 +70,7 @@ impl Candidates {
 
 /// Its time is over; never so where no time is known.
 pub fn is_past(record: &VmRecord, now: DateTime<Utc>) -> bool {
-    record.expires_at.is_some_and(|end| end < now)
+    record.expires_at.is_some_and(|end| is_over(end, now))
 }
 
 /// Active, its time over, and not protected. Asked again under the VM's lock right before the act (H10).

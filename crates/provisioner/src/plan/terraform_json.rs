@@ -1,7 +1,8 @@
 //! The terraform file of one VM (`facts/provider.md`, section 7: a form that both provider versions take,
 //! re-plan without changes and destroy).
 
-use crate::plan::allocation::Allocation;
+use crate::value::allocation::Allocation;
+use crate::value::identity::description;
 use crate::value::node_name::NodeName;
 use crate::value::text::{BridgeName, PlainName, StorageId, Tag, UserName};
 use crate::value::vm_name::VmName;
@@ -74,11 +75,6 @@ pub struct VmPlan<'a> {
     pub dns_servers: &'a [IpAddr],
     /// First-boot configuration.
     pub first_boot: FirstBoot<'a>,
-}
-
-/// The VM's description on the node: by it a VM whose create died during the clone is known as ours.
-pub fn description(name: &VmName, smbios_uuid: Uuid) -> String {
-    format!("BlockHost VM {name} {smbios_uuid}")
 }
 
 /// `blockhost`, and the tags that were asked for.

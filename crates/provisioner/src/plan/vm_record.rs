@@ -1,6 +1,6 @@
 //! The record of a new VM as others expect to read it (`facts/contract/database.md`).
 
-use crate::plan::allocation::Allocation;
+use crate::value::allocation::Allocation;
 use crate::value::field_names::FieldNames;
 use crate::value::text::{OneLine, UserName};
 use crate::value::timestamp;

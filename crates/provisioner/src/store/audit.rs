@@ -2,7 +2,7 @@
 //! appended to. It holds no secrets and no text of guest commands; a line that cannot be written is a warning.
 
 use crate::host::Host;
-use crate::host::{clock, replace_file};
+use crate::host::{self, clock, replace_file};
 use crate::value::timestamp;
 use serde_json::json;
 
@@ -31,7 +31,7 @@ pub fn write(host: &Host, change: &Change<'_>) {
     let line = json!({
         "time": timestamp::to_text(now),
         "uid": host.brought.as_ref().map_or_else(|| rustix::process::getuid().as_raw(), |brought| brought.uid),
-        "sudo_user": std::env::var("SUDO_USER").ok().map(|name| name.chars().take(64).collect::<String>()),
+        "sudo_user": host::variable("SUDO_USER").map(|name| name.chars().take(64).collect::<String>()),
         "caller": caller(),
         "verb": change.verb,
         "vm": change.vm,

@@ -1,5 +1,6 @@
 //! Configuration files, read with errors for a person: which file, which key, what was found, what is allowed.
 
+use crate::host::read_file::text_for_people;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -18,7 +19,7 @@ impl Document {
 
     /// Reads a YAML mapping.
     pub fn read_yaml(path: &Path) -> anyhow::Result<Document> {
-        let text = read_text(path)?;
+        let text = text_for_people(path)?;
         let value: Value = serde_yaml::from_str(&text).map_err(|error| {
             anyhow::anyhow!("{}: not valid YAML: {}", path.display(), first_line(&error.to_string()))
         })?;
@@ -27,7 +28,7 @@ impl Document {
 
     /// Reads a JSON object.
     pub fn read_json(path: &Path) -> anyhow::Result<Document> {
-        let text = read_text(path)?;
+        let text = text_for_people(path)?;
         let value = serde_json::from_str(&text)
             .map_err(|error| anyhow::anyhow!("{}: not valid JSON: {error}", path.display()))?;
         Document::mapping(path, value)
@@ -149,25 +150,6 @@ impl Document {
     fn wrong(&self, key: &str, expected: &str, found: &Value) -> anyhow::Error {
         anyhow::anyhow!("{}: {key}: expected {expected}, found {}", self.path.display(), describe(found))
     }
-}
-
-/// Reads a text file; the error names it and says whether it is missing.
-pub fn read_text(path: &Path) -> anyhow::Result<String> {
-    crate::host::read_file::text(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound if path.ends_with("db.yaml") => anyhow::anyhow!(
-            "{} does not exist: this host has not been set up; run blockhost-provisioner-setup db_config",
-            path.display()
-        ),
-        std::io::ErrorKind::NotFound => anyhow::anyhow!("{} does not exist", path.display()),
-        std::io::ErrorKind::PermissionDenied if path.ends_with("db.yaml") => {
-            anyhow::anyhow!(
-                "cannot read {}: {error}; run the command as root or as user blockhost",
-                path.display()
-            )
-        }
-        std::io::ErrorKind::InvalidData => anyhow::anyhow!("{}: not valid UTF-8 text", path.display()),
-        _ => anyhow::anyhow!("cannot read {}: {error}", path.display()),
-    })
 }
 
 /// What a value is, short enough for a message.

@@ -14,9 +14,9 @@
 //! An entry is alive while its VM's lock (`<name>.lock`) is held; the kernel decides, never a PID. Nobody
 //! writes or undoes an entry without holding that lock.
 
-use super::document::read_text;
 use super::vm_lock::{VmLock, journal_folder};
 use crate::host::Host;
+use crate::host::read_file::text_for_people;
 use crate::host::replace_file::{self, PRIVATE};
 use crate::value::vm_name::VmName;
 use crate::value::vmid::Vmid;
@@ -97,7 +97,7 @@ impl<'h> Journal<'h> {
         if !path.exists() {
             return Ok(None);
         }
-        let text = match read_text(&path) {
+        let text = match text_for_people(&path) {
             // Removed between the look and the read: its operation has ended.
             Err(_) if !path.exists() => return Ok(None),
             other => other?,

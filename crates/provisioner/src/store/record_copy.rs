@@ -4,9 +4,9 @@
 //! written before the record is registered, after each change of ours, and by gc for what others have changed. It goes
 //! with the directory, so a destroyed VM has none.
 
-use super::document::read_text;
 use super::settings::Settings;
 use super::vm_database::VmDatabase;
+use crate::host::read_file::text_for_people;
 use crate::host::replace_file::{self, PRIVATE};
 use crate::value::vm_name::VmName;
 use anyhow::Context as _;
@@ -31,7 +31,7 @@ pub fn read(settings: &Settings, name: &VmName) -> anyhow::Result<Option<Fields>
     if !path.exists() {
         return Ok(None);
     }
-    let copy = serde_json::from_str(&read_text(&path)?);
+    let copy = serde_json::from_str(&text_for_people(&path)?);
     copy.map(Some).with_context(|| format!("{} is not a copy of a record", path.display()))
 }
 

@@ -376,7 +376,7 @@ impl NodeAccess {
             .map(|text| ApiToken::parse(text).with_context(|| at("proxmox_api_token")));
         let token_file = host.config_file("pve-token");
         let (token, token_overrides_tfvars) = if token_file.exists() {
-            let text = document::read_text(&token_file)?;
+            let text = crate::host::read_file::text_for_people(&token_file)?;
             let token = ApiToken::parse(&text).with_context(|| token_file.display().to_string())?;
             let same = matches!(&in_tfvars, Some(Ok(other)) if *other == token);
             (token, !same)

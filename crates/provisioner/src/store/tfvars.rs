@@ -9,7 +9,7 @@ pub struct Tfvars(Vec<(String, String)>);
 impl Tfvars {
     /// Reads the file.
     pub fn read(path: &Path) -> anyhow::Result<Tfvars> {
-        let text = super::document::read_text(path)?;
+        let text = crate::host::read_file::text_for_people(path)?;
         parse(&text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
     }
 

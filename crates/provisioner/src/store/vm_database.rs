@@ -10,7 +10,7 @@ mod record_view;
 mod scan;
 
 pub use contents::{Contents, NewRecord};
-pub use record::{Status, VmRecord};
+
 pub use record_view::{Fields, RecordView};
 
 use crate::host::clock::Deadline;
@@ -20,6 +20,7 @@ use crate::host::read_file;
 use crate::host::replace_file::{self, SHARED};
 use crate::value::field_names::FieldNames;
 use crate::value::json_text::whole_number;
+use crate::value::vm_record::VmRecord;
 use anyhow::Context;
 use scan::Look;
 use std::fs::File;

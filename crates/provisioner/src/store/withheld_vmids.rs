@@ -4,7 +4,7 @@
 //! next create would fail on it as the last one did. Or a request of a create that died may still be on its way to the
 //! node (hazard H57): a machine may appear there after the create was undone, and must not meet another VM's.
 
-use super::document::read_text;
+use crate::host::read_file::text_for_people;
 use crate::host::replace_file::{self, PRIVATE};
 use crate::host::{Host, clock, failpoint};
 use crate::value::vmid::Vmid;
@@ -86,7 +86,7 @@ impl<'h> WithheldVmids<'h> {
     fn read(&self, vmid: u32) -> Option<Withheld> {
         let path = self.path(vmid);
         let now = clock::now();
-        let read = read_text(&path).and_then(|text| Ok(serde_json::from_str::<Withheld>(&text)?));
+        let read = text_for_people(&path).and_then(|text| Ok(serde_json::from_str::<Withheld>(&text)?));
         let one = match read {
             Ok(one) => Withheld { vmid, ..one },
             Err(_) if !path.exists() => return None,

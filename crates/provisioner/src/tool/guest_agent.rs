@@ -6,15 +6,16 @@
 //! (a start of `qm` takes longer than the command); what runs on is looked at in pauses that grow with what a look
 //! costs (hazard H20).
 
-use super::node::{Asked, Identity, Node};
-use crate::host::clock::Deadline;
+use super::node::{Asked, Node};
+use crate::host::clock::{Deadline, Stopwatch};
 use crate::host::root_agent::{AgentError, with_way_out};
 use crate::plan::guest_command;
+use crate::value::identity::Identity;
 use crate::value::vmid::Vmid;
 use anyhow::Context as _;
 use base64::Engine as _;
 use serde_json::{Map, Value};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long the root agent itself waits for a quick command, which saves a second request.
 const QUICK: f64 = 1.0;
@@ -55,7 +56,7 @@ pub fn run(
 ) -> anyhow::Result<Option<Ended>> {
     let begin = Deadline::after(deadline.left() + grace);
     let command = guest_command::for_guest(command).context(NOT_RUN)?;
-    let asked = Instant::now();
+    let asked = Stopwatch::start();
     let mut patience = Some(SILENT_TRIES);
     loop {
         let quick = QUICK.min(deadline.left().as_secs_f64() / 2.0);
@@ -172,7 +173,7 @@ fn wait_for(
             return Ok(None);
         }
         node.pause(pause)?;
-        let begun = Instant::now();
+        let begun = Stopwatch::start();
         let asked = job.take().map_or(Asked::Process(pid), Asked::Job);
         match node.guest_exec_status(vmid, identity, asked, deadline) {
             Ok(answer) => {

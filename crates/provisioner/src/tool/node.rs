@@ -1,20 +1,21 @@
 //! What we ask of the node through the root agent (`facts/contract/root-agent.md`). Actions trigger and return; waiting
 //! is done here, by asking for the state, because the agent serves one request at a time (hazard H20).
 
-use super::vm_state::VmState;
+use super::vm_state::state_in;
 use crate::host::clock::Deadline;
 use crate::host::failpoint::limit;
 use crate::host::interrupt::Interrupt;
 use crate::host::patience::Patience;
 use crate::host::root_agent::{self, AgentError};
+use crate::value::identity::Identity;
 use crate::value::text::UserName;
 use crate::value::vm_name::VmName;
+use crate::value::vm_state::{VmState, is_busy};
 use crate::value::vmid::Vmid;
 use serde_json::{Map, Value, json};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
-use uuid::Uuid;
 
 /// How long one action may take, waiting behind others included: another package's action holds the agent's one lane for
 /// up to 30 s. Callers' own limits are shorter.
@@ -26,31 +27,12 @@ const POLL: Duration = Duration::from_millis(250);
 /// An act is not tried again with less time than this: its answer would come too late, and with it the reason.
 const LAST_CALL: Duration = Duration::from_millis(500);
 
-/// How a VM is known to be ours (hazard H02).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Identity {
-    /// The SMBIOS UUID given at creation.
-    Uuid(Uuid),
-    /// The name: all that records of the older package have.
-    Name(VmName),
-}
-
-impl Identity {
-    fn put(&self, params: &mut Map<String, Value>) {
-        match self {
-            Identity::Uuid(uuid) => params.insert("uuid".into(), uuid.to_string().into()),
-            Identity::Name(name) => params.insert("name".into(), name.as_str().into()),
-        };
-    }
-}
-
-impl std::fmt::Display for Identity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Identity::Uuid(uuid) => write!(f, "UUID {uuid}"),
-            Identity::Name(name) => write!(f, "name {name}"),
-        }
-    }
+/// What proves the VM, among a request's parameters.
+fn put(identity: &Identity, params: &mut Map<String, Value>) {
+    match identity {
+        Identity::Uuid(uuid) => params.insert("uuid".into(), uuid.to_string().into()),
+        Identity::Name(name) => params.insert("name".into(), name.as_str().into()),
+    };
 }
 
 /// What is asked about in a guest.
@@ -111,10 +93,10 @@ impl Node {
         let mut params = Map::new();
         params.insert("vmid".into(), vmid.get().into());
         if let Some(identity) = identity {
-            identity.put(&mut params);
+            put(identity, &mut params);
         }
         let answer = self.act("vm-state", Value::Object(params), deadline)?;
-        VmState::from_answer(&answer).ok_or_else(|| AgentError::NotJson("vm-state".to_string()))
+        state_in(&answer).ok_or_else(|| AgentError::NotJson("vm-state".to_string()))
     }
 
     /// The VMs of the whole cluster that are, or may be, the one of this identity (`address`: or have this address in
@@ -126,7 +108,7 @@ impl Node {
         deadline: Deadline,
     ) -> Result<Vec<String>, AgentError> {
         let mut params = Map::new();
-        identity.put(&mut params);
+        put(identity, &mut params);
         if let Some(address) = address {
             params.insert("address".into(), address.to_string().into());
         }
@@ -329,7 +311,7 @@ impl Node {
     ) -> Result<Map<String, Value>, AgentError> {
         let mut params = Map::new();
         params.insert("vmid".into(), vmid.get().into());
-        identity.put(&mut params);
+        put(identity, &mut params);
         if let Value::Object(more) = more {
             params.extend(more);
         }
@@ -430,7 +412,7 @@ impl Node {
             return Ok(Attempt::Done(state));
         }
         let words = failure(&state).map(|failed| failed.words).unwrap_or_default();
-        Ok(if is_busy_tool(&words) { Attempt::Busy(words) } else { Attempt::Failed(words) })
+        Ok(if is_busy(&words) { Attempt::Busy(words) } else { Attempt::Failed(words) })
     }
 
     /// Sleeps; an error when a signal arrives.
@@ -514,12 +496,6 @@ pub enum Waited {
 impl AgentError {
     /// PVE's own lock on a VM's configuration, held by a backup or a task that ends soon.
     pub fn is_busy(&self) -> bool {
-        matches!(self, AgentError::Said { error, code, .. } if code == "locked" || is_busy_tool(error))
+        matches!(self, AgentError::Said { error, code, .. } if code == "locked" || is_busy(error))
     }
-}
-
-/// The guest's lock file was held by another task for longer than `qm` waits, or its configuration is locked ("VM
-/// quit/powerdown failed - got timeout" is something else: the guest did not obey).
-pub(super) fn is_busy_tool(words: &str) -> bool {
-    words.contains("can't lock file") || words.contains("VM is locked (")
 }

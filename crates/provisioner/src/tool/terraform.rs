@@ -126,7 +126,7 @@ impl VmFolder {
         if !path.exists() {
             return Ok(None);
         }
-        let text = crate::store::document::read_text(&path)?;
+        let text = crate::host::read_file::text_for_people(&path)?;
         let file: Value =
             serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
         let vms = file.pointer("/resource/proxmox_virtual_environment_vm").and_then(Value::as_object);
@@ -196,7 +196,7 @@ impl VmFolder {
             if last_call.passed() {
                 match pid {
                     Some(pid) if !asked && terraform_of(pid, &self.dir) => {
-                        terminate(pid);
+                        run_process::terminate(pid);
                         asked = true;
                         last_call = Deadline::after(Duration::from_secs(10));
                     }
@@ -524,10 +524,4 @@ fn terraform_of(pid: u32, dir: &Path) -> bool {
     let is_terraform = crate::host::read_file::bytes(process.join("cmdline"))
         .is_ok_and(|line| line.split(|b| *b == 0).next().is_some_and(|arg| arg.ends_with(b"terraform")));
     is_terraform && std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == dir)
-}
-
-fn terminate(pid: u32) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-    }
 }

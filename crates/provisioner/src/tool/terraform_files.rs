@@ -5,7 +5,7 @@
 //! before anything is handed out. A file that cannot be read is passed over with a warning: its record, the journal and
 //! the node still hold what is its.
 
-use crate::store::document::read_text;
+use crate::host::read_file::text_for_people;
 use crate::store::settings::Settings;
 use crate::value::vm_name::VmName;
 use crate::value::vmid::Vmid;
@@ -109,7 +109,7 @@ fn in_state(path: &Path) -> Vec<Described> {
 }
 
 fn json(path: &Path) -> Option<Value> {
-    let read = read_text(path).and_then(|text| Ok(serde_json::from_str(&text)?));
+    let read = text_for_people(path).and_then(|text| Ok(serde_json::from_str(&text)?));
     read.map_err(|error| tracing::warn!("{}: what it holds is not known: {error:#}", path.display())).ok()
 }
 

@@ -22,7 +22,7 @@ pub(super) fn attributes_in(state: &Path, address: &str) -> anyhow::Result<Optio
     if !state.exists() {
         return Ok(None);
     }
-    let text = crate::store::document::read_text(state)?;
+    let text = crate::host::read_file::text_for_people(state)?;
     let mut json: Value = serde_json::from_str(&text)
         .with_context(|| format!("{} is not a terraform state", state.display()))?;
     let resources = json.get_mut("resources").and_then(Value::as_array_mut).map(std::mem::take);
@@ -84,7 +84,7 @@ pub(super) fn label_in(path: &Path) -> anyhow::Result<Option<String>> {
     if !path.exists() {
         return Ok(None);
     }
-    let text = crate::store::document::read_text(path)?;
+    let text = crate::host::read_file::text_for_people(path)?;
     let file: Value =
         serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
     let vms = file.pointer("/resource/proxmox_virtual_environment_vm").and_then(Value::as_object);

@@ -3,6 +3,7 @@
 //! It prints a line for each step on stdout. What the scripts say is kept in the image and comes on stderr only when one
 //! fails; then the lines that are marked for the operator make the error.
 
+use crate::host;
 use crate::host::interrupt::Interrupt;
 use crate::host::run_process::{self, Input, Program, RunError, Stream};
 use crate::plan::template_image::MARK;
@@ -57,7 +58,7 @@ pub fn customise(
     }
     let mut environment = Vec::new();
     // Its temporary files are large, and /tmp may be memory (Debian 13); in our folder they go with the next run.
-    if std::env::var_os("LIBGUESTFS_TMPDIR").is_none() {
+    if host::variable("LIBGUESTFS_TMPDIR").is_none() {
         environment.push(("LIBGUESTFS_TMPDIR", folder.as_os_str().to_owned()));
     }
     let program = Program { name: "virt-customize", arguments, folder, environment, without: &[] };

@@ -1,133 +1,45 @@
-//! What the root agent's `vm-state` says about one VMID, as types (`facts/contract/root-agent.md`).
+//! What the root agent's `vm-state` answers, read into [`VmState`] (`facts/contract/root-agent.md`).
 
-use super::node::{Identity, is_busy_tool};
 use crate::host::root_agent::with_way_out;
-use crate::plan::terraform_json;
-use crate::value::vm_name::VmName;
+use crate::value::vm_state::{FailedAct, VmState};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-/// What the node says about a VMID.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct VmState {
-    /// Whether any node of the cluster has it.
-    pub exists: bool,
-    /// The node that has it.
-    pub node: String,
-    /// Whether it runs here.
-    pub running: bool,
-    /// Whether it is paused; `None` where that is not known without asking QEMU.
-    pub paused: Option<bool>,
-    /// Its name.
-    pub name: String,
-    /// Its SMBIOS UUID.
-    pub uuid: Option<Uuid>,
-    /// Its description.
-    pub description: String,
-    /// Its configuration lock (`clone`, `backup`, …), empty where there is none.
-    pub lock: String,
-    /// It is on another node than the root agent's.
-    pub elsewhere: bool,
-    /// It is a container, which none of ours is.
-    pub container: bool,
-    /// It is a template.
-    pub template: bool,
-    /// The node starts it when it boots itself.
-    pub onboot: bool,
-    /// An operator has set Proxmox' own flag against its removal.
-    pub protection: bool,
-    /// The last act of the root agent on it that failed after its request had been answered.
-    pub failed: Option<FailedAct>,
-    /// The root agent's own start of it has not ended yet.
-    pub starting: bool,
-    /// Whether the first card of a running VM is a port of its bridge; `None` where the root agent does not say.
-    pub connected: Option<bool>,
-    /// Whether that port is isolated; `None` where the root agent does not say, or the bridge does not tell.
-    pub isolated: Option<bool>,
-    /// The root agent says that a running VM has no first card.
-    pub no_card: bool,
-    /// The port's device where it is not the tap itself: the firewall's bridge stands between.
-    pub firewall_port: Option<String>,
-    /// Disks that the root agent's last destroy of it could not free.
-    pub leftovers: Vec<String>,
-}
-
-/// An act that went on after its request was answered, and failed then.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FailedAct {
-    /// The root agent's action.
-    pub action: String,
-    /// The tool's last words.
-    pub words: String,
-}
-
-impl VmState {
-    pub(super) fn from_answer(answer: &Map<String, Value>) -> Option<VmState> {
-        let text = |key: &str| answer.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
-        let flag = |key: &str| match answer.get(key) {
-            Some(Value::Bool(b)) => *b,
-            Some(Value::Number(n)) => n.as_u64() == Some(1),
-            _ => false,
-        };
-        let exists = answer.get("exists")?.as_bool()?;
-        let here = answer.contains_key("running") && !answer.get("running").is_some_and(Value::is_null);
-        Some(VmState {
-            exists,
-            node: text("node"),
-            running: flag("running"),
-            paused: answer.get("paused").and_then(Value::as_bool),
-            name: text("name"),
-            uuid: Uuid::parse_str(&text("uuid")).ok(),
-            description: text("description"),
-            lock: text("lock"),
-            elsewhere: exists && !here,
-            container: text("type") == "lxc",
-            template: flag("template"),
-            onboot: flag("onboot"),
-            protection: flag("protection"),
-            failed: answer.get("task").and_then(FailedAct::from_task),
-            starting: answer.get("task").is_some_and(|task| {
-                task.get("running") == Some(&Value::Bool(true))
-                    && task.get("action").and_then(Value::as_str) == Some("qm-start")
-            }),
-            connected: answer.get("connected").and_then(Value::as_bool),
-            no_card: answer.get("connected") == Some(&Value::Null),
-            isolated: answer.get("isolated").and_then(Value::as_bool),
-            firewall_port: Some(text("port")).filter(|port| port.starts_with("fw")),
-            leftovers: texts(answer.get("task").and_then(|task| task.get("leftovers"))),
-        })
-    }
-
-    /// Whether a machine that is not found to be ours is known to be somebody else's: the configuration of one on
-    /// another node may be out of reach, and then says nothing (H49).
-    pub fn tells_whose(&self) -> bool {
-        let has_marks = self.uuid.is_some() || !self.name.is_empty() || !self.description.is_empty();
-        !self.elsewhere || self.container || has_marks
-    }
-
-    /// Whether this machine is the one `identity` names. A VM whose create died during the clone is known by
-    /// its description alone.
-    pub fn is(&self, identity: &Identity, name: &VmName) -> bool {
-        match identity {
-            Identity::Uuid(uuid) => {
-                self.uuid == Some(*uuid)
-                    || self.description.lines().next()
-                        == Some(terraform_json::description(name, *uuid).as_str())
-            }
-            Identity::Name(name) => self.name == name.as_str(),
-        }
-    }
-
-    /// What was found, for an error.
-    pub fn found(&self) -> String {
-        let name = if self.name.is_empty() { "no name" } else { &self.name };
-        let kind = if self.template { "a template " } else { "" };
-        match self.uuid {
-            Some(uuid) => format!("{kind}{name} with UUID {uuid}"),
-            // The root agent tells the UUID of ours alone.
-            None => format!("{kind}{name} with another UUID or none"),
-        }
-    }
+/// The state in an answer; `None` where it is none.
+pub(super) fn state_in(answer: &Map<String, Value>) -> Option<VmState> {
+    let text = |key: &str| answer.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
+    let flag = |key: &str| match answer.get(key) {
+        Some(Value::Bool(b)) => *b,
+        Some(Value::Number(n)) => n.as_u64() == Some(1),
+        _ => false,
+    };
+    let exists = answer.get("exists")?.as_bool()?;
+    let here = answer.contains_key("running") && !answer.get("running").is_some_and(Value::is_null);
+    Some(VmState {
+        exists,
+        node: text("node"),
+        running: flag("running"),
+        paused: answer.get("paused").and_then(Value::as_bool),
+        name: text("name"),
+        uuid: Uuid::parse_str(&text("uuid")).ok(),
+        description: text("description"),
+        lock: text("lock"),
+        elsewhere: exists && !here,
+        container: text("type") == "lxc",
+        template: flag("template"),
+        onboot: flag("onboot"),
+        protection: flag("protection"),
+        failed: answer.get("task").and_then(failed_act),
+        starting: answer.get("task").is_some_and(|task| {
+            task.get("running") == Some(&Value::Bool(true))
+                && task.get("action").and_then(Value::as_str) == Some("qm-start")
+        }),
+        connected: answer.get("connected").and_then(Value::as_bool),
+        no_card: answer.get("connected") == Some(&Value::Null),
+        isolated: answer.get("isolated").and_then(Value::as_bool),
+        firewall_port: Some(text("port")).filter(|port| port.starts_with("fw")),
+        leftovers: texts(answer.get("task").and_then(|task| task.get("leftovers"))),
+    })
 }
 
 fn texts(list: Option<&Value>) -> Vec<String> {
@@ -135,14 +47,7 @@ fn texts(list: Option<&Value>) -> Vec<String> {
     list.filter_map(Value::as_str).map(str::to_string).collect()
 }
 
-impl FailedAct {
-    /// Whether it failed because the VM was busy, and is worth another try.
-    pub fn is_busy(&self) -> bool {
-        is_busy_tool(&self.words)
-    }
-
-    fn from_task(task: &Value) -> Option<FailedAct> {
-        let text = |key: &str| task.get(key).and_then(Value::as_str).map(str::to_string);
-        Some(FailedAct { action: text("action")?, words: with_way_out(&text("error")?) })
-    }
+fn failed_act(task: &Value) -> Option<FailedAct> {
+    let text = |key: &str| task.get(key).and_then(Value::as_str).map(str::to_string);
+    Some(FailedAct { action: text("action")?, words: with_way_out(&text("error")?) })
 }

@@ -1,8 +1,10 @@
 //! What things are. A value of these types cannot be wrong: it was checked when it was made.
 
 pub mod address;
+pub mod allocation;
 pub mod apt_repository;
 pub mod field_names;
+pub mod identity;
 pub mod json_text;
 pub mod node_name;
 pub mod proxmox_host;
@@ -12,6 +14,8 @@ pub mod timestamp;
 pub mod token;
 pub mod uptime;
 pub mod vm_name;
+pub mod vm_record;
+pub mod vm_state;
 pub mod vmid;
 pub mod wallet;
 pub mod web_address;

@@ -9,7 +9,7 @@ use provisioner::operation::create::{self, Request};
 use provisioner::operation::destroy::Destroyed;
 use provisioner::operation::gc::{Options, Report};
 use provisioner::operation::{Context, destroy, gc, kill, list, reapply, resume, start, status, stop};
-use provisioner::plan::allocation::Wish;
+use provisioner::value::allocation::Wish;
 use provisioner::value::text::{OneLine, UserName};
 use provisioner::value::vm_name::VmName;
 use provisioner::value::vmid::Vmid;

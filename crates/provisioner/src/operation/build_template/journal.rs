@@ -12,8 +12,8 @@
 
 use super::machine::Wanted;
 use super::work_folder::WorkFolder;
+use crate::host::read_file::text_for_people;
 use crate::host::replace_file;
-use crate::store::document::read_text;
 use crate::tool::proxmox_tools::Grant;
 use crate::value::vmid::Vmid;
 use anyhow::Context as _;
@@ -81,7 +81,7 @@ pub fn read(folder: &WorkFolder) -> anyhow::Result<Option<Entry>> {
     if !crate::host::is_there(&path) {
         return Ok(None);
     }
-    let entry: Entry = serde_json::from_str(&read_text(&path)?).with_context(|| {
+    let entry: Entry = serde_json::from_str(&text_for_people(&path)?).with_context(|| {
         format!("{}: corrupt note of a build under way; it was left as it is", path.display())
     })?;
     entry.vmid().and(entry.made_vmid()).with_context(|| path.display().to_string())?;

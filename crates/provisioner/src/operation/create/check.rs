@@ -2,15 +2,16 @@
 
 use super::{Request, template};
 use crate::host::proxmox_api::ProxmoxApi;
+use crate::host::read_file::text_for_people;
 use crate::host::rights::PUBLIC_KEYS;
 use crate::operation::{Context, WrongUsage};
-use crate::plan::allocation::{Allocation, check_wish};
+use crate::plan::allocation::check_wish;
 use crate::plan::cloud_init::{self, Variables};
 use crate::plan::terraform_json::{self, FirstBoot, VmPlan};
 use crate::plan::vm_record::NewVm;
-use crate::store::document::read_text;
 use crate::store::settings::{self, Broker, CloneMode, NodeAccess};
 use crate::value::address::Ipv4Pool;
+use crate::value::allocation::Allocation;
 use crate::value::node_name::NodeName;
 use crate::value::text::{BridgeName, PlainName, StorageId};
 use crate::value::token::{ApiToken, Secret};
@@ -224,7 +225,7 @@ fn user_data(ctx: &Context<'_>, request: &Request) -> anyhow::Result<UserData> {
     }
     let path = folders.iter().map(|dir| dir.join(format!("{template}.yaml"))).find(|path| path.is_file());
     match path {
-        Some(path) => Ok(UserData::Template(read_text(&path)?)),
+        Some(path) => Ok(UserData::Template(text_for_people(&path)?)),
         None if ctx.mock => {
             tracing::warn!("there is no cloud-init template {template}; the mock VM gets none");
             Ok(UserData::None)
@@ -242,7 +243,7 @@ fn content_of(ctx: &Context<'_>, path: &Path) -> anyhow::Result<String> {
     match brought {
         Some((_, Ok(text))) => Ok(text.clone()),
         Some((_, Err(why))) => anyhow::bail!("cannot read {}: {why}", path.display()),
-        None => read_text(path),
+        None => text_for_people(path),
     }
 }
 

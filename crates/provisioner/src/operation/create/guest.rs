@@ -3,7 +3,8 @@
 use crate::host::clock::Deadline;
 use crate::host::patience::Patience;
 use crate::host::proxmox_api::{ApiError, ProxmoxApi};
-use crate::tool::node::{Identity, Node};
+use crate::tool::node::Node;
+use crate::value::identity::Identity;
 use crate::value::node_name::NodeName;
 use crate::value::vmid::Vmid;
 use std::time::Duration;

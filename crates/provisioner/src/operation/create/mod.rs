@@ -20,21 +20,22 @@ use super::{Context, destroy, late_requests, machine, network, recovery, restore
 use crate::host::clock::{self, Deadline};
 use crate::host::interrupt::Interrupted;
 use crate::host::replace_file;
-use crate::plan::allocation::{Allocation, Wish};
 use crate::plan::{cloud_init, terraform_json, vm_record};
 use crate::store::journal::{Entry, Step};
 use crate::store::provisioning_queue::Ticket;
 use crate::store::record_copy;
-use crate::store::vm_database::VmRecord;
 use crate::store::withheld_vmids::WithheldVmids;
-use crate::tool::node::{Identity, Node};
+use crate::tool::node::Node;
 use crate::tool::terraform::{Outcome, VmFolder};
 use crate::tool::terraform_events::{FailureKind, kind_of, lost_its_answer, said_once, volume_of};
 use crate::tool::terraform_state::StateFile;
+use crate::value::allocation::{Allocation, Wish};
+use crate::value::identity::Identity;
 use crate::value::node_name::NodeName;
 use crate::value::text::{OneLine, PlainName, StorageId, Tag, UserName};
 use crate::value::token::Secret;
 use crate::value::vm_name::VmName;
+use crate::value::vm_record::VmRecord;
 use crate::value::vmid::Vmid;
 use crate::value::wallet::{NftTokenId, WalletAddress};
 use anyhow::Context as _;
@@ -155,7 +156,6 @@ pub fn create(
 ) -> anyhow::Result<Created> {
     let name = &request.name;
     let checked = check::everything(ctx, request)?;
-    super::directories::check(ctx).with_context(|| format!("VM {name}"))?;
     if !request.apply {
         let text = check::describe(ctx, request, &checked)?;
         for warning in &checked.warnings {
@@ -166,6 +166,7 @@ pub fn create(
     if ctx.mock {
         return create_mock(ctx, request, &checked, report);
     }
+    super::directories::check(ctx).with_context(|| format!("VM {name}"))?;
     let queue_deadline = Deadline::after(request.queue_timeout);
     let vm = ctx.lock_vm(name, "create", request.queue_timeout)?;
     if let Some(entry) = vm.entry()? {

@@ -2,20 +2,20 @@
 
 use super::Report;
 use super::suspend::{BUSY, LOOK};
-use crate::host::clock::{self, Deadline};
+use crate::host::clock::{self, Deadline, Stopwatch};
 use crate::host::failpoint::limit;
 use crate::host::root_agent::AgentError;
 use crate::operation::locked_vm::LockedVm;
 use crate::operation::machine::Machine;
 use crate::operation::{Context, start};
 use crate::plan::garbage_collection::is_due_for_suspension;
-use crate::store::vm_database::Status;
 use crate::tool::node::Node;
-use crate::tool::vm_state::VmState;
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
+use crate::value::vm_record::Status;
+use crate::value::vm_state::VmState;
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long switching off may take.
 const POWER_OFF: Duration = Duration::from_secs(30);
@@ -46,7 +46,7 @@ pub struct Going<'c, 'h> {
     again: Deadline,
     /// Why the last request failed.
     words: Option<String>,
-    begun: Instant,
+    begun: Stopwatch,
     vm: LockedVm<'c, 'h>,
 }
 
@@ -65,7 +65,7 @@ impl<'c, 'h> Going<'c, 'h> {
     pub fn new(
         machine: Machine,
         to_be_suspended: bool,
-        begun: Instant,
+        begun: Stopwatch,
         vm: LockedVm<'c, 'h>,
         timeout: Duration,
     ) -> Going<'c, 'h> {

@@ -1,9 +1,10 @@
 //! When gc last ran, and when its clock was last known to be right, for its brakes (hazards H11, H62).
 
 use crate::host::Host;
+use crate::host::read_file::text_for_people;
 use crate::host::replace_file::{self, SHARED};
 use crate::plan::garbage_collection::BelievedClock;
-use crate::store::document::{describe, read_text};
+use crate::store::document::describe;
 use crate::value::timestamp;
 use crate::value::uptime::Uptime;
 use chrono::{DateTime, Utc};
@@ -30,7 +31,7 @@ pub fn read(host: &Host) -> anyhow::Result<Option<LastRun>> {
     if !path.exists() {
         return Ok(None);
     }
-    let text = read_text(&path)?;
+    let text = text_for_people(&path)?;
     let value: Value = serde_json::from_str(&text).map_err(|error| {
         anyhow::anyhow!("{}: not valid JSON: {error}; remove it to go on", path.display())
     })?;

@@ -19,8 +19,9 @@ use crate::host::lock_file::LockFile;
 use crate::plan::garbage_collection::{self, BelievedClock, Brake, Candidates, Limits, OtherClocks};
 use crate::store::audit::{self, Change};
 use crate::store::journal::{Entry, Step};
-use crate::store::vm_database::{Fields, Status, VmRecord};
+use crate::store::vm_database::Fields;
 use crate::value::vm_name::VmName;
+use crate::value::vm_record::{Status, VmRecord};
 use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use last_run::LastRun;
@@ -28,7 +29,7 @@ use serde_json::Value;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// VMs that are destroyed side by side: each has its own terraform folder, and each terraform costs 80 MB.
 const SIDE_BY_SIDE: usize = 4;
@@ -280,7 +281,7 @@ fn destroy_all(ctx: &Context<'_>, due: &[VmName], grace: TimeDelta, report: &mut
 }
 
 fn destroy_one(ctx: &Context<'_>, name: &VmName, grace: TimeDelta) -> anyhow::Result<Destroyed> {
-    let begun = Instant::now();
+    let begun = Stopwatch::start();
     let still_due = |record: &_| garbage_collection::is_due_for_destruction(record, clock::now(), grace);
     let unreleased = RefCell::new(None);
     let release = |record: &VmRecord| *unreleased.borrow_mut() = network_cleanup::release(ctx, record);

@@ -3,7 +3,7 @@
 
 use crate::host::run_process::{self, Input, Program};
 use crate::operation::Context;
-use crate::store::vm_database::VmRecord;
+use crate::value::vm_record::VmRecord;
 use std::time::Duration;
 
 /// The dispatcher of blockhost-common; it finds the mode's plugin by the record.

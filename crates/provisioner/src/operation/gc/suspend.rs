@@ -10,7 +10,7 @@
 
 use super::going::{Going, Step, is_silence, record, start_again};
 use super::{Report, under_way};
-use crate::host::clock::{self, Deadline};
+use crate::host::clock::{self, Deadline, Stopwatch};
 use crate::host::failpoint::limit;
 use crate::host::proxmox_api::ApiError;
 use crate::operation::Context;
@@ -18,11 +18,11 @@ use crate::operation::locked_vm::in_words;
 use crate::operation::machine::{self, Machine};
 use crate::operation::vanished;
 use crate::plan::garbage_collection::{is_due_for_suspension, is_past};
-use crate::store::vm_database::{Status, VmRecord};
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
+use crate::value::vm_record::{Status, VmRecord};
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How long a VM that is locked on the node is asked again, and how often.
 pub const BUSY: Duration = Duration::from_secs(30);
@@ -192,7 +192,7 @@ impl<'a, 'h> Phase<'a, 'h> {
     fn ask(&mut self, waiting: &Waiting) -> anyhow::Result<Turn<'a, 'h>> {
         let Waiting { name, to_be_suspended } = waiting;
         let (ctx, to_be_suspended) = (self.ctx, *to_be_suspended);
-        let begun = Instant::now();
+        let begun = Stopwatch::start();
         let deadline = Deadline::after(limit("gc-look", LOOK));
         let look = |record: &VmRecord| match to_be_suspended {
             true => is_due_for_suspension(record, clock::now()),

@@ -3,8 +3,8 @@
 //! and does.
 
 use crate::host::Host;
+use crate::host::read_file::text_for_people;
 use crate::host::replace_file::{self, SHARED};
-use crate::store::document::read_text;
 use crate::value::vm_name::VmName;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ pub fn read(host: &Host) -> anyhow::Result<Vec<VmName>> {
     if !path.exists() {
         return Ok(Vec::new());
     }
-    let text = read_text(&path)?;
+    let text = text_for_people(&path)?;
     let bad = |why: String| anyhow::anyhow!("{}: {why}; remove it to go on", path.display());
     let value: Value = serde_json::from_str(&text).map_err(|e| bad(format!("not valid JSON: {e}")))?;
     let list = value.get("suspending").and_then(Value::as_array);

@@ -15,7 +15,6 @@ use crate::host::run_process::{self, Input, Lifeline, Program};
 use crate::tool::ip::{Address, Network, ip};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use std::io::BufRead as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -182,7 +181,7 @@ pub(super) struct Guard(Lifeline);
 
 /// Starts the guard.
 pub(super) fn start(snapshot: &Snapshot) -> anyhow::Result<Guard> {
-    let own = std::env::current_exe().context("cannot tell which program this is")?;
+    let own = run_process::own_program()?;
     let name = own.to_str().context("the path of this program is no text")?;
     let program = Program {
         name,
@@ -219,7 +218,7 @@ impl Guard {
 pub fn run(_host: &Host) -> anyhow::Result<()> {
     let (told, words) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        for line in run_process::lines_of_input() {
             if told.send(line).is_err() {
                 return;
             }

@@ -31,7 +31,7 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
 
 /// Runs `blockhost-build-template`, which lies beside us; what it says is passed on.
 fn build(setup: &Setup<'_>) -> anyhow::Result<()> {
-    let own = std::env::current_exe().context("cannot tell which program this is")?;
+    let own = run_process::own_program()?;
     let path = own.with_file_name("blockhost-build-template");
     let choices = &setup.choices;
     let words = [

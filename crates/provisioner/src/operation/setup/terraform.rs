@@ -3,7 +3,6 @@
 
 use super::{Setup, sandbox, terraform_folder};
 use crate::host::clock::Deadline;
-use crate::store::document;
 use crate::tool::proxmox_cli::ProxmoxCli;
 use crate::value::token::ApiToken;
 use anyhow::Context as _;
@@ -11,7 +10,7 @@ use std::time::Duration;
 
 pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     let path = setup.configuration_file("pve-token");
-    let text = document::read_text(&path).context("the step token comes first")?;
+    let text = crate::host::read_file::text_for_people(&path).context("the step token comes first")?;
     let token = ApiToken::parse(&text).with_context(|| path.display().to_string())?;
     let node = match &setup.choices.node {
         Some(node) => node.to_string(),

@@ -92,7 +92,7 @@ fn hand_over(setup: &Setup<'_>, work: &Value) -> anyhow::Result<()> {
 /// Runs a hidden step with the rights of user blockhost, in whose folders root does nothing (hazard H56). The work goes
 /// by standard input.
 pub(super) fn by_blockhost(setup: &Setup<'_>, step: &str, work: &Value) -> anyhow::Result<()> {
-    let own = std::env::current_exe().context("cannot tell which program this is")?;
+    let own = run_process::own_program()?;
     let name = own.to_str().context("the path of this program is no text")?;
     let program = Program {
         name,
@@ -205,7 +205,7 @@ fn json_file(path: &Path) -> anyhow::Result<Value> {
     if !path.exists() {
         return Ok(json!({}));
     }
-    let text = crate::store::document::read_text(path)?;
+    let text = crate::host::read_file::text_for_people(path)?;
     let value: Value = serde_json::from_str(&text)
         .map_err(|error| anyhow::anyhow!("{}: not valid JSON: {error}", path.display()))?;
     anyhow::ensure!(value.is_object(), "{}: expected an object", path.display());

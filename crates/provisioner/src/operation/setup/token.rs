@@ -8,7 +8,6 @@ use crate::host::clock::Deadline;
 use crate::host::proxmox_api::{ApiError, ProxmoxApi};
 use crate::host::replace_file::{self, PRIVATE};
 use crate::plan::privileges::{self, Grant, Reach};
-use crate::store::document;
 use crate::tool::proxmox_cli::{ProxmoxCli, has, number};
 use crate::value::node_name::NodeName;
 use crate::value::token::ApiToken;
@@ -161,7 +160,9 @@ fn token_on_disk(setup: &Setup<'_>, id: &str) -> anyhow::Result<Option<ApiToken>
     if !path.exists() {
         return Ok(None);
     }
-    let Ok(token) = ApiToken::parse(&document::read_text(&path)?) else { return Ok(None) };
+    let Ok(token) = ApiToken::parse(&crate::host::read_file::text_for_people(&path)?) else {
+        return Ok(None);
+    };
     if token.id() != id {
         tracing::info!(
             "the token {} is used no longer: if nobody else needs it, remove it (pveum user token delete)",

@@ -1,11 +1,11 @@
 //! The whole database in memory, for a change: every value we do not touch keeps its exact text.
 
-use super::record::{Status, VmRecord};
 use super::record_view::{Fields, RecordView, Wanted};
 use super::scan::{Fault, RECORDS, ROOT};
-use crate::plan::allocation::Held;
+use crate::value::allocation::Held;
 use crate::value::field_names::FieldNames;
 use crate::value::json_text::{Cursor, RawText, Stop, text_of, whole_number};
+use crate::value::vm_record::{Status, VmRecord};
 use crate::value::vmid::Vmid;
 use serde_json::Value;
 use std::borrow::Cow;

@@ -1,10 +1,11 @@
 //! A record as it stands in the file: the JSON text of the fields that we know, nothing judged yet.
 
-use super::record::VmRecord;
+use super::record::record_of;
 use crate::value::field_names::FieldNames;
 use crate::value::json_text::{RawText, text_of};
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
+use crate::value::vm_record::{Status, VmRecord, is_over};
 use crate::value::vmid::Vmid;
 use chrono::{DateTime, Utc};
 use std::borrow::Cow;
@@ -136,17 +137,17 @@ impl<'a> RecordView<'a> {
 
     /// Active, and its time is not over: nothing else of such a record matters to gc. One that cannot be read is not.
     pub fn is_paid_for(&self, now: DateTime<Utc>) -> bool {
-        self.status_text() == "active"
+        self.status_text() == Status::Active.as_str()
             && self.vmid().is_some()
             && VmName::check(&self.key).is_ok()
             && self
                 .text(Field::ExpiresAt)
                 .and_then(|text| timestamp::from_text(&text))
-                .is_some_and(|end| end >= now)
+                .is_some_and(|end| !is_over(end, now))
     }
 
     /// The record, checked; the error names the field.
     pub fn to_record(&self) -> Result<VmRecord, String> {
-        VmRecord::from_view(self)
+        record_of(self)
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::value::vm_record::Status;
 use serde_json::json;
 use std::path::PathBuf;
 

@@ -1,0 +1,111 @@
+//! Who may use whom in the library: the rooms, their direction, and the doors to the machine. What stands in CLAUDE.md
+//! is held here.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![allow(clippy::disallowed_methods, reason = "a test that reads the sources")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// A room, and the rooms whose items it may name. `store::settings` is a part of its room that tools read.
+const MAY_USE: [(&str, &[&str]); 6] = [
+    ("value", &["value"]),
+    ("host", &["host", "value"]),
+    ("plan", &["plan", "value"]),
+    ("store", &["store", "plan", "host", "value"]),
+    ("tool", &["tool", "plan", "host", "value", "store::settings"]),
+    ("operation", &["operation", "tool", "store", "plan", "host", "value"]),
+];
+
+/// What only `host` may do: environment, standard input, own program, signals to others.
+const DOORS: [&str; 8] = [
+    "std::env::",
+    "stdin()",
+    "current_exe",
+    "kill_process",
+    "Utc::now()",
+    "Instant::now()",
+    "TcpStream",
+    "UnixStream",
+];
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Each product file with the lines that are neither comments nor tests.
+fn product() -> Vec<(String, Vec<String>)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    files.sort();
+    let code = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path).unwrap();
+        let text = text.split("#[cfg(test)]\nmod ").next().unwrap().to_string();
+        let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        lines.map(str::to_string).collect()
+    };
+    let name = |path: &PathBuf| path.strip_prefix(&root).unwrap().to_str().unwrap().to_string();
+    files.iter().map(|path| (name(path), code(path))).collect()
+}
+
+/// `store::settings` of `crate::store::settings::Settings`.
+fn named(line: &str) -> Vec<String> {
+    let paths = line.split("crate::").skip(1);
+    let words = paths.map(|path| {
+        let end = path.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).unwrap_or(path.len());
+        path[..end].split("::").filter(|word| !word.is_empty()).take(2).collect::<Vec<_>>().join("::")
+    });
+    words.collect()
+}
+
+#[test]
+fn each_room_uses_only_the_rooms_below_it() {
+    let mut wrong = BTreeSet::new();
+    for (file, lines) in product() {
+        let room = file.split(['/', '.']).next().unwrap();
+        let Some((_, may)) = MAY_USE.iter().find(|(name, _)| *name == room) else { continue };
+        for path in lines.iter().flat_map(|line| named(line)) {
+            let head = path.split("::").next().unwrap();
+            let is_room = MAY_USE.iter().any(|(name, _)| *name == head);
+            if is_room && !may.contains(&head) && !may.contains(&path.as_str()) {
+                wrong.insert(format!("{file} uses {path}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn only_host_opens_a_door_to_the_machine() {
+    let mut wrong = BTreeSet::new();
+    for (file, lines) in product() {
+        if file.starts_with("host/") || file.ends_with("/tests.rs") {
+            continue;
+        }
+        for line in &lines {
+            for door in DOORS.iter().filter(|door| line.contains(*door)) {
+                wrong.insert(format!("{file}: {door}: {}", line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_reading_of_sources_sees_what_it_must() {
+    assert_eq!(named("use crate::store::settings::{NodeAccess, Settings};"), ["store::settings"]);
+    assert_eq!(
+        named("let x = crate::host::clock::now() + crate::value::text::f();"),
+        ["host::clock", "value::text"]
+    );
+    let files = product();
+    assert!(files.len() > 80, "{}", files.len());
+    assert!(files.iter().all(|(_, lines)| !lines.iter().any(|line| line.contains("mod tests {"))));
+}
