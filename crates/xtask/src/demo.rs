@@ -66,7 +66,7 @@ pub fn play() -> anyhow::Result<bool> {
     play.step("lab", &["status"])?;
     play.title("Who did all this")?;
     play.step("sh", &["-c", "cat \"$BLOCKHOST_STATE_DIR\"/audit/*.jsonl"])?;
-    println!("\nDone. To keep a lab and work in it by hand: see \"A lab to keep\" in README.md.");
+    println!("\nDone. To keep a lab and work in it by hand: see doc/lab.md.");
     Ok(true)
 }
 

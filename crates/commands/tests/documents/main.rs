@@ -1,8 +1,10 @@
 //! What the documents say about the commands is what the commands say of themselves, and what comments and documents
-//! refer to is there: hazards, paths, sections.
+//! refer to is there: hazards, paths, sections, links. What the code reads and leaves on disk is in `doc/`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs")]
 
+mod left_on_disk;
+mod pages;
 mod references;
 mod tree;
 
@@ -31,11 +33,16 @@ fn executables() -> BTreeSet<String> {
 }
 
 fn help(executable: &str) -> String {
+    run_help(executable, &[])
+}
+
+/// The help of a program of the workspace, or of one of its subcommands.
+fn run_help(executable: &str, words: &[&str]) -> String {
     let mut path = std::env::current_exe().unwrap();
     path.pop();
     path.pop();
-    let output = Command::new(path.join(executable)).arg("--help").output().unwrap();
-    assert!(output.status.success() && output.stderr.is_empty(), "{executable} --help");
+    let output = Command::new(path.join(executable)).args(words).arg("--help").output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{executable} {words:?} --help");
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -91,14 +98,12 @@ fn the_manifest_names_what_is_built_and_nothing_else_but_what_is_planned() {
 }
 
 #[test]
-fn every_help_has_examples_and_every_command_is_in_the_readme() {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+fn every_help_has_examples() {
     for executable in executables() {
         let help = help(&executable);
         assert!(
             help.contains("Example") && help.contains(&format!("  {executable}")),
             "{executable}: no example"
         );
-        assert!(readme.contains(&executable), "README.md does not name {executable}");
     }
 }

@@ -121,8 +121,12 @@ fn exists(word: &str, text: &Text, tree: &Tree) -> bool {
 }
 
 /// The headings of a page in the form of links: lower case, blanks as hyphens, no punctuation.
-fn anchors(page: &str) -> BTreeSet<String> {
-    let headings = page.lines().filter(|line| line.starts_with('#'));
+pub fn anchors(page: &str) -> BTreeSet<String> {
+    let mut inside = false;
+    let headings = page.lines().filter(|line| {
+        inside ^= line.starts_with("```");
+        !inside && line.starts_with('#')
+    });
     let words = headings.map(|line| line.trim_start_matches('#').trim().to_lowercase());
     words
         .map(|title| {
@@ -167,6 +171,8 @@ fn dangling(text: &Text, tree: &Tree) -> Vec<String> {
         .filter_map(|c| fault(c.get(1)?.as_str(), c.get(2).map(|m| m.as_str()), text, tree))
         .collect();
     // A page of facts without back-ticks, or only a word that once meant one.
+    let links = Regex::new(r"\[[^\]]*\]\([^)]*\)").unwrap();
+    let joined = links.replace_all(&joined, "");
     let vague = Regex::new(r"[^`\w/<.-](facts/[\w./-]+)|\((contract|design|facts)[,;)]").unwrap();
     found
         .extend(vague.find_iter(&joined).map(|m| format!("not a path between back-ticks: {:?}", m.as_str())));
