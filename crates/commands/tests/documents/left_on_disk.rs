@@ -89,8 +89,10 @@ fn unheard_of(path: &str, source: &str) -> Vec<String> {
     let parts = path.split('/').filter(|part| !part.starts_with('<'));
     let capitals = Regex::new(r"[A-Z]{2,}").unwrap();
     let fixed = parts.flat_map(|part| capitals.split(part).map(str::to_string).collect::<Vec<_>>());
-    // A lock is beside its file.
-    let known = |part: &str| source.contains(part) || source.contains(part.trim_end_matches(".lock"));
+    // A lock is beside its file, a drop-in in a directory beside its unit.
+    let known = |part: &str| {
+        [part, part.trim_end_matches(".lock"), part.trim_end_matches(".d")].iter().any(|p| source.contains(p))
+    };
     fixed.filter(|part| part.len() > 1 && !known(part)).collect()
 }
 
