@@ -334,6 +334,18 @@ fn no_page_names_a_flag_that_its_program_lacks() {
 }
 
 #[test]
+fn every_verb_of_the_audit_trail_is_in_the_page_of_monitoring_and_no_other() {
+    let source = product();
+    let mut verbs = all(r#"\baudited(?:_in_words)?\(&?ctx, "([a-z-]+)""#, &source);
+    verbs.extend(all(r#"\.audit\(\s*"([a-z-]+)""#, &source));
+    verbs.extend(all(r#"\bverb: "([a-z-]+)""#, &source));
+    // Forms that this test does not know would hide a verb.
+    let forms = Regex::new(r#"\baudited\(&ctx, [^"]|\.audit\(\s*[^"\s]"#).unwrap().find_iter(&source).count();
+    assert_eq!(forms, 0);
+    assert_eq!(column(&read("doc/monitoring.md"), &["verb", "written by"], 0), verbs);
+}
+
+#[test]
 fn the_answers_that_setup_reads_are_described() {
     let choices = read("crates/provisioner/src/operation/setup/choices.rs");
     let known = choices.split("const KNOWN: ").nth(1).unwrap().split("];").next().unwrap();
