@@ -191,9 +191,10 @@ fn variables_read() -> Words {
     let mut read_ones = all(r#"env::var(?:_os)?\(\s*"([A-Z][A-Z0-9_]*)""#, &text);
     read_ones.extend(all(r#"\benv = "([A-Z][A-Z0-9_]*)""#, &text));
     read_ones.extend(all(r#"\bdir\("([A-Z][A-Z0-9_]*)""#, &text));
-    // One function takes the name from its callers, which are the third form.
+    read_ones.extend(all(r#"\bvariable\("([A-Z][A-Z0-9_]*)""#, &text));
+    // Two functions take the name from their callers, which are the last two forms.
     let by_name = Regex::new(r#"env::var(?:_os)?\(\s*[^"\s]"#).unwrap().find_iter(&text).count();
-    assert_eq!(by_name, 1, "variables are read in a form that this test does not know");
+    assert_eq!(by_name, 2, "variables are read in a form that this test does not know");
     let hook = read("provisioner-hooks/first-boot.sh");
     read_ones.extend(all(r"(?m)^([A-Z_]+)=\$\{[A-Z_]+:-/", &hook));
     for path in ["root-agent-actions/qm.py", "python/blockhost/provisioner_proxmox/setup_command.py"] {
