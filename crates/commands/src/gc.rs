@@ -6,6 +6,7 @@ use clap::Parser;
 use provisioner::host::{Host, clock};
 use provisioner::operation::Context;
 use provisioner::operation::gc::{Options, Report, gc};
+use provisioner::operation::mock;
 use provisioner::plan::garbage_collection::{Brake, Due};
 use provisioner::value::vm_name::VmName;
 
@@ -58,7 +59,8 @@ impl GcCommand {
             accept_gap: self.accept_gap,
             accept_share: self.accept_share,
         };
-        let report = gc(&Context::open(host, self.mock)?, options)?;
+        let ctx = Context::open(host, self.mock)?;
+        let report = if self.mock { mock::gc(&ctx, options)? } else { gc(&ctx, options)? };
         answer(&summary(&report, options, on_terminal()))?;
         for note in &report.notes {
             crate::warn(note);

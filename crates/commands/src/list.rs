@@ -3,8 +3,10 @@
 use crate::{Common, answer, complain, on_terminal};
 use clap::{Parser, ValueEnum};
 use provisioner::host::Host;
-use provisioner::operation::Context;
 use provisioner::operation::list::{Row, list};
+use provisioner::operation::status::{self, LiveWord};
+use provisioner::operation::{Context, mock};
+use provisioner::value::vm_record::VmRecord;
 
 /// How the list is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -51,8 +53,16 @@ impl ListCommand {
         let json = self.json || self.format == Format::Json;
         let only = self.status.as_deref();
         let new = || Printer::new(json, on_terminal());
-        let result = Context::open(host, self.mock)
-            .and_then(|ctx| Ok(list(&ctx, only, self.live, new, |printer, row| printer.add(&row))?));
+        let result = Context::open(host, self.mock).and_then(|ctx| {
+            let on_node = status::on_node(&ctx);
+            let in_mock = |record: &VmRecord| (mock::shown(&ctx, record), None);
+            let live: Option<LiveWord<'_>> = match (self.live, self.mock) {
+                (false, _) => None,
+                (true, false) => Some(&on_node),
+                (true, true) => Some(&in_mock),
+            };
+            Ok(list(&ctx, only, live, new, |printer, row| printer.add(&row))?)
+        });
         let printer = result.unwrap_or_else(|error| {
             complain(&format!("{error:#}"));
             new()

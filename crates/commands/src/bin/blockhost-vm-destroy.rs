@@ -3,6 +3,7 @@ use clap::Parser;
 use commands::OneVm;
 use provisioner::operation::audited::audited;
 use provisioner::operation::destroy::{Destroyed, destroy, forget};
+use provisioner::operation::mock;
 
 /// Destroy a VM with its disks, files, route and addresses; its record stays
 #[derive(Debug, Parser)]
@@ -45,7 +46,11 @@ fn main() -> std::process::ExitCode {
             true => forget(&ctx, name, command.force),
             false => destroy(&ctx, name, command.force),
         };
-        commands::say(&match audited(&ctx, "destroy", name, act)? {
+        let done = match command.vm.mock {
+            true => mock::destroy(&ctx, name, command.force)?,
+            false => audited(&ctx, "destroy", name, act)?,
+        };
+        commands::say(&match done {
             // Engines note what stands on stdout.
             Destroyed::Gone => return commands::answer(&format!("VM {name} is destroyed\n")),
             Destroyed::Already => format!("VM {name} was destroyed before; nothing to do"),

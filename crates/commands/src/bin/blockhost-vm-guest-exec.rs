@@ -35,6 +35,7 @@ fn main() -> ExitCode {
     let command: Command = commands::parse();
     let name = &command.vm.name;
     let result = commands::prepare(&command.vm.common, command.vm.mock, &[]).and_then(|host| {
+        anyhow::ensure!(!command.vm.mock, "VM {name}: a mock VM has no guest to run commands in");
         let ctx = commands::open(&host, &command.vm)?;
         let limit = Duration::from_secs(command.timeout);
         let text = command.command.join(" ");

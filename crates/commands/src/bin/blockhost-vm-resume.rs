@@ -4,6 +4,7 @@ use clap::Parser;
 use commands::OneVm;
 use provisioner::host::clock;
 use provisioner::operation::audited::audited;
+use provisioner::operation::mock;
 use provisioner::operation::resume::{Expiry, resume, shortens};
 use provisioner::value::timestamp;
 
@@ -62,7 +63,11 @@ fn main() -> std::process::ExitCode {
         let name = &command.vm.name;
         let ctx = commands::open(host, &command.vm)?;
         let act = || resume(&ctx, name, command.expiry(), command.dry_run);
-        let done = if command.dry_run { act()? } else { audited(&ctx, "resume", name, act)? };
+        let done = match (command.dry_run, command.vm.mock) {
+            (true, _) => act()?,
+            (false, true) => mock::resume(&ctx, name, command.expiry())?,
+            (false, false) => audited(&ctx, "resume", name, act)?,
+        };
         for warning in &done.warnings {
             commands::warn(&format!("VM {name}: {warning}"));
         }

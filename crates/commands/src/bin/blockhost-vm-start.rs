@@ -2,6 +2,7 @@
 use clap::Parser;
 use commands::OneVm;
 use provisioner::operation::audited::audited;
+use provisioner::operation::mock;
 use provisioner::operation::start::start;
 
 /// Start a VM, set its IPv6 host route and isolate its port
@@ -26,7 +27,10 @@ fn main() -> std::process::ExitCode {
     commands::run_vm(&command.vm, |host| {
         let name = &command.vm.name;
         let ctx = commands::open(host, &command.vm)?;
-        let started = audited(&ctx, "start", name, || start(&ctx, name, command.force))?;
+        let started = match command.vm.mock {
+            true => mock::start(&ctx, name, command.force)?,
+            false => audited(&ctx, "start", name, || start(&ctx, name, command.force))?,
+        };
         for warning in &started.warnings {
             commands::warn(&format!("VM {name}: {warning}"));
         }

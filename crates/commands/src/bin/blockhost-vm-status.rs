@@ -1,8 +1,8 @@
 //! `blockhost-vm-status`
 use clap::Parser;
 use commands::{Common, answer};
-use provisioner::operation::Context;
 use provisioner::operation::status::{Shown, status};
+use provisioner::operation::{Context, mock};
 use provisioner::value::vm_name::VmName;
 
 /// Print one word: active, suspended, destroyed or unknown
@@ -32,7 +32,7 @@ fn main() -> std::process::ExitCode {
         // Whatever is wrong, the answer is one of the four words.
         let looked = Context::open(host, command.mock).and_then(|ctx| {
             let name = VmName::parse(&command.name)?;
-            Ok(status(&ctx, &name))
+            Ok(if command.mock { mock::status(&ctx, &name) } else { status(&ctx, &name) })
         });
         let (shown, reason) = looked.unwrap_or_else(|error| (Shown::Unknown, Some(format!("{error:#}"))));
         if let Some(reason) = reason {

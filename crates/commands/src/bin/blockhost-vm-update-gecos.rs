@@ -2,6 +2,7 @@
 use clap::Parser;
 use commands::OneVm;
 use provisioner::operation::audited::audited;
+use provisioner::operation::mock;
 use provisioner::operation::update_gecos::update_gecos;
 use provisioner::value::text::UserName;
 use provisioner::value::wallet::{NftTokenId, WalletAddress};
@@ -35,7 +36,10 @@ fn main() -> std::process::ExitCode {
         let name = &command.vm.name;
         let ctx = commands::open(host, &command.vm)?;
         let act = || update_gecos(&ctx, name, &command.wallet, &command.nft_id, command.username.as_ref());
-        let gecos = audited(&ctx, "update-gecos", name, act)?;
+        let gecos = match command.vm.mock {
+            true => mock::update_gecos(&ctx, name, &command.wallet, &command.nft_id)?,
+            false => audited(&ctx, "update-gecos", name, act)?,
+        };
         commands::say(&format!("VM {name}: the GECOS is {gecos}"));
         Ok(())
     })

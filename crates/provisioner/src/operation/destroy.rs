@@ -100,9 +100,6 @@ pub fn destroy_when(
 ) -> anyhow::Result<Destroyed> {
     let is_due = |record: &VmRecord| condition.is_none_or(|c| (c.due)(record));
     let deadline = Deadline::after(failpoint::limit("destroy", limit));
-    if ctx.mock {
-        return destroy_mock(ctx, name, force, &is_due);
-    }
     late_requests::look_again(ctx);
     if let Some(answer) = nothing_to_do(ctx, name)? {
         return Ok(answer);
@@ -289,9 +286,6 @@ fn note_closed(vm: &LockedVm<'_, '_>, record: &VmRecord, why: &str) {
 /// `--forget`: closes the record alone, frees its addresses and removes its files. Whatever has its VMID is left alone;
 /// a machine that is known to be the VM is a refusal.
 pub fn forget(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<Destroyed> {
-    if ctx.mock {
-        return destroy_mock(ctx, name, force, &|_| true);
-    }
     if let Some(answer) = nothing_to_do(ctx, name)? {
         return Ok(answer);
     }
@@ -547,7 +541,7 @@ fn remove_legacy(legacy: &LegacyFolder) -> anyhow::Result<()> {
     legacy.remove_files()
 }
 
-fn mark_destroyed(ctx: &Context<'_>, record: &VmRecord) -> anyhow::Result<()> {
+pub(super) fn mark_destroyed(ctx: &Context<'_>, record: &VmRecord) -> anyhow::Result<()> {
     let name = record.name.as_str();
     ctx.database.update(|db| {
         db.set_status(name, Status::Destroyed);
@@ -560,25 +554,4 @@ fn mark_destroyed(ctx: &Context<'_>, record: &VmRecord) -> anyhow::Result<()> {
         }
         Ok(())
     })
-}
-
-fn destroy_mock(
-    ctx: &Context<'_>,
-    name: &VmName,
-    force: bool,
-    due: &dyn Fn(&VmRecord) -> bool,
-) -> anyhow::Result<Destroyed> {
-    match ctx.record(name)? {
-        None => Ok(Destroyed::Unknown),
-        Some(record) if !record.is_live() => Ok(Destroyed::Already),
-        Some(record) if !due(&record) => Ok(Destroyed::NotDue),
-        Some(record) => {
-            anyhow::ensure!(
-                !record.protected || force,
-                "VM {name} is protected; --force destroys it all the same"
-            );
-            mark_destroyed(ctx, &record)?;
-            Ok(Destroyed::Gone)
-        }
-    }
 }

@@ -12,9 +12,6 @@ use std::path::Path;
 /// Checks terraform's directory and the database's, once per run of create, destroy and gc. One that is missing is not
 /// judged here: who needs it says so.
 pub fn check(ctx: &Context<'_>) -> anyhow::Result<()> {
-    if ctx.mock {
-        return Ok(());
-    }
     let terraform = &ctx.settings.terraform_dir;
     let database = ctx.settings.db_file.parent().unwrap_or(Path::new("/"));
     for (key, folder) in [

@@ -2,7 +2,7 @@
 
 use super::locked_vm::LockedVm;
 use super::machine::Machine;
-use super::{Context, machine, mock_power};
+use super::{Context, machine};
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
 use crate::tool::node::Waited;
@@ -16,10 +16,7 @@ const LIMIT: Duration = Duration::from_secs(45);
 /// Switches a VM off; `false` when it was off already.
 pub fn kill(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
     let deadline = Deadline::after(failpoint::limit("kill", LIMIT));
-    let record = ctx.live_record(name)?;
-    if ctx.mock {
-        return mock_power::switch(ctx, &record, false);
-    }
+    ctx.live_record(name)?;
     let vm = ctx.lock_vm(name, "kill", Duration::from_secs(30))?;
     let machine = machine::of_record(&vm, vm.live_record_now()?, deadline)?;
     let state = machine.settled_state(&vm, deadline)?;

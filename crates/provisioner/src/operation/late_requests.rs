@@ -32,9 +32,6 @@ pub fn watch(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<()> {
 
 /// Looks at every watched VMID again. A failure is a warning: the VMID stays withheld.
 pub fn look_again(ctx: &Context<'_>) {
-    if ctx.mock {
-        return;
-    }
     let withheld = WithheldVmids::new(ctx.host);
     for one in withheld.all() {
         let Some(late) = &one.late else { continue };

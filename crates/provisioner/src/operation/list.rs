@@ -1,15 +1,10 @@
 //! `blockhost-vm-list`: every record, from the database alone unless the node is asked for.
 
 use super::Context;
-use super::status::live_status;
+use super::status::LiveWord;
 use super::unfinished;
-use crate::host::clock::Deadline;
 use crate::store::vm_database::{DatabaseError, Fields};
 use crate::value::vm_record::Status;
-use std::time::Duration;
-
-/// The admin panel waits 15 s.
-const LIVE_LIMIT: Duration = Duration::from_secs(12);
 
 /// One line of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,13 +25,12 @@ pub struct Row<'a> {
 pub fn list<T>(
     ctx: &Context<'_>,
     only: Option<&str>,
-    live: bool,
+    live: Option<LiveWord<'_>>,
     new: impl Fn() -> T,
     mut row: impl FnMut(&mut T, Row<'_>),
 ) -> Result<T, DatabaseError> {
-    let deadline = Deadline::after(LIVE_LIMIT);
     // Asking the node takes an identity.
-    let fields = if live { Fields::All } else { Fields::Listed };
+    let fields = if live.is_some() { Fields::All } else { Fields::Listed };
     let begin = || (new(), Vec::new());
     let (gathered, warnings) = ctx.database.gather(fields, begin, |(gathered, warnings), view| {
         let (status, ip, created) = (view.status_text(), view.ip_text(), view.created_date());
@@ -46,10 +40,10 @@ pub fn list<T>(
             return skip(view.to_record().err().unwrap_or_default());
         }
         let mut shown: &str = &status;
-        if live {
+        if let Some(live) = live {
             match view.to_record() {
                 Ok(record) => {
-                    let (word, reason) = live_status(ctx, &record, deadline.at_most(Duration::from_secs(2)));
+                    let (word, reason) = live(&record);
                     warnings.extend(reason);
                     shown = word.as_str();
                 }
@@ -61,7 +55,7 @@ pub fn list<T>(
         }
     })?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-    if live {
+    if live.is_some() {
         // A machine may be there of which the database knows nothing yet, or nothing but a tombstone.
         for name in unfinished::names(ctx) {
             if !matches!(ctx.record(&name), Ok(Some(record)) if record.is_live())

@@ -16,7 +16,7 @@ pub mod leftovers;
 pub mod list;
 pub mod locked_vm;
 pub mod machine;
-pub mod mock_power;
+pub mod mock;
 pub mod network;
 pub mod node_cloud_init;
 pub mod reapply;
@@ -123,7 +123,7 @@ impl<'h> Context<'h> {
 
     /// The journal.
     pub fn journal(&self) -> Journal<'h> {
-        Journal::new(self.host)
+        if self.mock { Journal::none(self.host) } else { Journal::new(self.host) }
     }
 
     /// The guests' bridge: what tfvars says, else db.yaml. Where there is a terraform.tfvars that cannot be used, nobody

@@ -1,8 +1,8 @@
 //! `blockhost-vm-resume`: a suspended VM runs again and keeps what was paid (hazards H12, H41, H49, H50).
 
+use super::Context;
 use super::machine;
 use super::start::run;
-use super::{Context, mock_power};
 use crate::host::clock::{self, Deadline};
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
@@ -95,33 +95,37 @@ pub fn resume(ctx: &Context<'_>, name: &VmName, expiry: Expiry, dry_run: bool) -
             warnings: Vec::new(),
         });
     }
-    let vm = if ctx.mock { None } else { Some(ctx.lock_vm(name, "resume", LOCK_WAIT)?) };
-    let record = ctx.live_record(name)?;
+    let vm = ctx.lock_vm(name, "resume", LOCK_WAIT)?;
+    let record = vm.live_record_now()?;
     // What cannot be recorded is known before the machine is started.
     expiry.of(&record, default_days, clock::now())?;
     let was_suspended = record.status == Status::Suspended;
-    let was_running;
-    let mut warnings = Vec::new();
-    if let Some(vm) = &vm {
-        let deadline = Deadline::after(LIMIT);
-        let machine = machine::of_record(vm, record, deadline)?;
-        // First the machine, then the record: killed between, it is suspended but running, and resume works again (H50).
-        (was_running, warnings) = run(vm, &machine, deadline)?;
-        ctx.host.step("resume.running")?;
-        // Not only of a suspended one: a gc that died may have taken it from a VM that was renewed before the next run.
-        let lacks_onboot = machine.state(ctx, deadline).map_or(was_suspended, |state| !state.onboot);
-        if lacks_onboot
-            && let Err(error) = ctx.node().set_onboot(machine.vmid, &machine.identity, true, deadline)
-        {
-            warnings.push(format!(
-                "it will not start with the node: {error}; run blockhost-vm-resume {name} again"
-            ));
-        }
-        ctx.host.step("resume.onboot")?;
-    } else {
-        was_running = mock_power::switch(ctx, &record, true)?;
+    let deadline = Deadline::after(LIMIT);
+    let machine = machine::of_record(&vm, record, deadline)?;
+    // First the machine, then the record: killed between, it is suspended but running, and resume works again (H50).
+    let (was_running, mut warnings) = run(&vm, &machine, deadline)?;
+    ctx.host.step("resume.running")?;
+    // Not only of a suspended one: a gc that died may have taken it from a VM that was renewed before the next run.
+    let lacks_onboot = machine.state(ctx, deadline).map_or(was_suspended, |state| !state.onboot);
+    if lacks_onboot && let Err(error) = ctx.node().set_onboot(machine.vmid, &machine.identity, true, deadline)
+    {
+        warnings
+            .push(format!("it will not start with the node: {error}; run blockhost-vm-resume {name} again"));
     }
-    let (expires_at, expired_before) = ctx.database.update(|db| {
+    ctx.host.step("resume.onboot")?;
+    let [expires_at, expired_before] = record_expiry(ctx, name, expiry)?;
+    ctx.host.step("resume.recorded")?;
+    Ok(Resumed { was_suspended, was_running, expires_at, expired_before, warnings })
+}
+
+/// Marks the VM active and gives it its new end; the end now, and the one before.
+pub(super) fn record_expiry(
+    ctx: &Context<'_>,
+    name: &VmName,
+    expiry: Expiry,
+) -> anyhow::Result<[Option<DateTime<Utc>>; 2]> {
+    let default_days = ctx.settings.default_expiry_days;
+    ctx.database.update(|db| {
         // Read again: an engine may have extended the time while the machine was starting.
         let record = db.record(name.as_str()).and_then(Result::ok);
         let record = record
@@ -137,10 +141,8 @@ pub fn resume(ctx: &Context<'_>, name: &VmName, expiry: Expiry, dry_run: bool) -
         {
             db.set_expires_at(name.as_str(), &timestamp::to_text(end));
         }
-        Ok((expires_at, record.expires_at))
-    })?;
-    ctx.host.step("resume.recorded")?;
-    Ok(Resumed { was_suspended, was_running, expires_at, expired_before, warnings })
+        Ok([expires_at, record.expires_at])
+    })
 }
 
 #[cfg(test)]

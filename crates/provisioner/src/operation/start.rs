@@ -2,7 +2,7 @@
 
 use super::locked_vm::LockedVm;
 use super::machine::{self, Machine};
-use super::{Context, mock_power, network};
+use super::{Context, network};
 use crate::host::clock::{self, Deadline};
 use crate::host::failpoint;
 use crate::tool::node::Waited;
@@ -30,15 +30,7 @@ pub struct Started {
 /// Starts a VM. A suspended one that is still paid for becomes active; one that has expired is refused unless `force`.
 pub fn start(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<Started> {
     let deadline = Deadline::after(failpoint::limit("start", LIMIT));
-    let record = ctx.live_record(name)?;
-    if ctx.mock {
-        let resumed = becomes_active(&record, force)?;
-        if resumed {
-            activate(ctx, name)?;
-        }
-        let was_running = mock_power::switch(ctx, &record, true)?;
-        return Ok(Started { was_running, resumed, warnings: Vec::new() });
-    }
+    ctx.live_record(name)?;
     let vm = ctx.lock_vm(name, "start", Duration::from_secs(40))?;
     let record = vm.live_record_now()?;
     let resumed = becomes_active(&record, force)?;
@@ -56,7 +48,7 @@ pub fn start(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<St
 
 /// Whether a VM that is started becomes active again: a suspended one that is still paid for. One that has expired is
 /// refused unless `force`.
-fn becomes_active(record: &VmRecord, force: bool) -> anyhow::Result<bool> {
+pub(super) fn becomes_active(record: &VmRecord, force: bool) -> anyhow::Result<bool> {
     let name = &record.name;
     let suspended = record.status == Status::Suspended;
     let paid = record.expires_at.is_some_and(|end| end > clock::now());
@@ -123,7 +115,7 @@ pub fn run(
 }
 
 /// Marks a record active.
-fn activate(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<()> {
+pub(super) fn activate(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<()> {
     ctx.database.update(|db| {
         db.set_status(name.as_str(), Status::Active);
         db.remove(name.as_str(), "suspended_at");

@@ -1,7 +1,7 @@
 //! `blockhost-vm-status`: one word, always.
 
+use super::Context;
 use super::machine::{locate, with_pause};
-use super::{Context, mock_power};
 use crate::host::clock::Deadline;
 use crate::host::root_agent::AgentError;
 use crate::value::identity::Identity;
@@ -10,6 +10,8 @@ use crate::value::vm_record::{Status, VmRecord};
 use crate::value::vm_state::VmState;
 use std::time::Duration;
 
+/// The admin panel waits 15 s for a list.
+const LIST_LIMIT: Duration = Duration::from_secs(12);
 /// After this long the database's word is taken.
 const LIMIT: Duration = Duration::from_secs(2);
 
@@ -47,6 +49,15 @@ pub fn status(ctx: &Context<'_>, name: &VmName) -> (Shown, Option<String>) {
     }
 }
 
+/// What shows how a VM really is, in a list.
+pub type LiveWord<'a> = &'a dyn Fn(&VmRecord) -> (Shown, Option<String>);
+
+/// For a list of VMs: what the node says of each, within the time that the list has as a whole.
+pub fn on_node<'c>(ctx: &'c Context<'_>) -> impl Fn(&VmRecord) -> (Shown, Option<String>) + 'c {
+    let deadline = Deadline::after(LIST_LIMIT);
+    move |record| live_status(ctx, record, deadline.at_most(Duration::from_secs(2)))
+}
+
 /// The word for a record: what the node says, or the database's word where it does not answer.
 pub fn live_status(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> (Shown, Option<String>) {
     let by_database = match record.status {
@@ -54,10 +65,7 @@ pub fn live_status(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> 
         Status::Suspended => Shown::Suspended,
         Status::Destroyed => Shown::Destroyed,
     };
-    if ctx.mock && by_database == Shown::Active && !mock_power::is_on(ctx, record) {
-        return (Shown::Suspended, None);
-    }
-    if ctx.mock || by_database == Shown::Destroyed {
+    if by_database == Shown::Destroyed {
         return (by_database, None);
     }
     let no_answer = |label: &str, error: &AgentError| {

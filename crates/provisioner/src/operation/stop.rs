@@ -1,6 +1,6 @@
 //! `blockhost-vm-stop`: asks the guest to shut down and waits; never by force.
 
-use super::{Context, machine, mock_power};
+use super::{Context, machine};
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
 use crate::tool::node::Waited;
@@ -17,10 +17,7 @@ const PRESS: Duration = Duration::from_secs(15);
 pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
     let limit = failpoint::limit("stop", LIMIT);
     let deadline = Deadline::after(limit);
-    let record = ctx.live_record(name)?;
-    if ctx.mock {
-        return mock_power::switch(ctx, &record, false);
-    }
+    ctx.live_record(name)?;
     let vm = ctx.lock_vm(name, "stop", Duration::from_secs(30))?;
     let machine = machine::of_record(&vm, vm.live_record_now()?, deadline)?;
     let label = machine.label();

@@ -3,18 +3,14 @@
 
 use super::Context;
 use crate::host::clock;
-use crate::host::lock_file::LockFile;
 use crate::store::journal::{Entry, Step};
 use crate::value::vm_name::VmName;
 use chrono::{DateTime, Utc};
 
 /// The operation on `name` that has not ended, in words; `None` where there is none, or nobody can tell.
 pub fn of_name(ctx: &Context<'_>, name: &VmName) -> Option<String> {
-    if ctx.mock {
-        return None;
-    }
     // First who works on it: an entry that is read afterwards is not that of an operation which began meanwhile.
-    let holder = LockFile::holder(&ctx.host.state_dir.join("journal").join(format!("{name}.lock")));
+    let holder = ctx.journal().holder(name);
     match ctx.journal().read(name).ok()? {
         Some(entry) => Some(in_words(&entry, holder.as_deref(), clock::now())),
         None => {
@@ -26,7 +22,7 @@ pub fn of_name(ctx: &Context<'_>, name: &VmName) -> Option<String> {
 
 /// The names in the journal, for a list of what the database does not show.
 pub fn names(ctx: &Context<'_>) -> Vec<VmName> {
-    let entries = if ctx.mock { Vec::new() } else { ctx.journal().entries().unwrap_or_default() };
+    let entries = ctx.journal().entries().unwrap_or_default();
     entries.iter().filter_map(|entry| VmName::parse(&entry.name).ok()).collect()
 }
 

@@ -28,9 +28,6 @@ pub fn update_gecos(
     let deadline = Deadline::after(failpoint::limit("update-gecos", LIMIT));
     let gecos = format!("wallet={wallet},nft={token}");
     ctx.live_record(name)?;
-    if ctx.mock {
-        return Ok(gecos);
-    }
     let vm = ctx.lock_vm(name, "update-gecos", deadline.left() / 2)?;
     let record = vm.live_record_now()?;
     let user = match (username, &record.username) {

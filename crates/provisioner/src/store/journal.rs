@@ -16,10 +16,12 @@
 
 use super::vm_lock::{VmLock, journal_folder};
 use crate::host::Host;
+use crate::host::lock_file::LockFile;
 use crate::host::read_file::text_for_people;
 use crate::host::replace_file::{self, PRIVATE};
 use crate::value::vm_name::VmName;
 use crate::value::vmid::Vmid;
+use anyhow::Context as _;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -79,24 +81,35 @@ impl Entry {
 /// The folder of entries.
 pub struct Journal<'h> {
     host: &'h Host,
+    /// `None`: nothing was ever noted.
+    folder: Option<PathBuf>,
 }
 
 impl<'h> Journal<'h> {
     /// The journal of this host.
     pub fn new(host: &'h Host) -> Journal<'h> {
-        Journal { host }
+        Journal { host, folder: Some(host.state_dir.join("journal")) }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.host.state_dir.join("journal").join(format!("{name}.json"))
+    /// A journal without entries, for a mock, whose VMs have no operations that could die.
+    pub fn none(host: &'h Host) -> Journal<'h> {
+        Journal { host, folder: None }
+    }
+
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        self.folder.as_ref().map(|folder| folder.join(format!("{name}.json")))
+    }
+
+    /// Who works on the VM right now, in the words of its lock.
+    pub fn holder(&self, name: &VmName) -> Option<String> {
+        LockFile::holder(&self.folder.as_ref()?.join(format!("{name}.lock")))
     }
 
     /// The entry of one VM.
     pub fn read(&self, name: &VmName) -> anyhow::Result<Option<Entry>> {
-        let path = self.path(name.as_str());
-        if !path.exists() {
+        let Some(path) = self.path(name.as_str()).filter(|path| path.exists()) else {
             return Ok(None);
-        }
+        };
         let text = match text_for_people(&path) {
             // Removed between the look and the read: its operation has ended.
             Err(_) if !path.exists() => return Ok(None),
@@ -123,8 +136,8 @@ impl<'h> Journal<'h> {
     /// All entries, by name. One that cannot be read is an error: what it holds is unknown, so nothing may be
     /// handed out.
     pub fn entries(&self) -> anyhow::Result<Vec<Entry>> {
-        let folder = self.host.state_dir.join("journal");
-        let listing = match std::fs::read_dir(&folder) {
+        let Some(folder) = &self.folder else { return Ok(Vec::new()) };
+        let listing = match std::fs::read_dir(folder) {
             Ok(listing) => listing,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => anyhow::bail!("cannot read {}: {error}", folder.display()),
@@ -144,11 +157,15 @@ impl<'h> Journal<'h> {
     pub fn write(&self, entry: &Entry, _lock: &VmLock) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(entry)?;
         journal_folder(self.host)?;
-        Ok(replace_file::replace(&self.path(&entry.name), text.as_bytes(), PRIVATE, "journal")?)
+        let path = self.path(&entry.name).context("a mock has no journal")?;
+        Ok(replace_file::replace(&path, text.as_bytes(), PRIVATE, "journal")?)
     }
 
     /// Removes an entry: its operation has ended or was undone.
     pub fn remove(&self, name: &VmName, _lock: &VmLock) -> anyhow::Result<()> {
-        Ok(replace_file::remove(&self.path(name.as_str()))?)
+        match self.path(name.as_str()) {
+            Some(path) => Ok(replace_file::remove(&path)?),
+            None => Ok(()),
+        }
     }
 }

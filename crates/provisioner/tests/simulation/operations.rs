@@ -151,7 +151,8 @@ fn call(world: &World, verb: &Verb, name: &str) -> anyhow::Result<Done> {
         Verb::Status => Done::Text(format!("{:?}", status::status(&ctx, &vm()))),
         Verb::List => {
             let mut rows = 0;
-            list::list(&ctx, None, true, || (), |(), _| rows += 1)?;
+            let on_node = status::on_node(&ctx);
+            list::list(&ctx, None, Some(&on_node), || (), |(), _| rows += 1)?;
             Done::Text(rows.to_string())
         }
     })

@@ -180,7 +180,7 @@ pub fn name_is_free(ctx: &Context<'_>, request: &Request) -> anyhow::Result<()> 
         let owner = wallet.map(|wallet| format!(", owner {}", shortened(&wallet))).unwrap_or_default();
         anyhow::bail!("VM {name} exists already ({status}{owner}); choose another name");
     }
-    for entry in if ctx.mock { Vec::new() } else { ctx.journal().entries()? } {
+    for entry in ctx.journal().entries()? {
         if entry.name == name.as_str() {
             continue;
         } else if entry.name.eq_ignore_ascii_case(name.as_str()) {

@@ -27,7 +27,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use last_run::LastRun;
 use serde_json::Value;
 use std::cell::RefCell;
-use std::collections::HashSet;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -85,8 +84,8 @@ pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
     if options.execute {
         super::directories::check(ctx)?;
     }
-    let _only_one = if options.execute && !ctx.mock { Some(only_one(ctx)?) } else { None };
-    if options.execute && !ctx.mock {
+    let _only_one = if options.execute { Some(only_one(ctx)?) } else { None };
+    if options.execute {
         recovery::undo_dead_creates(ctx, None);
         late_requests::look_again(ctx);
         restore::vanished(ctx, None);
@@ -95,21 +94,15 @@ pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
     let now = clock::now();
     let mut report = Report { candidates: candidates(ctx, options, grace)?, ..Report::default() };
     report.notes.extend(report.candidates.left_alone.iter().cloned());
-    let limits = Limits {
-        max_gap_days: ctx.settings.gc_max_gap_days,
-        max_share: ctx.settings.gc_max_share,
-        accept_gap: options.accept_gap,
-        accept_share: options.accept_share,
-    };
-    let last =
-        if ctx.mock { Ok(None) } else { last_run::read(ctx.host).map_err(|error| format!("{error:#}")) };
+    let limits = limits(ctx, options);
+    let last = last_run::read(ctx.host).map_err(|error| format!("{error:#}"));
     let believed = last.as_ref().ok().cloned().flatten().and_then(|last| last.believed);
     let last = last.as_ref().map(|last| last.as_ref().map(|last| last.at)).map_err(String::as_str);
     let others = OtherClocks {
         believed: believed.clone(),
-        uptime: if ctx.mock { None } else { clock::uptime() },
+        uptime: clock::uptime(),
         // A dry run asks nobody.
-        node: if ctx.mock || !options.execute { None } else { node_time(ctx, &report.candidates) },
+        node: if options.execute { node_time(ctx, &report.candidates) } else { None },
     };
     let clock = garbage_collection::clock_ahead(now, &others);
     report.suspend_brake = garbage_collection::suspend_brake(&report.candidates, limits, clock);
@@ -117,7 +110,7 @@ pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
     if !options.execute {
         return Ok(report);
     }
-    if !ctx.mock && garbage_collection::note_this_run(last, now, limits) {
+    if garbage_collection::note_this_run(last, now, limits) {
         // A clock that is ahead stays disbelieved until an operator has looked, however many runs see it.
         let is_believed = clock.is_none() || limits.accept_gap;
         let believed = if is_believed {
@@ -132,16 +125,9 @@ pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
     }
     ctx.host.step("gc.noted")?;
 
-    let mut not_now: HashSet<VmName> = HashSet::new();
-    if ctx.mock {
-        suspend::in_mock(ctx, &mut report)?;
-    } else {
-        not_now = suspend::all(ctx, &mut report)?;
-    }
+    let not_now = suspend::all(ctx, &mut report)?;
     ctx.host.step("gc.suspended")?;
-    if !ctx.mock {
-        finish_dead_destroys(ctx, &mut report);
-    }
+    finish_dead_destroys(ctx, &mut report);
     if report.brake.is_none() {
         let due: Vec<VmName> =
             report.candidates.destroy.iter().filter(|name| !not_now.contains(*name)).cloned().collect();
@@ -167,8 +153,22 @@ fn node_time(ctx: &Context<'_>, found: &Candidates) -> Option<DateTime<Utc>> {
     ask().map_err(|error| tracing::debug!("the node's clock is not known: {error:#}")).ok()
 }
 
+/// The brakes, as db.yaml and the flags have them.
+pub(super) fn limits(ctx: &Context<'_>, options: Options) -> Limits {
+    Limits {
+        max_gap_days: ctx.settings.gc_max_gap_days,
+        max_share: ctx.settings.gc_max_share,
+        accept_gap: options.accept_gap,
+        accept_share: options.accept_share,
+    }
+}
+
 /// What is due, by the database alone.
-fn candidates(ctx: &Context<'_>, options: Options, grace: TimeDelta) -> anyhow::Result<Candidates> {
+pub(super) fn candidates(
+    ctx: &Context<'_>,
+    options: Options,
+    grace: TimeDelta,
+) -> anyhow::Result<Candidates> {
     let now = clock::now();
     let mut found = ctx.database.gather(Fields::Due, Candidates::default, |found, view| {
         // Ten thousand records: only what could matter is read closely.
@@ -298,17 +298,15 @@ fn destroy_one(ctx: &Context<'_>, name: &VmName, grace: TimeDelta) -> anyhow::Re
         (Err(error), _) => format!("{error:#}"),
     };
     let after = if result.is_ok() { Status::Destroyed } else { Status::Suspended };
-    if !ctx.mock {
-        let change = Change {
-            verb: "gc-destroy",
-            vm: name.as_str(),
-            vmid: ctx.record(name).ok().flatten().map(|r| r.vmid.get()),
-            before: Some(Status::Suspended.as_str()),
-            after: Some(after.as_str()),
-            result: &words,
-            duration: begun.elapsed(),
-        };
-        audit::write(ctx.host, &change);
-    }
+    let change = Change {
+        verb: "gc-destroy",
+        vm: name.as_str(),
+        vmid: ctx.record(name).ok().flatten().map(|r| r.vmid.get()),
+        before: Some(Status::Suspended.as_str()),
+        after: Some(after.as_str()),
+        result: &words,
+        duration: begun.elapsed(),
+    };
+    audit::write(ctx.host, &change);
     result
 }

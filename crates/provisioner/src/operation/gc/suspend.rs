@@ -18,7 +18,6 @@ use crate::operation::locked_vm::in_words;
 use crate::operation::machine::{self, Machine};
 use crate::operation::vanished;
 use crate::plan::garbage_collection::{is_due_for_suspension, is_past};
-use crate::value::timestamp;
 use crate::value::vm_name::VmName;
 use crate::value::vm_record::{Status, VmRecord};
 use std::collections::HashSet;
@@ -391,26 +390,4 @@ fn finish_interrupted(ctx: &Context<'_>, name: &VmName, report: &mut Report) -> 
         .notes
         .push(format!("{}: renewed after a run that died had shut it down; started again", machine.label()));
     Ok(true)
-}
-
-/// `--mock`: the database is the node.
-pub fn in_mock(ctx: &Context<'_>, report: &mut Report) -> anyhow::Result<()> {
-    if report.candidates.suspend.is_empty() || report.suspend_brake.is_some() {
-        return Ok(());
-    }
-    let now = clock::now();
-    let names = report.candidates.suspend.clone();
-    let done = ctx.database.update(|db| {
-        let mut done = Vec::new();
-        for name in names {
-            if db.record(name.as_str()).and_then(Result::ok).is_some_and(|r| is_due_for_suspension(&r, now)) {
-                db.set_status(name.as_str(), Status::Suspended);
-                db.set(name.as_str(), "suspended_at", &timestamp::to_text(now).into());
-                done.push(name);
-            }
-        }
-        Ok(done)
-    })?;
-    report.suspended = done;
-    Ok(())
 }

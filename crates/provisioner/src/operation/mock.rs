@@ -1,0 +1,172 @@
+//! `--mock`: the mock database is database and node at once, and nothing on the host is touched. Each command chooses
+//! once between the verbs here and the real ones; mock VMs have no lock and leave no audit trail.
+//!
+//! Whether a mock VM is on stands in a field of its record, so that the verbs agree with one another.
+
+use super::Context;
+use super::destroy::{Destroyed, mark_destroyed};
+use super::gc::{self, Options, Report};
+use super::resume::{Expiry, Resumed, record_expiry};
+use super::start::{Started, activate, becomes_active};
+use super::status::Shown;
+use crate::host::clock;
+use crate::plan::garbage_collection::{self, is_due_for_destruction, is_due_for_suspension};
+use crate::value::timestamp;
+use crate::value::vm_name::VmName;
+use crate::value::vm_record::{Status, VmRecord};
+use crate::value::wallet::{NftTokenId, WalletAddress};
+use chrono::TimeDelta;
+use serde_json::Value;
+
+/// The field that says whether a mock VM is on.
+const POWER: &str = "mock_power";
+
+/// Whether it is on. A suspended one is off.
+fn is_on(ctx: &Context<'_>, record: &VmRecord) -> bool {
+    let fields = ctx.database.look(|db| Ok(db.fields(record.name.as_str())));
+    let is_off = fields.is_ok_and(|fields| fields.is_some_and(|f| f.get(POWER) == Some(&Value::from("off"))));
+    record.status == Status::Active && !is_off
+}
+
+/// Switches it; whether it was on before.
+fn switch(ctx: &Context<'_>, record: &VmRecord, on: bool) -> anyhow::Result<bool> {
+    let was_on = is_on(ctx, record);
+    let name = record.name.as_str();
+    ctx.database.update(|db| {
+        match on {
+            true => db.remove(name, POWER),
+            false => db.set(name, POWER, &"off".into()),
+        }
+        Ok(())
+    })?;
+    Ok(was_on)
+}
+
+/// See [`super::start::start`].
+pub fn start(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<Started> {
+    let record = ctx.live_record(name)?;
+    let resumed = becomes_active(&record, force)?;
+    if resumed {
+        activate(ctx, name)?;
+    }
+    let was_running = switch(ctx, &record, true)?;
+    Ok(Started { was_running, resumed, warnings: Vec::new() })
+}
+
+/// See [`super::stop::stop`] and [`super::kill::kill`].
+pub fn switch_off(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
+    switch(ctx, &ctx.live_record(name)?, false)
+}
+
+/// See [`super::resume::resume`].
+pub fn resume(ctx: &Context<'_>, name: &VmName, expiry: Expiry) -> anyhow::Result<Resumed> {
+    let record = ctx.live_record(name)?;
+    expiry.of(&record, ctx.settings.default_expiry_days, clock::now())?;
+    let was_running = switch(ctx, &record, true)?;
+    let [expires_at, expired_before] = record_expiry(ctx, name, expiry)?;
+    let was_suspended = record.status == Status::Suspended;
+    Ok(Resumed { was_suspended, was_running, expires_at, expired_before, warnings: Vec::new() })
+}
+
+/// See [`super::update_gecos::update_gecos`].
+pub fn update_gecos(
+    ctx: &Context<'_>,
+    name: &VmName,
+    wallet: &WalletAddress,
+    token: &NftTokenId,
+) -> anyhow::Result<String> {
+    ctx.live_record(name)?;
+    Ok(format!("wallet={wallet},nft={token}"))
+}
+
+/// See [`super::status::status`].
+pub fn status(ctx: &Context<'_>, name: &VmName) -> (Shown, Option<String>) {
+    match ctx.record(name) {
+        Ok(Some(record)) => (shown(ctx, &record), None),
+        Ok(None) => (Shown::Unknown, Some(format!("VM {name}: {}", ctx.no_record(name)))),
+        Err(error) => (Shown::Unknown, Some(format!("VM {name}: {error:#}"))),
+    }
+}
+
+/// The word for a record.
+pub fn shown(ctx: &Context<'_>, record: &VmRecord) -> Shown {
+    match record.status {
+        Status::Active if is_on(ctx, record) => Shown::Active,
+        Status::Active | Status::Suspended => Shown::Suspended,
+        Status::Destroyed => Shown::Destroyed,
+    }
+}
+
+/// See [`super::destroy::destroy`]; `--forget` does the same here.
+pub fn destroy(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<Destroyed> {
+    destroy_if(ctx, name, force, &|_| true)
+}
+
+fn destroy_if(
+    ctx: &Context<'_>,
+    name: &VmName,
+    force: bool,
+    due: &dyn Fn(&VmRecord) -> bool,
+) -> anyhow::Result<Destroyed> {
+    match ctx.record(name)? {
+        None => Ok(Destroyed::Unknown),
+        Some(record) if !record.is_live() => Ok(Destroyed::Already),
+        Some(record) if !due(&record) => Ok(Destroyed::NotDue),
+        Some(record) => {
+            anyhow::ensure!(
+                !record.protected || force,
+                "VM {name} is protected; --force destroys it all the same"
+            );
+            mark_destroyed(ctx, &record)?;
+            Ok(Destroyed::Gone)
+        }
+    }
+}
+
+/// See [`super::gc::gc`]. There is no note of earlier runs and no other clock: of the brakes the share alone counts.
+pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
+    let grace = TimeDelta::days(i64::from(options.grace_days.unwrap_or(ctx.settings.gc_grace_days)));
+    let now = clock::now();
+    let mut report = Report { candidates: gc::candidates(ctx, options, grace)?, ..Report::default() };
+    report.notes.extend(report.candidates.left_alone.iter().cloned());
+    let limits = gc::limits(ctx, options);
+    report.suspend_brake = garbage_collection::suspend_brake(&report.candidates, limits, None);
+    report.brake = garbage_collection::brake(&report.candidates, Ok(None), now, limits, None);
+    if !options.execute {
+        return Ok(report);
+    }
+    if report.suspend_brake.is_none() {
+        report.suspended = suspend(ctx, &report.candidates.suspend)?;
+    }
+    if report.brake.is_none() {
+        for name in report.candidates.destroy.clone() {
+            let due = |record: &VmRecord| is_due_for_destruction(record, now, grace);
+            match destroy_if(ctx, &name, false, &due) {
+                Ok(Destroyed::NotDue) => {
+                    report.notes.push(format!("VM {name}: renewed or changed meanwhile; left alone"))
+                }
+                Ok(_) => report.destroyed.push(name),
+                Err(error) => report.failures.push(format!("{error:#}")),
+            }
+        }
+    }
+    Ok(report)
+}
+
+fn suspend(ctx: &Context<'_>, names: &[VmName]) -> anyhow::Result<Vec<VmName>> {
+    let now = clock::now();
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    ctx.database.update(|db| {
+        let mut done = Vec::new();
+        for name in names {
+            if db.record(name.as_str()).and_then(Result::ok).is_some_and(|r| is_due_for_suspension(&r, now)) {
+                db.set_status(name.as_str(), Status::Suspended);
+                db.set(name.as_str(), "suspended_at", &timestamp::to_text(now).into());
+                done.push(name.clone());
+            }
+        }
+        Ok(done)
+    })
+}
