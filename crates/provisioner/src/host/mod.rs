@@ -8,6 +8,7 @@ pub mod failpoint;
 pub mod http_download;
 pub mod interrupt;
 pub mod large_file;
+pub mod lifeline;
 pub mod lock_file;
 pub mod patience;
 pub mod probe;

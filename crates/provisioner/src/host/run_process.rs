@@ -62,7 +62,7 @@ pub fn spawn_outliving(program: &Program<'_>, output: &Path, lock: File) -> std:
 }
 
 #[allow(clippy::disallowed_methods, reason = "this is the room that starts processes")]
-fn start(program: &Program<'_>) -> std::io::Result<Command> {
+pub(super) fn start(program: &Program<'_>) -> std::io::Result<Command> {
     let executable = find(program.name).ok_or_else(|| {
         std::io::Error::other(format!("{} is not installed (not found on PATH)", program.name))
     })?;
@@ -93,39 +93,6 @@ pub fn own_program() -> anyhow::Result<PathBuf> {
 /// The lines of our standard input, as they come; the end of the input ends them.
 pub fn lines_of_input() -> impl Iterator<Item = String> {
     std::io::stdin().lines().map_while(Result::ok)
-}
-
-/// A child that outlives us and listens: it is told words by a pipe, and sees our death as the pipe's end.
-pub struct Lifeline {
-    child: std::process::Child,
-    pipe: Option<std::process::ChildStdin>,
-}
-
-impl Lifeline {
-    /// Starts it, in a process group of its own.
-    pub fn start(program: &Program<'_>) -> std::io::Result<Lifeline> {
-        let mut command = start(program)?;
-        let mut child = command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
-        let pipe = child.stdin.take();
-        Ok(Lifeline { child, pipe })
-    }
-
-    /// Tells it a line.
-    pub fn say(&mut self, line: &str) -> std::io::Result<()> {
-        let pipe = self.pipe.as_mut().ok_or(std::io::ErrorKind::BrokenPipe)?;
-        pipe.write_all(line.as_bytes())?;
-        pipe.write_all(b"\n")?;
-        pipe.flush()
-    }
-
-    /// Closes the pipe and waits for its end.
-    pub fn wait(mut self, deadline: Deadline) -> anyhow::Result<ExitStatus> {
-        self.pipe = None;
-        match wait(&mut self.child, &deadline)? {
-            Some(status) => Ok(status),
-            None => anyhow::bail!("it did not end in time"),
-        }
-    }
 }
 
 /// What a child reads.
@@ -441,7 +408,10 @@ fn tell_lines(pipe: impl Read, stream: Stream, said: &Sender<(Stream, String)>) 
     }
 }
 
-fn wait(child: &mut std::process::Child, deadline: &Deadline) -> std::io::Result<Option<ExitStatus>> {
+pub(super) fn wait(
+    child: &mut std::process::Child,
+    deadline: &Deadline,
+) -> std::io::Result<Option<ExitStatus>> {
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));

@@ -5,7 +5,7 @@
 //! on. The newest [`KEPT`] stay; a log that cannot be kept is a warning, never in the way.
 
 use crate::host::{Host, clock, read_file, replace_file};
-use crate::store::settings::NodeAccess;
+use crate::store::node_access::NodeAccess;
 use crate::value::vm_name::VmName;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};

@@ -9,7 +9,9 @@ use crate::plan::allocation::check_wish;
 use crate::plan::cloud_init::{self, Variables};
 use crate::plan::terraform_json::{self, FirstBoot, VmPlan};
 use crate::plan::vm_record::NewVm;
-use crate::store::settings::{self, Broker, CloneMode, NodeAccess};
+use crate::store::node_access::NodeAccess;
+use crate::store::settings::{Broker, CloneMode};
+use crate::store::side_files;
 use crate::value::address::Ipv4Pool;
 use crate::value::allocation::Allocation;
 use crate::value::node_name::NodeName;
@@ -63,7 +65,7 @@ pub fn everything(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Checke
     let host = ctx.host;
     request.name.check_for_new_vm().map_err(WrongUsage::new)?;
     match &request.owner_wallet {
-        Some(wallet) if !ctx.mock => settings::check_wallet(host, wallet)?,
+        Some(wallet) if !ctx.mock => side_files::check_wallet(host, wallet)?,
         None if !request.no_web3 => {
             return Err(WrongUsage::new(format!(
                 "VM {}: --owner-wallet ADDR is required, or --no-web3 for a VM without wallet login",
@@ -80,9 +82,9 @@ pub fn everything(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Checke
     check_wish(request.wish, range, &ipv4_pool, broker.as_ref().map(|broker| &broker.pool))
         .with_context(|| format!("VM {}", request.name))?;
     let network_mode = if ctx.mock {
-        settings::network_mode(host, request.network_mode.as_ref()).unwrap_or_default()
+        side_files::network_mode(host, request.network_mode.as_ref()).unwrap_or_default()
     } else {
-        settings::network_mode(host, request.network_mode.as_ref())?
+        side_files::network_mode(host, request.network_mode.as_ref())?
     };
     let mut access = if ctx.mock { mock_access()? } else { ctx.api()?.0.clone() };
     if let Some(node) = request.node.as_ref().filter(|node| **node != access.node && !ctx.mock) {
@@ -100,7 +102,7 @@ pub fn everything(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Checke
         access.cloudinit_datastore = storage.clone();
     }
     let api = access.api(host)?;
-    let dns_servers = if ctx.mock { Vec::new() } else { settings::name_servers(&ctx.settings)? };
+    let dns_servers = if ctx.mock { Vec::new() } else { side_files::name_servers(&ctx.settings)? };
     let mut checked = Checked {
         name: request.name.clone(),
         bridge: access.bridge.clone().unwrap_or_else(|| ctx.settings.bridge.clone()),
@@ -111,7 +113,7 @@ pub fn everything(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Checke
         dns_servers,
         user_data: user_data(ctx, request)?,
         ssh_keys: ssh_keys(ctx, request.no_web3),
-        one_time_password: if ctx.mock { (6, 300) } else { settings::one_time_password(host)? },
+        one_time_password: if ctx.mock { (6, 300) } else { side_files::one_time_password(host)? },
         expiry_days: request.expiry_days.unwrap_or(ctx.settings.default_expiry_days),
         full_clone: ctx.settings.clone_mode == CloneMode::Full,
         cpu_type: ctx.settings.cpu_type.clone(),
@@ -421,7 +423,7 @@ impl Checked {
     /// The guests' name servers and the host's own: some are in the guests' network.
     pub fn name_servers(&self) -> Vec<IpAddr> {
         let own = crate::host::read_file::text("/etc/resolv.conf").unwrap_or_default();
-        self.dns_servers.iter().copied().chain(settings::host_name_servers(&own)).collect()
+        self.dns_servers.iter().copied().chain(side_files::host_name_servers(&own)).collect()
     }
 
     /// The IPv4 pool.

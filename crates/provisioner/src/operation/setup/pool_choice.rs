@@ -3,7 +3,7 @@
 //! A VM with an address of the host, its router or a name server takes it away from everybody in the network (H55). And
 //! the network of a hoster's uplink is not ours to give out: there the proposal is a network of the VMs' own.
 
-use crate::store::settings::host_name_servers;
+use crate::store::side_files::host_name_servers;
 use crate::tool::ip::{Address, Interface, Network};
 use crate::value::address::{Ipv4Network, Ipv4Pool};
 use serde_json::{Value, json};

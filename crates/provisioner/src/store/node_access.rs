@@ -1,0 +1,123 @@
+//! How the node's API is reached: what terraform's folder and the token file say of it.
+
+use super::document::{self, Document};
+use super::settings::Settings;
+use super::tfvars::Tfvars;
+use crate::host::Host;
+use crate::host::proxmox_api::{self, ProxmoxApi};
+use crate::value::node_name::NodeName;
+use crate::value::text::{BridgeName, StorageId};
+use crate::value::token::ApiToken;
+use anyhow::Context;
+use std::path::{Path, PathBuf};
+
+/// What create and the API need of terraform's folder and the token file.
+#[derive(Debug, Clone)]
+pub struct NodeAccess {
+    /// The node VMs are made on (`proxmox_node`).
+    pub node: NodeName,
+    /// Storage of disks (`disk_datastore`, else `proxmox_storage`).
+    pub disk_datastore: StorageId,
+    /// Storage of the cloud-init drive (`cloudinit_datastore`, else as the disk).
+    pub cloudinit_datastore: StorageId,
+    /// The guests' bridge (`proxmox_bridge`), where tfvars names one.
+    pub bridge: Option<BridgeName>,
+    /// The API token.
+    pub token: ApiToken,
+    /// The token of tfvars is another one (or missing): terraform must be told ours.
+    pub token_overrides_tfvars: bool,
+    /// Where the API is.
+    pub endpoint: String,
+    /// The node's own CA, where the operator has put one: terraform's provider has to trust it, too (H31).
+    pub own_ca: Option<PathBuf>,
+}
+
+impl NodeAccess {
+    /// Reads `terraform.tfvars`, `provider.tf.json` and `pve-token`.
+    pub fn read(host: &Host, settings: &Settings) -> anyhow::Result<NodeAccess> {
+        let path = settings.terraform_dir.join("terraform.tfvars");
+        let tfvars = Tfvars::read(&path)
+            .context("terraform has not been set up (blockhost-provisioner-setup terraform)")?;
+        let at = |key: &str| format!("{}: {key}", path.display());
+        let storage = |key: &str| -> anyhow::Result<Option<StorageId>> {
+            tfvars.get(key).map(|text| StorageId::parse(text).with_context(|| at(key))).transpose()
+        };
+        let node =
+            tfvars.get("proxmox_node").with_context(|| format!("{} is missing", at("proxmox_node")))?;
+        let node = NodeName::parse(node).with_context(|| at("proxmox_node"))?;
+        let main = storage("proxmox_storage")?;
+        let disk = storage("disk_datastore")?
+            .or_else(|| main.clone())
+            .with_context(|| format!("{} is missing", at("proxmox_storage")))?;
+        let cloudinit = storage("cloudinit_datastore")?.or(main).unwrap_or_else(|| disk.clone());
+        let bridge = tfvars
+            .get("proxmox_bridge")
+            .map(|text| BridgeName::parse(text).with_context(|| at("proxmox_bridge")))
+            .transpose()?;
+        let in_tfvars = tfvars
+            .get("proxmox_api_token")
+            .map(|text| ApiToken::parse(text).with_context(|| at("proxmox_api_token")));
+        let token_file = host.config_file("pve-token");
+        let (token, token_overrides_tfvars) = if token_file.exists() {
+            let text = crate::host::read_file::text_for_people(&token_file)?;
+            let token = ApiToken::parse(&text).with_context(|| token_file.display().to_string())?;
+            let same = matches!(&in_tfvars, Some(Ok(other)) if *other == token);
+            (token, !same)
+        } else {
+            let missing = || {
+                anyhow::anyhow!(
+                    "there is no API token: neither {} nor proxmox_api_token in {}",
+                    token_file.display(),
+                    path.display()
+                )
+            };
+            (in_tfvars.unwrap_or_else(|| Err(missing()))?, false)
+        };
+        let endpoint = endpoint(&settings.terraform_dir.join("provider.tf.json"))?;
+        Ok(NodeAccess {
+            node,
+            disk_datastore: disk,
+            cloudinit_datastore: cloudinit,
+            bridge,
+            token,
+            token_overrides_tfvars,
+            endpoint,
+            own_ca: Some(host.config_file("pve-ca.pem")).filter(|path| path.exists()),
+        })
+    }
+}
+
+impl NodeAccess {
+    /// The node's API, with the node's own CA where the operator has put one (`pve-ca.pem`).
+    pub fn api(&self, host: &Host) -> anyhow::Result<ProxmoxApi> {
+        ProxmoxApi::new(&self.endpoint, self.token.clone(), Some(host.config_file("pve-ca.pem")))
+    }
+}
+
+fn endpoint(path: &Path) -> anyhow::Result<String> {
+    const DEFAULT: &str = "https://127.0.0.1:8006";
+    let doc = Document::read_json(path)
+        .context("terraform has not been set up (blockhost-provisioner-setup terraform)")?;
+    // JSON syntax allows a block as an object or as a list of one.
+    let provider = doc.value("provider.proxmox")?;
+    let block = provider.and_then(|p| p.as_array().and_then(|list| list.first()).or(Some(p)));
+    let blocks = provider.and_then(|p| p.as_array().map(Vec::as_slice).or(Some(std::slice::from_ref(p))));
+    for block in blocks.unwrap_or_default() {
+        proxmox_api::refuse_unchecked(path, block)?;
+    }
+    match block.and_then(|b| b.get("endpoint")) {
+        None => Ok(DEFAULT.to_string()),
+        Some(serde_json::Value::String(text)) if proxmox_api::host_of(text).is_some() => {
+            Ok(text.trim_end_matches('/').to_string())
+        }
+        Some(serde_json::Value::String(text)) => anyhow::bail!(
+            "{}: provider.proxmox.endpoint: expected an address like https://127.0.0.1:8006, found {text:?}",
+            path.display()
+        ),
+        Some(other) => anyhow::bail!(
+            "{}: provider.proxmox.endpoint: expected text, found {}",
+            path.display(),
+            document::describe(other)
+        ),
+    }
+}
