@@ -21,13 +21,27 @@ pub const PRIVATE: u32 = 0o640;
 /// the folder's owner and group, so that user blockhost can go on with it. `label` names the write in
 /// fault injection (`write.<label>.…`).
 pub fn replace(path: &Path, bytes: &[u8], mode: u32, label: &str) -> io::Result<()> {
-    replace_inner(path, bytes, mode, None, label).map_err(|error| in_words("write", path, &error))
+    replace_inner(path, bytes, mode, None, Sync::Yes, label).map_err(|error| in_words("write", path, &error))
+}
+
+/// [`replace`] for what is written every second and worth nothing after a crash: whole for every reader, but not waited
+/// for until it is on the disk.
+pub fn replace_unsynced(path: &Path, bytes: &[u8], mode: u32, label: &str) -> io::Result<()> {
+    replace_inner(path, bytes, mode, None, Sync::No, label).map_err(|error| in_words("write", path, &error))
+}
+
+/// Whether a write is on the disk when it returns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sync {
+    Yes,
+    No,
 }
 
 /// [`replace`], where owner and mode are not the old file's or the folder's but these: configuration that belongs to
 /// root and is read by group blockhost.
 pub fn replace_as(path: &Path, bytes: &[u8], mode: u32, owner: Account, label: &str) -> io::Result<()> {
-    replace_inner(path, bytes, mode, Some(owner), label).map_err(|error| in_words("write", path, &error))
+    replace_inner(path, bytes, mode, Some(owner), Sync::Yes, label)
+        .map_err(|error| in_words("write", path, &error))
 }
 
 #[allow(clippy::disallowed_methods, reason = "this is the room that replaces files")]
@@ -36,6 +50,7 @@ fn replace_inner(
     bytes: &[u8],
     mode: u32,
     owner: Option<Account>,
+    sync: Sync,
     label: &str,
 ) -> io::Result<()> {
     let folder = folder_of(path);
@@ -62,11 +77,13 @@ fn replace_inner(
             temporary.as_file().set_permissions(PermissionsExt::from_mode(mode))?;
         }
     }
-    temporary.as_file().sync_all()?;
+    if sync == Sync::Yes {
+        temporary.as_file().sync_all()?;
+    }
     failpoint::reached(&format!("write.{label}.temporary"))?;
     temporary.persist(path).map_err(|e| e.error)?;
     failpoint::reached(&format!("write.{label}.renamed"))?;
-    sync_folder(folder)
+    if sync == Sync::Yes { sync_folder(folder) } else { Ok(()) }
 }
 
 const TEMPORARY_PREFIX: &str = ".blockhost-";

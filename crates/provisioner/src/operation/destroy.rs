@@ -490,6 +490,7 @@ pub fn tidy_up(vm: &LockedVm<'_, '_>, record: &VmRecord, deadline: Deadline) -> 
     for result in [vm.folder().remove(), remove_legacy(&vm.legacy_folder())] {
         failures.extend(result.err().map(|error| format!("{error:#}")));
     }
+    crate::store::metric_samples::MetricSamples::new(ctx.host).forget(name);
     ctx.host.step("destroy.folder")?;
     if record.is_live() {
         mark_destroyed(ctx, record)?;

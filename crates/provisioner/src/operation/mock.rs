@@ -6,11 +6,13 @@
 use super::Context;
 use super::destroy::{Destroyed, mark_destroyed};
 use super::gc::{self, Options, Report};
+use super::metrics::live_records;
 use super::resume::{Expiry, Resumed, record_expiry};
 use super::start::{Started, activate, becomes_active};
 use super::status::Shown;
 use crate::host::clock;
 use crate::plan::garbage_collection::{self, is_due_for_destruction, is_due_for_suspension};
+use crate::plan::metrics::{Counters, Metrics, Named, RunState};
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
 use crate::value::vm_record::{Status, VmRecord};
@@ -94,6 +96,28 @@ pub fn shown(ctx: &Context<'_>, record: &VmRecord) -> Shown {
         Status::Active if is_on(ctx, record) => Shown::Active,
         Status::Active | Status::Suspended => Shown::Suspended,
         Status::Destroyed => Shown::Destroyed,
+    }
+}
+
+/// See [`super::metrics::metrics`].
+pub fn metrics(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Named> {
+    Ok(used(ctx, &ctx.live_record(name)?))
+}
+
+/// See [`super::metrics::all_metrics`].
+pub fn all_metrics(ctx: &Context<'_>) -> anyhow::Result<Vec<Named>> {
+    Ok(live_records(ctx)?.iter().map(|record| used(ctx, record)).collect())
+}
+
+/// A VM that does nothing.
+fn used(ctx: &Context<'_>, record: &VmRecord) -> Named {
+    let state = if is_on(ctx, record) { RunState::Running } else { RunState::Stopped };
+    Named {
+        name: record.name.to_string(),
+        vmid: record.vmid.get(),
+        metrics: Metrics { cpu_count: 1, state, ..Metrics::default() },
+        counters: Some(Counters::default()),
+        agent_asked: false,
     }
 }
 

@@ -16,6 +16,7 @@ pub mod leftovers;
 pub mod list;
 pub mod locked_vm;
 pub mod machine;
+pub mod metrics;
 pub mod mock;
 pub mod network;
 pub mod node_cloud_init;

@@ -4,6 +4,7 @@ pub mod allocation;
 pub mod cloud_init;
 pub mod garbage_collection;
 pub mod guest_command;
+pub mod metrics;
 pub mod privileges;
 pub mod substitution;
 pub mod template_image;

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod document;
 pub mod failed_logs;
 pub mod journal;
+pub mod metric_samples;
 pub mod node_access;
 pub mod provisioning_queue;
 pub mod record_copy;

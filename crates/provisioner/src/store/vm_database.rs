@@ -81,6 +81,11 @@ impl VmDatabase {
         }
     }
 
+    /// The same for a caller who cannot wait as long as a torn file is usually read again.
+    pub fn giving_up_after(self, torn_read: Duration) -> VmDatabase {
+        VmDatabase { torn_read, ..self }
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path

@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// How long one action may take, waiting behind others included: another package's action holds the agent's one lane for
 /// up to 30 s. Callers' own limits are shorter.
@@ -51,6 +52,19 @@ pub struct Guests {
     pub vmids: Vec<u32>,
     /// Static addresses of all guests, and the cluster's own nodes.
     pub addresses: Vec<IpAddr>,
+    /// VMs that are ours by the mark in their description.
+    pub ours: Vec<Ours>,
+}
+
+/// A VM that is ours by its mark.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ours {
+    /// Its VMID.
+    pub vmid: u32,
+    /// The name it was made under.
+    pub name: String,
+    /// The identity it was made with.
+    pub uuid: Uuid,
 }
 
 impl Guests {
@@ -58,7 +72,12 @@ impl Guests {
         let list = |key: &str| answer.get(key).and_then(Value::as_array).into_iter().flatten();
         let vmids = list("guests").filter_map(|guest| guest.get("vmid")?.as_u64()?.try_into().ok());
         let addresses = list("addresses").filter_map(|address| address.as_str()?.parse().ok());
-        Guests { vmids: vmids.collect(), addresses: addresses.collect() }
+        let ours = list("guests").filter_map(|guest| {
+            let text = |key: &str| guest.get(key).and_then(Value::as_str);
+            let vmid = guest.get("vmid")?.as_u64()?.try_into().ok()?;
+            Some(Ours { vmid, name: text("name")?.to_string(), uuid: Uuid::parse_str(text("uuid")?).ok()? })
+        });
+        Guests { vmids: vmids.collect(), addresses: addresses.collect(), ours: ours.collect() }
     }
 }
 
