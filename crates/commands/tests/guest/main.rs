@@ -10,6 +10,7 @@ mod exec_passes_on;
 mod gecos;
 mod gecos_bytes;
 mod gecos_fails;
+mod metrics;
 mod non_ascii;
 mod reapply;
 mod support;

@@ -16,7 +16,7 @@ use crate::host::clock::{self, Deadline};
 use crate::host::failpoint::limit;
 use crate::host::proxmox_api::{ApiError, ProxmoxApi};
 use crate::plan::metrics::{
-    Between, Look, Metrics, Named, RunState, counters, disk_used_mb, figures, rates, whole,
+    Between, Look, Metrics, Named, RunState, disk_used_mb, figures, listed_counters, live_counters, rates, whole,
 };
 use crate::store::metric_samples::{
     AgentLook, AllSample, AllSamples, CpuShares, MetricSamples, Proof, Sample,
@@ -122,7 +122,7 @@ impl One<'_> {
 
         // Another caller may have written meanwhile: its looks and its agent's answer are as good as ours.
         let mut sample = self.samples.sample(name, vmid, &identity);
-        let look = Look { at_ms: now, uptime, counters: counters(&status) };
+        let look = Look { at_ms: now, uptime, counters: live_counters(&status) };
         let (rates, is_new) = sample.looks.add(look);
         let agent = match said {
             Some(said) => Some(after(known_agent, said, now, uptime)),
@@ -170,10 +170,10 @@ impl One<'_> {
         Ok((pid > 0).then_some(Proof { at_ms: now, pid, uptime }))
     }
 
-    /// An error of the API, or what lies behind it: that a VM does not exist, or is on another node, is HTTP 500 there
-    /// as well (H39), and the root agent can tell.
+    /// An error of the API, or what lies behind it: for a VM that does not exist it says 403 or 500, for one on another
+    /// node 500 (H39), and the root agent can tell.
     fn explained(&self, error: ApiError) -> anyhow::Error {
-        if matches!(error, ApiError::Status { .. })
+        if matches!(error, ApiError::Status { .. } | ApiError::Forbidden { .. })
             && let Ok(state) = self.machine.look(self.ctx, self.deadline)
         {
             if !state.exists {
@@ -419,7 +419,7 @@ impl All<'_> {
         }
         let state = line.get("status").and_then(Value::as_str).unwrap_or_default();
         let state = RunState::of_qmp(state);
-        let look = Look { at_ms: self.now, uptime: whole(line, "uptime"), counters: counters(line) };
+        let look = Look { at_ms: self.now, uptime: whole(line, "uptime"), counters: listed_counters(line) };
         let last = before.remove(record.name.as_str());
         let last = last.filter(|last| last.vmid == vmid && last.identity == identity);
         let sample = match last {

@@ -65,11 +65,11 @@ pub struct Counters {
     pub net_rx: u64,
     /// Bytes the guest sent.
     pub net_tx: u64,
-    /// Bytes read from all disks.
-    pub disk_read: u64,
+    /// Bytes read from all disks; `None` where the node could not ask QEMU, which looks like 0 and is none.
+    pub disk_read: Option<u64>,
     /// Bytes written to all disks.
-    pub disk_written: u64,
-    /// Read operations; `None` where the source does not count them.
+    pub disk_written: Option<u64>,
+    /// Read operations; `None` also where the source does not count them.
     pub reads: Option<u64>,
     /// Write operations.
     pub writes: Option<u64>,
@@ -93,9 +93,9 @@ pub struct Rates {
     pub net_rx: i64,
     /// Bytes the guest sends.
     pub net_tx: i64,
-    /// Bytes read.
+    /// Bytes read; -1 unknown.
     pub disk_read: i64,
-    /// Bytes written.
+    /// Bytes written; -1 unknown.
     pub disk_written: i64,
     /// Read operations; -1 unknown.
     pub reads: i64,
@@ -115,34 +115,33 @@ pub enum Between {
 /// The rates between two looks; 0 without a first one, after a restart of the VM and after a jump of the clock.
 pub fn rates(before: Option<&Look>, now: &Look, by: Between) -> Rates {
     let none = |counter: Option<u64>| if counter.is_some() { 0 } else { -1 };
-    let zero =
-        Rates { reads: none(now.counters.reads), writes: none(now.counters.writes), ..Rates::default() };
+    let disks = |c: &Counters| [c.disk_read, c.disk_written, c.reads, c.writes];
+    let new = &now.counters;
+    let [disk_read, disk_written, reads, writes] = disks(new).map(none);
+    let zero = Rates { disk_read, disk_written, reads, writes, ..Rates::default() };
     let Some((before, ms)) = before.and_then(|before| Some((before, span(before, now, by)?))) else {
         return zero;
     };
-    let (old, new) = (&before.counters, &now.counters);
-    let counters = |c: &Counters| [c.net_rx, c.net_tx, c.disk_read, c.disk_written];
-    let went_back = counters(old).iter().zip(counters(new)).any(|(old, new)| new < *old)
-        || new.reads < old.reads
-        || new.writes < old.writes;
-    if went_back {
+    let old = &before.counters;
+    let disk_went_back = disks(old).into_iter().zip(disks(new)).any(|(old, new)| new.is_some() && new < old);
+    if disk_went_back || new.net_rx < old.net_rx || new.net_tx < old.net_tx {
         return zero;
     }
     let rate = |old: u64, new: u64| {
         let rate = u128::from(new - old) * 1000 / u128::from(ms);
         i64::try_from(rate).unwrap_or(i64::MAX)
     };
-    let operations = |old: Option<u64>, new: Option<u64>| match (old, new) {
+    let of_disk = |old: Option<u64>, new: Option<u64>| match (old, new) {
         (Some(old), Some(new)) => rate(old, new),
         _ => none(new),
     };
     Rates {
         net_rx: rate(old.net_rx, new.net_rx),
         net_tx: rate(old.net_tx, new.net_tx),
-        disk_read: rate(old.disk_read, new.disk_read),
-        disk_written: rate(old.disk_written, new.disk_written),
-        reads: operations(old.reads, new.reads),
-        writes: operations(old.writes, new.writes),
+        disk_read: of_disk(old.disk_read, new.disk_read),
+        disk_written: of_disk(old.disk_written, new.disk_written),
+        reads: of_disk(old.reads, new.reads),
+        writes: of_disk(old.writes, new.writes),
     }
 }
 
@@ -200,9 +199,9 @@ pub struct Metrics {
     pub disk_read_iops: i64,
     /// Writes per second; -1 unknown.
     pub disk_write_iops: i64,
-    /// Per second.
+    /// Per second; -1 unknown.
     pub disk_read_bytes_sec: i64,
-    /// Per second.
+    /// Per second; -1 unknown.
     pub disk_write_bytes_sec: i64,
     /// What the guest receives per second.
     pub net_rx_bytes_sec: i64,
@@ -312,19 +311,35 @@ pub fn figures(line: &Value, state: RunState) -> Metrics {
     }
 }
 
-/// The counters of `status/current` (with `blockstat`, QEMU's own for each drive) or of a line of `cluster/resources`.
-pub fn counters(line: &Value) -> Counters {
-    let drives = line.get("blockstat").and_then(Value::as_object).filter(|drives| !drives.is_empty());
+/// The counters of `status/current`, with QEMU's own for each drive under `blockstat`. Where QEMU did not answer the node,
+/// that is missing, and `diskread` is 0.
+pub fn live_counters(status: &Value) -> Counters {
+    let drives = status.get("blockstat").and_then(Value::as_object);
     let sum = |key: &str| {
         drives.map(|drives| drives.values().fold(0_u64, |sum, drive| sum.saturating_add(whole(drive, key))))
     };
     Counters {
-        net_rx: whole(line, "netin"),
-        net_tx: whole(line, "netout"),
-        disk_read: sum("rd_bytes").unwrap_or_else(|| whole(line, "diskread")),
-        disk_written: sum("wr_bytes").unwrap_or_else(|| whole(line, "diskwrite")),
+        net_rx: whole(status, "netin"),
+        net_tx: whole(status, "netout"),
+        disk_read: sum("rd_bytes"),
+        disk_written: sum("wr_bytes"),
         reads: sum("rd_operations"),
         writes: sum("wr_operations"),
+    }
+}
+
+/// The counters of a line of `cluster/resources`, which has no operations. No VM runs without having read its disk: two
+/// zeros mean that QEMU did not answer, and taken for a count they would make the next rate enormous.
+pub fn listed_counters(line: &Value) -> Counters {
+    let (read, written) = (whole(line, "diskread"), whole(line, "diskwrite"));
+    let is_known = read > 0 || written > 0;
+    Counters {
+        net_rx: whole(line, "netin"),
+        net_tx: whole(line, "netout"),
+        disk_read: is_known.then_some(read),
+        disk_written: is_known.then_some(written),
+        reads: None,
+        writes: None,
     }
 }
 
@@ -414,13 +429,13 @@ const FAMILIES: &[Family] = &[
         name: "blockhost_vm_disk_read_bytes_total",
         kind: "counter",
         help: "Bytes read from the disks since the start of the VM.",
-        value: |vm| Some(vm.counters?.disk_read.to_string()),
+        value: |vm| Some(vm.counters?.disk_read?.to_string()),
     },
     Family {
         name: "blockhost_vm_disk_written_bytes_total",
         kind: "counter",
         help: "Bytes written to the disks since the start of the VM.",
-        value: |vm| Some(vm.counters?.disk_written.to_string()),
+        value: |vm| Some(vm.counters?.disk_written?.to_string()),
     },
     Family {
         name: "blockhost_vm_disk_reads_total",

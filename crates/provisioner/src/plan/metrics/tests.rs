@@ -30,8 +30,8 @@ fn look(at_ms: i64, uptime: u64, counted: u64) -> Look {
     let counters = Counters {
         net_rx: counted,
         net_tx: counted * 2,
-        disk_read: counted * 3,
-        disk_written: counted * 4,
+        disk_read: Some(counted * 3),
+        disk_written: Some(counted * 4),
         reads: Some(counted / 10),
         writes: Some(counted / 5),
     };
@@ -126,6 +126,26 @@ fn h38_no_rate_without_two_looks_at_one_run_and_a_clock_that_agrees() {
 }
 
 #[test]
+fn h38_a_qemu_that_did_not_answer_the_node_makes_no_enormous_rate() {
+    let line = |disk: u64| json!({"netin": 1, "netout": 1, "diskread": disk, "diskwrite": disk});
+    let status = |disk: u64| json!({"blockstat": {"scsi0": {"rd_bytes": disk, "wr_bytes": disk}}});
+    let listed =
+        [listed_counters(&line(9 << 40)), listed_counters(&line(0)), listed_counters(&line(9 << 40))];
+    let live = [live_counters(&status(9 << 40)), live_counters(&line(0)), live_counters(&status(9 << 40))];
+    for [before, silent, after] in [listed, live] {
+        let at = |seconds: u64, counters| Look {
+            at_ms: i64::try_from(seconds * 1000).unwrap(),
+            uptime: seconds,
+            counters,
+        };
+        let found = rates(Some(&at(2, before)), &at(4, silent), Between::Clock);
+        assert_eq!((found.disk_read, found.disk_written), (-1, -1));
+        let found = rates(Some(&at(4, silent)), &at(6, after), Between::Clock);
+        assert_eq!((found.disk_read, found.disk_written), (0, 0));
+    }
+}
+
+#[test]
 fn h38_callers_at_once_do_not_spoil_each_others_rates() {
     let mut looks = Looks::default();
     assert_eq!(looks.add(look(10_000, 100, 1000)), (Rates::default(), true));
@@ -167,12 +187,15 @@ fn h38_counters_of_all_drives_are_added_and_get_fsinfo_stands_under_result() {
         |n: u64| json!({"rd_bytes": n, "wr_bytes": 2 * n, "rd_operations": 3 * n, "wr_operations": 4 * n});
     let live =
         json!({"netin": 5, "netout": 6, "diskread": 0, "blockstat": {"scsi0": drive(10), "scsi1": drive(1)}});
-    let found = counters(&live);
+    let found = live_counters(&live);
     let (reads, writes) = (found.reads, found.writes);
-    assert_eq!((found.disk_read, found.disk_written, reads, writes), (11, 22, Some(33), Some(44)));
+    assert_eq!(
+        (found.disk_read, found.disk_written, reads, writes),
+        (Some(11), Some(22), Some(33), Some(44))
+    );
     assert_eq!((found.net_rx, found.net_tx), (5, 6));
-    let found = counters(&json!({"diskread": 7, "diskwrite": 8}));
-    assert_eq!((found.disk_read, found.disk_written, found.reads), (7, 8, None));
+    let found = listed_counters(&json!({"diskread": 7, "diskwrite": 8}));
+    assert_eq!((found.disk_read, found.disk_written, found.reads), (Some(7), Some(8), None));
 
     let mounted =
         |name: &str, kind: &str, bytes: u64| json!({"name": name, "type": kind, "used-bytes": bytes});
