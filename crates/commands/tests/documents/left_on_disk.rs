@@ -80,8 +80,8 @@ fn every_file_that_the_code_names_is_on_a_page() {
     assert!(stale.is_empty(), "{stale:?}");
     let missing = undescribed(&source, &known);
     assert!(missing.is_empty(), "neither in doc/files.md nor in doc/configuration.md: {missing:?}");
-    let new = r#"host.state_dir.join("metrics").join("a.json"); x.join(format!("tf-{:x}", 1)); y.join(", ")"#;
-    assert_eq!(undescribed(new, &known), ["a.json", "metrics"]);
+    let new = r#"host.state_dir.join("figures").join("a.json"); x.join(format!("tf-{:x}", 1)); y.join(", ")"#;
+    assert_eq!(undescribed(new, &known), ["a.json", "figures"]);
 }
 
 /// The parts of a described path that no source has.
@@ -105,7 +105,7 @@ fn no_file_is_on_the_page_that_no_source_has() {
         let unheard = unheard_of(&path, &source);
         assert!(unheard.is_empty(), "{path}: no source has {unheard:?}");
     }
-    assert_eq!(unheard_of("/var/lib/blockhost/metrics/NAME.sample", &source), ["metrics", ".sample"]);
+    assert_eq!(unheard_of("/var/lib/blockhost/chronicles/NAME.scrap", &source), ["chronicles", ".scrap"]);
 }
 
 #[test]
