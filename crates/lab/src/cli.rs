@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::harness::setup::{Setup, environment, quoted};
 use crate::harness::{Control, Lifeline, days, launch, target_dir};
-use crate::model::{AgentMode, FaultAction, GuestChange, NewGuest, Power, Timing};
+use crate::model::{AgentMode, FaultAction, Figures, GuestChange, NewGuest, Power, Timing};
 use crate::{daemon, tool};
 
 #[derive(Debug, Parser)]
@@ -156,6 +156,15 @@ enum Ctl {
         /// Ignore shutdown requests
         #[arg(long)]
         ignore_shutdown: Option<bool>,
+    },
+    /// Set what a running guest uses; what is not named goes back to its default
+    Figures {
+        /// VMID
+        vmid: u32,
+        /// cpu (share of its CPUs), mem and fs_used (bytes); netin, netout, diskread, diskwrite, read_ops, write_ops (a
+        /// second, since its start)
+        #[arg(value_name = "NAME=VALUE", required = true)]
+        figures: Vec<String>,
     },
     /// Add somebody else's VM
     Stranger {
@@ -435,6 +444,17 @@ fn ctl(control: &Control, act: Ctl) -> anyhow::Result<()> {
                 Some("paused") => control.power(vmid, Power::Paused),
                 Some(other) => bail!("--power is on, off or paused, not '{other}'"),
             }
+        }
+        Ctl::Figures { vmid, figures } => {
+            let mut all = serde_json::to_value(Figures::default())?;
+            for pair in &figures {
+                let named = pair.split_once('=').and_then(|(name, value)| {
+                    *all.get_mut(name)? = serde_json::from_str(value).ok()?;
+                    Some(())
+                });
+                anyhow::ensure!(named.is_some(), "not a figure and a number: {pair}");
+            }
+            control.figures(vmid, serde_json::from_value(all)?)
         }
         Ctl::Stranger { vmid, name, running } => {
             control.add_guest(NewGuest { vmid, name, running, disk_gib: 8, ..NewGuest::default() })

@@ -305,6 +305,8 @@ fn a_lab_by_hand() {
     assert!(call(&["up"]).err.contains("a lab runs in"));
     assert_eq!(call(&["ctl", "stranger", "105", "--name", "somebody", "--running"]).code, 0);
     assert!(call(&["status"]).out.contains("105        somebody"));
+    assert_eq!(call(&["ctl", "figures", "105", "cpu=0.5", "netin=900000"]).code, 0);
+    assert!(call(&["ctl", "figures", "105", "cpu=half"]).err.contains("not a figure and a number: cpu=half"));
     assert_eq!(call(&["ctl", "fault", "qm.stop", "error", "no way"]).code, 0);
     let script = "eval \"$(\"$LAB\" env --dir \"$WHERE\")\"; qm stop 105; echo \"code $?\"; qm stop 105; qm status 105";
     let shell =

@@ -132,6 +132,17 @@ fn h38_rates_come_from_the_counters_and_are_0_after_a_restart() {
 }
 
 #[test]
+fn the_samples_go_with_the_vm() {
+    let lab = Lab::builder().start().unwrap();
+    vm(&lab, "create", &["web-1", "--no-web3", "--apply"]).ok();
+    assert_eq!(metrics(&lab)["state"], "running", "create gives the token its rights");
+    assert_eq!(all(&lab)[0]["state"], "running", "create leaves the mark that proves it");
+    assert!(lab.path("var/metrics/web-1.json").exists());
+    vm(&lab, "destroy", &["web-1"]).ok();
+    assert!(!lab.path("var/metrics/web-1.json").exists());
+}
+
+#[test]
 fn h38_a_paused_vm_is_paused() {
     let lab = visible();
     lab.control().power(100, Power::Paused).unwrap();
@@ -195,11 +206,16 @@ fn h23_the_answer_comes_in_time_whatever_hangs() {
     assert_eq!((&told["cpu_percent"], &told["disk_used_mb"]), (&json!(0.0), &json!(1500)), "{told}");
 
     lab.control().fault(&format!("api.{STATUS}"), FaultAction::Hang, 9).unwrap();
-    let begun = Instant::now();
-    let words = ["VM web-1 (VMID 100): cannot query the node", "no answer in time"];
-    vm(&lab, "metrics", &["web-1"]).fails(&words);
-    // The limit is 350 ms; the rest is for a busy machine.
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    // Its own limit is 350 ms, of the contract's 400; the best of some, and the rest for a busy machine.
+    let once = |_| {
+        let begun = Instant::now();
+        let words = ["VM web-1 (VMID 100): cannot query the node", "no answer in time"];
+        vm(&lab, "metrics", &["web-1"]).fails(&words);
+        begun.elapsed()
+    };
+    let best = (0..4).map(once).min().unwrap();
+    println!("with an API that hangs: {best:?}");
+    assert!(best < Duration::from_secs(1), "{best:?}");
     lab.control().fault("api.GET /cluster/resources*", FaultAction::Hang, 9).unwrap();
     vm(&lab, "metrics", &["--all"]).fails(&["cannot query the node"]);
 }
