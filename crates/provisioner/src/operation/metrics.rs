@@ -9,14 +9,15 @@
 //! The disaster would be the figures of somebody else's VM under the name of one of ours (hazards H02, H41): without a
 //! proof no figure is told.
 
-use super::machine::{Machine, locate};
 use super::Context;
+use super::machine::{Machine, locate};
 use crate::host::Host;
 use crate::host::clock::{self, Deadline};
 use crate::host::failpoint::limit;
 use crate::host::proxmox_api::{ApiError, ProxmoxApi};
 use crate::plan::metrics::{
-    Between, Look, Metrics, Named, RunState, disk_used_mb, figures, listed_counters, live_counters, rates, whole,
+    Between, Look, Metrics, Named, RunState, disk_used_mb, figures, listed_counters, live_counters, rates,
+    whole,
 };
 use crate::store::metric_samples::{
     AgentLook, AllSample, AllSamples, CpuShares, MetricSamples, Proof, Sample,
