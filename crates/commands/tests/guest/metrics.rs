@@ -256,6 +256,30 @@ fn h02_the_figures_of_a_stranger_are_not_told() {
 }
 
 #[test]
+fn h02_a_vm_of_an_older_record_is_known_by_its_name() {
+    let lab = visible();
+    edit_database(&lab, |all| {
+        all["vms"]["web-1"].as_object_mut().unwrap().remove("smbios_uuid");
+    });
+    assert_eq!(metrics(&lab)["state"], "running");
+    assert_eq!(all(&lab)[0]["state"], "running");
+    lab.control().rename(100, "somebody").unwrap();
+    forget_samples(&lab);
+    vm_with(&lab, PATIENT, "metrics", &["web-1"]).fails(&["VM web-1 (VMID 100)", "another guest"]);
+    assert_eq!(all(&lab)[0]["state"], "unknown");
+}
+
+#[test]
+fn h29_a_token_that_may_not_see_the_vm_is_said() {
+    let lab = visible();
+    lab.control().pool(100, None).unwrap();
+    let said = vm_with(&lab, PATIENT, "metrics", &["web-1"]);
+    said.fails(&["VM web-1 (VMID 100): cannot query the node", "403", "VM.Audit"]);
+    let said = vm_with(&lab, PATIENT, "metrics", &["--all"]).ok();
+    said.says(&["warning: VM web-1 (VMID 100): the node does not list it, or the API token may not see it"]);
+}
+
+#[test]
 fn h41_h49_a_vm_that_is_destroyed_gone_elsewhere_or_unknown_has_no_figures() {
     let lab = visible();
     metrics(&lab);
