@@ -128,7 +128,8 @@ pub fn rates(before: Option<&Look>, now: &Look, by: Between) -> Rates {
         return zero;
     }
     let rate = |old: u64, new: u64| {
-        let rate = u128::from(new - old) * 1000 / u128::from(ms);
+        // To the nearest: two reads a second are not one because a look came a millisecond late.
+        let rate = (u128::from(new - old) * 1000 + u128::from(ms / 2)) / u128::from(ms);
         i64::try_from(rate).unwrap_or(i64::MAX)
     };
     let of_disk = |old: Option<u64>, new: Option<u64>| match (old, new) {
