@@ -93,6 +93,27 @@ fn the_power_button_is_pressed_again_while_a_guest_boots() {
     assert_eq!(guest(&lab, 100).power, Power::Stopped);
 }
 
+/// Its agent ends before it does, so the second request is refused while the first one is being obeyed.
+#[test]
+fn a_guest_that_takes_its_time_to_go_down_is_no_failure() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    let late = FaultAction::error("VM quit/powerdown failed - got timeout");
+    lab.control().fault("task.qmshutdown", late, 1).unwrap();
+    let stop = lab.vm_start("", "stop", &["web-1"]);
+    let asked = || {
+        let calls = lab.control().calls(0).unwrap();
+        calls.iter().filter(|call| call.what == "qm-shutdown").count()
+    };
+    until("the first request", || asked() == 1);
+    lab.control()
+        .fault("task.qmshutdown", FaultAction::error("QEMU guest agent is not running"), 99)
+        .unwrap();
+    until("the second request", || asked() >= 2);
+    lab.control().power(100, Power::Stopped).unwrap();
+    stop.wait().ok().says(&["is off"]);
+}
+
 #[test]
 fn mock_verbs_agree_with_one_another() {
     let lab = Lab::builder().start().unwrap();

@@ -12,6 +12,10 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(45);
 /// How long the guest may take to hear the power button before it is pressed again.
 const PRESS: Duration = Duration::from_secs(15);
+/// How long it is watched before that.
+const AGAIN: Duration = Duration::from_secs(5);
+/// `qm shutdown`, where the guest did not go down in time.
+const UNHEARD: &str = "powerdown failed";
 
 /// Shuts a VM down; `false` when it was off already.
 pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
@@ -43,21 +47,36 @@ pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
         let limit = left.min(failpoint::limit("stop-again", PRESS)).max(Duration::from_secs(1));
         node.shutdown(machine.vmid, &machine.identity, limit, deadline)
     };
-    let mut waited;
-    loop {
+    let mut pressed_before = false;
+    let waited = loop {
         let act = machine.act("qm-shutdown", deadline);
-        waited = node.act_and_wait(act, shutdown, |s| !s.running).with_context(|| label.clone())?;
-        let unheard = matches!(&waited, Waited::Failed(words) if words.contains("powerdown failed"));
-        if !unheard || deadline.left() < Duration::from_secs(5) {
-            break;
+        let waited = node.act_and_wait(act, shutdown, |s| !s.running).with_context(|| label.clone())?;
+        let goes_on = match &waited {
+            // A guest that is going down has no agent any more by which it could be asked: it needs its time.
+            Waited::Failed(words) => {
+                words.contains(UNHEARD) || (pressed_before && !words.contains("VM is paused"))
+            }
+            _ => false,
+        };
+        if !goes_on {
+            break waited;
         }
-        tracing::debug!("{label}: the guest has not heard the power button; pressing it again");
-        node.pause(Duration::from_secs(1))?;
-    }
+        tracing::debug!("{label}: it still runs; pressing the power button again in a moment");
+        pressed_before = true;
+        // Too late for another request, there is still time to see it go down.
+        let moment = if deadline.left() < AGAIN * 2 { deadline } else { deadline.at_most(AGAIN) };
+        let seen = node.wait_for(machine.vmid, &machine.identity, moment, |s| !s.running);
+        if let done @ Waited::Done(_) = seen.with_context(|| label.clone())? {
+            break done;
+        }
+        if deadline.passed() {
+            break waited;
+        }
+    };
     match waited {
         Waited::Done(_) => Ok(true),
         Waited::Failed(words) if words.contains("VM is paused") => anyhow::bail!(paused()),
-        Waited::Failed(words) if !words.contains("powerdown failed") => {
+        Waited::Failed(words) if !words.contains(UNHEARD) && !pressed_before => {
             anyhow::bail!("{label}: failed to shut down: {words}")
         }
         Waited::Failed(_) | Waited::TimedOut(_) => anyhow::bail!(
