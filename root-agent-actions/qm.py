@@ -833,10 +833,18 @@ def vm_state(params: dict) -> dict:
     """
     vmid = _vmid(params)
     guest = _guest(vmid)
-    if guest is not None and not _is_meant(guest, params):
+    meant = _is_meant(guest, params) if guest is not None else None
+    foreign = False
+    if guest is not None and not meant:
         settings = _settings()
-        if not _is_template_vmid(vmid, settings):
-            _check_range(vmid, settings)
+        try:
+            if not _is_template_vmid(vmid, settings):
+                _check_range(vmid, settings)
+        except Refusal:
+            if meant is None:
+                raise
+            # A record of ours has this VMID, and its VM is another one: that much it must know.
+            foreign = True
     task = _last_task(vmid)
     answer: dict[str, Any] = {
         "exists": guest is not None,
@@ -861,9 +869,10 @@ def vm_state(params: dict) -> dict:
         type=guest.kind,
         running=running,
         paused=_paused(vmid) if running else running,
-        name=guest.name,
-        uuid=guest.uuid if params.get("uuid") is not None and _is_meant(guest, params) else guest.told_uuid,
-        description=guest.mark,
+        foreign=foreign,
+        name=None if foreign else guest.name,
+        uuid=guest.uuid if params.get("uuid") is not None and meant else guest.told_uuid,
+        description="" if foreign else guest.mark,
         lock=guest.lock,
         onboot=guest.config.get("onboot") == "1",
         template=guest.template,
@@ -1819,7 +1828,7 @@ def _guest_prefix() -> tuple[ipaddress.IPv6Network, set[ipaddress.IPv6Address]]:
         taken = {prefix[0], prefix[1]} | ({ipaddress.IPv6Address(gateway)} if gateway else set())
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         text = f"{path} does not say which addresses are the guests': {type(error).__name__}: {error}"
-        raise Refusal("failed", text) from None
+        raise Refusal("prefix", text) from None
     return prefix, taken
 
 
@@ -1832,7 +1841,7 @@ def guest_route_add(params: dict) -> dict:
     address, bridge = _guest_route(params)
     prefix, taken = _guest_prefix()
     if address not in prefix or address in taken:
-        raise Refusal("failed", f"{address} is no guest's address of {prefix}")
+        raise Refusal("prefix", f"{address} is no guest's address of {prefix}")
     _run_checked(["ip", "-6", "route", "replace", f"{address}/128", "dev", bridge])
     return {}
 

@@ -18,7 +18,7 @@ def foreign(node):
 
 def test_of_a_foreign_guest_in_our_range_the_name_is_told(foreign, ask):
     answer = ask("vm-state", vmid=105)
-    assert answer["ok"] and answer["exists"] and answer["name"] == "db-1"
+    assert answer["ok"] and answer["exists"] and answer["name"] == "db-1" and answer["foreign"] is False
     assert OTHER_UUID not in json.dumps(answer) and "hunter2" not in json.dumps(answer)
     for wrong in ({"uuid": UUID}, {"name": "db-1"}, {"name": "web-1"}):
         assert ask("vm-state", vmid=105, **wrong)["uuid"] is None
@@ -31,9 +31,13 @@ def test_who_knows_it_is_told_everything(foreign, ask):
 
 
 def test_outside_our_range_nothing_is_told_of_a_guest_that_is_not_proven(foreign, ask):
-    for proof in ({}, {"uuid": UUID}, {"name": "web-1"}):
+    answer = ask("vm-state", vmid=5000)
+    assert answer == {"ok": False, "code": "range", "error": "VMID 5000 is outside vmid_range 100-999"}
+    # Whose record has the number must learn that its VM is not there, or it could never be closed.
+    for proof in ({"uuid": UUID}, {"name": "web-1"}):
         answer = ask("vm-state", vmid=5000, **proof)
-        assert answer == {"ok": False, "code": "range", "error": "VMID 5000 is outside vmid_range 100-999"}
+        assert answer["ok"] and answer["exists"] and answer["foreign"]
+        assert (answer["name"], answer["uuid"], answer["description"]) == (None, None, "")
     assert ask("vm-state", vmid=5000, uuid=OTHER_UUID)["name"] == "db-1", "a VM of ours after the range was changed"
     assert ask("vm-state", vmid=5001)["exists"] is False
 

@@ -69,7 +69,7 @@ def test_a_host_that_does_not_say_its_prefix_sets_no_route(host, ask, text):
     if text is not None:
         allocation(host, text)
     answer = ask("guest-route-add", address=GUEST, dev="vmbr5")
-    assert not answer["ok"] and "broker-allocation.json" in answer["error"]
+    assert answer["code"] == "prefix" and "broker-allocation.json" in answer["error"]
     assert host.calls == []
 
 

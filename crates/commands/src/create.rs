@@ -167,7 +167,8 @@ impl CreateCommand {
 fn run(host: &Host, mock: bool, request: &Request) -> anyhow::Result<()> {
     let ctx = Context::open(host, mock)?;
     let act = || create(&ctx, request, &mut report);
-    match if request.apply { audited(&ctx, "create", &request.name, act)? } else { act()? } {
+    // A mock VM leaves no trail, and no copy of its record beside a real one's files.
+    match if request.apply && !mock { audited(&ctx, "create", &request.name, act)? } else { act()? } {
         Created::Planned(text) => answer(&text),
         Created::Reported(_) => Ok(()),
     }

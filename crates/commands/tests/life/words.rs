@@ -213,3 +213,45 @@ fn an_interrupted_create_says_that_all_was_undone() {
     .unwrap();
     create.wait().fails(&["VM web-1", "interrupted by a signal; everything was undone"]);
 }
+
+/// The range of db.yaml was moved while VMs lived outside the new one.
+#[test]
+fn a_vm_outside_a_range_that_was_moved_is_connected_and_can_be_closed() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    lab.made("web-2");
+    edit(&lab.path("etc/blockhost/db.yaml"), "start: 100", "start: 200");
+    lab.control().reboot_node().unwrap();
+    let isolated =
+        || lab.control().snapshot().unwrap().ports.get("tap100i0").is_some_and(|port| port.isolated);
+    assert!(!isolated());
+    let reapply = lab.command("blockhost-provisioner-reapply").output().unwrap();
+    assert!(reapply.status.success() && isolated(), "{reapply:?}");
+    assert_eq!(lab.vm("status", &["web-1"]).ok().out, "active\n");
+    // Deleted outside BlockHost, and its number is somebody else's by now.
+    for (vmid, name, more) in [(100, "web-1", None), (101, "web-2", Some("--forget"))] {
+        lab.control().remove_guest(vmid).unwrap();
+        let stranger =
+            lab::model::NewGuest { vmid, name: "other".into(), running: true, ..Default::default() };
+        lab.control().add_guest(stranger).unwrap();
+        let before = guest(&lab, vmid);
+        let mut arguments = vec![name];
+        arguments.extend(more.into_iter().flat_map(|flag| [flag, "--yes"]));
+        lab.vm("destroy", &arguments).ok();
+        assert_eq!(guest(&lab, vmid), before, "the stranger is left alone");
+        assert_eq!(lab.vm("status", &[name]).ok().out, "destroyed\n");
+    }
+}
+
+#[test]
+fn a_mock_vm_with_the_name_of_a_real_one_touches_nothing_of_it() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("web-1");
+    let copy = lab.path("var/terraform/vms/web-1/record.json");
+    let trail = lab.path("var/audit").read_dir().unwrap().next().unwrap().unwrap().path();
+    let before = (read(&copy), read(&trail), read(&lab.path("var/vms.json")));
+    let mut create = lab.vm_command("create", &["web-1", "--no-web3", "--apply", "--mock"]);
+    create.env("BLOCKHOST_MOCK_DB", lab.path("mock.json"));
+    crate::support::Said::from(create.output().unwrap()).ok();
+    assert_eq!((read(&copy), read(&trail), read(&lab.path("var/vms.json"))), before);
+}

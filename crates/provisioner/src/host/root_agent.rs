@@ -70,6 +70,13 @@ pub enum AgentError {
 
 /// A tool's words, and what to do in the three cases that operators meet.
 pub fn with_way_out(words: &str) -> String {
+    // Said already, where words were handed on.
+    if ["wait until the ", "deleted outside BlockHost", "try again when the guest"]
+        .iter()
+        .any(|sign| words.contains(sign))
+    {
+        return words.to_string();
+    }
     if let Some((_, rest)) = words.split_once("VM is locked (") {
         let lock = rest.split(')').next().unwrap_or_default();
         return format!(

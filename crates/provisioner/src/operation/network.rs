@@ -8,6 +8,7 @@ use super::Context;
 use crate::host::clock::Deadline;
 use crate::host::root_agent::AgentError;
 use crate::tool::node::Node;
+use crate::value::identity::Identity;
 use crate::value::vm_state::VmState;
 use crate::value::vmid::Vmid;
 use std::net::Ipv6Addr;
@@ -35,14 +36,14 @@ pub enum Isolation {
 pub fn connect(
     ctx: &Context<'_>,
     node: &Node,
-    vmid: Vmid,
+    (vmid, identity): (Vmid, &Identity),
     ipv6: Option<Ipv6Addr>,
     deadline: Deadline,
 ) -> Vec<String> {
     let isolating = deadline.at_most(deadline.left().saturating_sub(RESERVE));
     let mut pause = PAUSES.0;
     let isolation = loop {
-        match isolate_once(node, vmid, isolating) {
+        match isolate_once(node, (vmid, identity), isolating) {
             Isolation::NotYet(why) if isolating.left() <= pause => break Isolation::NotYet(why),
             Isolation::NotYet(why) => {
                 tracing::debug!("VMID {vmid}: {why}; trying again");
@@ -86,8 +87,8 @@ pub fn finish(
 }
 
 /// Isolates the port of a running VM if it is there, and reads that back.
-pub fn isolate_once(node: &Node, vmid: Vmid, deadline: Deadline) -> Isolation {
-    let look = || node.state(vmid, None, deadline);
+pub fn isolate_once(node: &Node, (vmid, identity): (Vmid, &Identity), deadline: Deadline) -> Isolation {
+    let look = || node.state(vmid, Some(identity), deadline);
     match look() {
         Ok(state) => match readiness(&state) {
             Some(answer) => answer,

@@ -160,7 +160,7 @@ fn one(ctx: &Context<'_>, name: &VmName, deadline: Deadline) -> anyhow::Result<F
     if !state.running {
         return Ok(Found::Off);
     }
-    let isolation = network::isolate_once(&node, machine.vmid, deadline);
+    let isolation = network::isolate_once(&node, (machine.vmid, &machine.identity), deadline);
     if matches!(isolation, Isolation::NotYet(_)) && deadline.left() > LAST_TRY {
         return Ok(Found::NotYet);
     }

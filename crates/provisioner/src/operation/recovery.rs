@@ -135,7 +135,8 @@ pub fn undo(
     );
     // Without knowing the token nobody can tell that the log does not hold it.
     let access = ctx.api().ok();
-    let kept = access.and_then(|(access, _)| failed_logs::keep(ctx.host, access, name, &folder.log()));
+    let kept = access
+        .and_then(|(access, _)| failed_logs::keep(ctx.host, access, name, entry.began_at, &folder.log()));
     if entry.step == Step::Applying {
         let uuid = entry.smbios_uuid.context("the journal entry has no UUID")?;
         // Before the look: what it does not see may come later (H57).

@@ -107,7 +107,8 @@ pub fn run(
             ),
         }
     }
-    let mut warnings = network::connect(vm, &node, machine.vmid, machine.record.ipv6, deadline);
+    let mut warnings =
+        network::connect(vm, &node, (machine.vmid, &machine.identity), machine.record.ipv6, deadline);
     if was_running && state.paused.is_none() {
         warnings.push("it runs, but whether it is paused is not known, for the API did not answer; blockhost-vm-start continues a paused one".to_string());
     }

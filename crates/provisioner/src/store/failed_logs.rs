@@ -4,9 +4,10 @@
 //! Written before anything is undone, so a create that dies in the middle of its undo has its log kept by whoever goes
 //! on. The newest [`KEPT`] stay; a log that cannot be kept is a warning, never in the way.
 
-use crate::host::{Host, clock, read_file, replace_file};
+use crate::host::{Host, read_file, replace_file};
 use crate::store::node_access::NodeAccess;
 use crate::value::vm_name::VmName;
+use chrono::{DateTime, Utc};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,14 @@ const KEPT: usize = 20;
 const LIMIT: u64 = 256 * 1024;
 
 /// Keeps the log of this create, without the API token; `None` where there is nothing in it, or it cannot be kept.
-pub fn keep(host: &Host, access: &NodeAccess, name: &VmName, log: &Path) -> Option<PathBuf> {
+/// `began_at` is the create's: an undo that is tried again writes the same file again.
+pub fn keep(
+    host: &Host,
+    access: &NodeAccess,
+    name: &VmName,
+    began_at: DateTime<Utc>,
+    log: &Path,
+) -> Option<PathBuf> {
     let bytes = end_of(log).ok().filter(|bytes| !bytes.is_empty())?;
     let secrets = [access.token.reveal(), access.token.secret_part()];
     let text = String::from_utf8_lossy(&bytes);
@@ -25,7 +33,7 @@ pub fn keep(host: &Host, access: &NodeAccess, name: &VmName, log: &Path) -> Opti
         .filter(|secret| !secret.is_empty())
         .fold(text.into_owned(), |text, secret| text.replace(secret, "[secret]"));
     let folder = host.state_dir.join("failed");
-    let path = folder.join(format!("{name}-{}.log", clock::now().format("%Y%m%dT%H%M%SZ")));
+    let path = folder.join(format!("{name}-{}.log", began_at.format("%Y%m%dT%H%M%SZ")));
     let written = replace_file::make_folder(&folder, 0o770)
         .and_then(|()| replace_file::replace(&path, text.as_bytes(), replace_file::PRIVATE, "failed-log"));
     if let Err(error) = written {

@@ -42,7 +42,7 @@ impl Node {
     ) -> Result<(), AgentError> {
         let params = || -> Value { json!({ "address": format!("{address}/128"), "dev": bridge.as_str() }) };
         match self.act(of_plugin, params(), deadline) {
-            Err(error) if error.is_unknown_action() || error.code() == "bridge" => {
+            Err(error) if error.is_unknown_action() || matches!(error.code(), "bridge" | "prefix") => {
                 self.act(of_daemon, params(), deadline).map(drop)
             }
             answer => answer.map(drop),

@@ -26,6 +26,7 @@ pub(super) fn state_in(answer: &Map<String, Value>) -> Option<VmState> {
         lock: text("lock"),
         elsewhere: exists && !here,
         container: text("type") == "lxc",
+        foreign: flag("foreign"),
         template: flag("template"),
         onboot: flag("onboot"),
         protection: flag("protection"),

@@ -27,6 +27,8 @@ pub struct VmState {
     pub elsewhere: bool,
     /// It is a container, which none of ours is.
     pub container: bool,
+    /// It is a guest outside our range and not the one that was asked for; nothing else is told of it.
+    pub foreign: bool,
     /// It is a template.
     pub template: bool,
     /// The node starts it when it boots itself.
@@ -63,7 +65,7 @@ impl VmState {
     /// another node may be out of reach, and then says nothing (H49).
     pub fn tells_whose(&self) -> bool {
         let has_marks = self.uuid.is_some() || !self.name.is_empty() || !self.description.is_empty();
-        !self.elsewhere || self.container || has_marks
+        !self.elsewhere || self.container || self.foreign || has_marks
     }
 
     /// Whether this machine is the one `identity` names. A VM whose create died during the clone is known by

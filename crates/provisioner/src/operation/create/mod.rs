@@ -344,6 +344,7 @@ impl From<anyhow::Error> for Failure {
 struct Registered {
     result: VmResult,
     allocation: Allocation,
+    identity: Identity,
 }
 
 fn attempt_once(
@@ -432,7 +433,7 @@ fn wait_and_register(
     let ipv6 = allocation.ipv6.map(|a| a.to_string());
     let result =
         VmResult::new(name, &allocation.ipv4.to_string(), ipv6, vmid, token, request.username.as_str());
-    Ok(Registered { result, allocation })
+    Ok(Registered { result, allocation, identity })
 }
 
 /// User-data (where it is ours) and meta-data onto the node, by the root agent: no ssh, no upload (H29).
@@ -503,7 +504,8 @@ fn report_registered(
     let node: Node = ctx.node_uninterrupted();
     let deadline = Deadline::after(Duration::from_secs(90));
     let allocation = registered.allocation;
-    let warnings = network::connect(ctx, &node, allocation.vmid, allocation.ipv6, deadline);
+    let warnings =
+        network::connect(ctx, &node, (allocation.vmid, &registered.identity), allocation.ipv6, deadline);
     for warning in &warnings {
         tracing::warn!("VM {name}: {warning}");
     }
@@ -547,7 +549,8 @@ fn finish_unreported(
     let result = VmResult::of_record(&record);
     let ipv4 = record.ipv4.or(entry.ipv4).context("the record has no IPv4 address")?;
     let allocation = Allocation { vmid: record.vmid, ipv4, ipv6: record.ipv6 };
-    let warnings = report_registered(ctx, name, Registered { result, allocation }, report)?;
+    let warnings =
+        report_registered(ctx, name, Registered { result, allocation, identity: place.identity }, report)?;
     close_entry(vm)?;
     Ok(Created::Reported(warnings))
 }
