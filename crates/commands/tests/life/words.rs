@@ -159,6 +159,10 @@ fn every_error_of_a_command_for_one_vm_names_it() {
     std::fs::write(&settings, &good).unwrap();
     edit(&settings, "end: 999", "end: 100");
     lab.create("web-2", &[]).fails(&["VM web-2: no VMID is free"]);
+    std::fs::write(&settings, good.replace("vmid_range:", "vmid_rnge:")).unwrap();
+    lab.create("web-2", &[]).fails(&["key vmid_range (start, end) is missing", "vmid_range by vmid_rnge?"]);
+    std::fs::write(&settings, good.replace("ip_pool:", "ip_pol:")).unwrap();
+    lab.create("web-2", &[]).fails(&["key ip_pool", "ip_pool by ip_pol?"]);
     std::fs::write(&settings, &good).unwrap();
     let database = lab.path("var/vms.json");
     let text = read(&database);

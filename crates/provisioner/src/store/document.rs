@@ -53,6 +53,11 @@ impl Document {
         &self.path
     }
 
+    /// Its outermost keys.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.root.keys().map(String::as_str)
+    }
+
     /// The value at `key` (`a.b` looks into a mapping); `None` where it is missing or null.
     pub fn value(&self, key: &str) -> anyhow::Result<Option<&Value>> {
         let mut found: Option<&Value> = None;

@@ -4,6 +4,7 @@ use super::document::Document;
 use crate::host::Host;
 use crate::value::address::{Ipv4Network, Ipv4Pool, Ipv6Pool, Ipv6Prefix};
 use crate::value::field_names::FieldNames;
+use crate::value::nearest::nearest;
 use crate::value::text::{BridgeName, PlainName, StorageId};
 use crate::value::vmid::{Vmid, VmidRange};
 use anyhow::Context;
@@ -159,15 +160,23 @@ impl Settings {
 
     /// The VMIDs we hand out; an error where db.yaml does not say.
     pub fn vmid_range(&self) -> anyhow::Result<VmidRange> {
-        self.vmid_range
-            .with_context(|| format!("{}: key vmid_range (start, end) is missing", self.path.display()))
+        self.vmid_range.with_context(|| self.missing("vmid_range", "start, end"))
+    }
+
+    /// That a key is missing, and which one may be a slip for it: keys of others are allowed, so nobody else can say.
+    fn missing(&self, key: &str, parts: &str) -> String {
+        let text = format!("{}: key {key} ({parts}) is missing", self.path.display());
+        let document = Document::read_yaml(&self.path).ok();
+        let others = document.iter().flat_map(Document::keys).filter(|other| !other.starts_with("ipv6"));
+        match nearest(key, others) {
+            Some(near) => format!("{text}; did you mean {key} by {near}?"),
+            None => text,
+        }
     }
 
     /// The IPv4 addresses we hand out; an error where db.yaml does not say.
     pub fn ipv4_pool(&self) -> anyhow::Result<Ipv4Pool> {
-        self.ipv4_pool.with_context(|| {
-            format!("{}: key ip_pool (network, start, end, gateway) is missing", self.path.display())
-        })
+        self.ipv4_pool.with_context(|| self.missing("ip_pool", "network, start, end, gateway"))
     }
 
     /// The IPv6 addresses we hand out, and the broker's DNS zone: `None` where there is no broker-allocation.json.

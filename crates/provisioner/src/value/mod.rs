@@ -6,6 +6,7 @@ pub mod apt_repository;
 pub mod field_names;
 pub mod identity;
 pub mod json_text;
+pub mod nearest;
 pub mod node_name;
 pub mod proxmox_host;
 pub mod pve_user;
