@@ -360,8 +360,7 @@ impl Run {
             let ended = self.child.try_wait()?;
             self.read_log();
             if let Some(status) = ended {
-                // Best effort: its provider may be writing its last words there; the next run makes it anew.
-                let _ = replace_file::remove_tree(&self.temporary);
+                self.tidy();
                 return Ok(if status.success() {
                     Outcome::Done
                 } else {
@@ -378,6 +377,15 @@ impl Run {
                 return Ok(Outcome::StillRunning);
             }
             clock::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Removes its TMPDIR, under the folder's lock: VMs of the older package share a folder, and the next terraform in it
+    /// may have begun already. Best effort: whoever begins next makes it anew.
+    fn tidy(&self) {
+        let lock = self.log.with_file_name("terraform.lock");
+        if let Ok(Some(_lock)) = LockFile::try_lock(&lock) {
+            let _ = replace_file::remove_tree(&self.temporary);
         }
     }
 
