@@ -218,6 +218,27 @@ fn an_interrupted_create_says_that_all_was_undone() {
     create.wait().fails(&["VM web-1", "interrupted by a signal; everything was undone"]);
 }
 
+/// From registration on nothing is undone: the VM is there and paid for.
+#[test]
+fn a_create_that_is_interrupted_while_it_registers_does_not_say_that_it_was_undone() {
+    let lab = Lab::builder().start().unwrap();
+    let arguments = ["web-1", "--owner-wallet", WALLET, "--apply"];
+    let create = lab.vm_start("sleep@create.registering=3000", "create", &arguments);
+    until("the entry", || {
+        std::fs::read_to_string(lab.path("var/journal/web-1.json"))
+            .is_ok_and(|text| text.contains("registered"))
+    });
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(i32::try_from(create.pid()).unwrap()).unwrap(),
+        rustix::process::Signal::TERM,
+    )
+    .unwrap();
+    let said = create.wait().fails(&["VM web-1", "interrupted by a signal", "run the same command again"]);
+    assert!(!said.err.contains("undone"), "{said:?}");
+    lab.vm("create", &arguments).ok();
+    assert_eq!(guest(&lab, 100).power, Power::Running);
+}
+
 /// The range of db.yaml was moved while VMs lived outside the new one.
 #[test]
 fn a_vm_outside_a_range_that_was_moved_is_connected_and_can_be_closed() {

@@ -214,9 +214,9 @@ pub fn create(
             }
             Err(failure) => failure,
         };
-        if let Some(entry) = vm.entry()?
-            && matches!(entry.step, Step::Taken | Step::Applying)
-        {
+        let entry = vm.entry()?;
+        let is_registered = entry.as_ref().is_some_and(|entry| entry.step == Step::Registered);
+        if let Some(entry) = entry.filter(|entry| matches!(entry.step, Step::Taken | Step::Applying)) {
             tracing::info!("VM {name}: undoing what was made");
             match recovery::undo(&vm, &entry, recovery::PATIENT, failure.may_be_late) {
                 // Of several tries the last one's tells why.
@@ -246,6 +246,12 @@ pub fn create(
                     pause.as_secs()
                 );
                 ctx.host.interrupt.sleep(crate::host::failpoint::limit("create-retry", pause));
+            }
+            _ if is_registered => {
+                anyhow::bail!(
+                    "{:#}; the VM is made: run the same command again to get its result",
+                    failure.error
+                )
             }
             _ if failure.error.is::<Interrupted>() => {
                 anyhow::bail!("VM {name}: interrupted by a signal; everything was undone")
@@ -475,11 +481,15 @@ fn apply(
     ctx.host.interrupt.check()?;
     match outcome {
         Outcome::Done => Ok(()),
-        Outcome::StillRunning => Err(anyhow::anyhow!(
-            "terraform did not end within {} s; it goes on and is tidied up after",
-            APPLY_LIMIT.as_secs()
-        )
-        .into()),
+        Outcome::StillRunning => Err(Failure {
+            error: anyhow::anyhow!(
+                "terraform did not end within {} s; it goes on and is tidied up after",
+                APPLY_LIMIT.as_secs()
+            ),
+            kind: FailureKind::Other,
+            vmid: entry.checked_vmid().ok(),
+            may_be_late: MayBeLate::Yes,
+        }),
         Outcome::Failed(diagnostics) => {
             let words = said_once(&diagnostics);
             let hint = check::hint_for(&words);
