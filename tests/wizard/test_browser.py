@@ -172,6 +172,12 @@ def send(page):
         page.get_by_role("button", name="Continue").click()
 
 
+def follow(page, name):
+    """Follows a link to another page, and waits until that page is there: a click alone does not wait for it."""
+    with page.expect_navigation():
+        page.get_by_role("link", name=name).click()
+
+
 def values(page):
     return {name: page.locator(f"#{name}").input_value() for name in PAGE_FORM}
 
@@ -218,12 +224,13 @@ def test_from_the_page_to_the_summary(open_page):
     page.keyboard.type("192.168.122.1")
     page.get_by_label("Proxmox API user").fill("svc@pve")
     page.get_by_label("Grace period").fill("14")
-    page.keyboard.press("Enter")
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
 
     page.wait_for_url("**/wizard/connectivity*")
     assert page.locator("#management_url").inner_text() == "https://203.0.113.5:8006"
     # Back: what was chosen is there. One more change.
-    page.get_by_role("link", name="Back").click()
+    follow(page, "Back")
     assert values(page) == {
         **PAGE_FORM,
         **wanted,
@@ -233,7 +240,7 @@ def test_from_the_page_to_the_summary(open_page):
     }
     page.get_by_label("First address").fill("210")
     send(page)
-    page.get_by_role("link", name="Continue").click()
+    follow(page, "Continue")
     sound(page)
     picture(page, "3-summary")
     text = page.locator("main").inner_text()
@@ -246,9 +253,9 @@ def test_from_the_page_to_the_summary(open_page):
         "VM 9001",
     ):
         assert shown in text
-    page.get_by_role("link", name="Change the Proxmox settings").click()
+    follow(page, "Change the Proxmox settings")
     assert values(page)["ip_start"] == "192.168.122.210"
-    page.get_by_role("link", name="Back").click()
+    follow(page, "Back")
     assert page.locator("h1").inner_text() == "Welcome"
 
 
