@@ -212,3 +212,9 @@ impl Part {
         }
     }
 }
+
+/// The whole command.
+pub fn main() -> std::process::ExitCode {
+    let command: BuildTemplateCommand = crate::parse();
+    crate::run_as_root(&command.common.clone(), |host| command.run(host))
+}

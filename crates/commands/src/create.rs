@@ -209,6 +209,13 @@ fn spaced(value: &serde_json::Value) -> String {
     format!("{{{}}}", pairs.join(", "))
 }
 
+/// The whole command.
+pub fn main() -> std::process::ExitCode {
+    let command: CreateCommand = crate::parse();
+    let host = crate::prepare(&command.common, command.mock, command.files());
+    crate::end(host.and_then(|host| command.run(&host)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -146,3 +146,9 @@ fn summary(report: &Report, options: Options, aligned: bool) -> String {
     }
     text
 }
+
+/// The whole command.
+pub fn main() -> std::process::ExitCode {
+    let command: GcCommand = crate::parse();
+    crate::run(&command.common.clone(), command.mock, |host| command.run(host))
+}

@@ -3,9 +3,21 @@
 
 pub mod build_template;
 pub mod create;
+pub mod destroy;
+pub mod detect;
 pub mod gc;
+pub mod guest_exec;
+pub mod kill;
 pub mod list;
+pub mod metrics;
+pub mod programs;
+pub mod reapply;
+pub mod resume;
 pub mod setup;
+pub mod start;
+pub mod status;
+pub mod stop;
+pub mod update_gecos;
 
 use anyhow::Context as _;
 use clap::builder::styling::Styles;

@@ -161,6 +161,12 @@ fn push_json(out: &mut String, text: &str) {
     }
 }
 
+/// The whole command.
+pub fn main() -> std::process::ExitCode {
+    let command: ListCommand = crate::parse();
+    crate::run(&command.common.clone(), command.mock, |host| command.run(host))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

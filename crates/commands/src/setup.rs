@@ -2,33 +2,72 @@
 
 use crate::Common;
 use anyhow::Context as _;
+use clap::{Parser, Subcommand};
 use provisioner::host::{Host, replace_file};
-pub use provisioner::operation::setup::Step as InstallerStep;
+use provisioner::operation::setup::Step as InstallerStep;
 use provisioner::operation::setup::{self, db_config, detect, network_guard, terraform_folder};
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal as _, Read as _};
 use std::process::ExitCode;
 
+/// Carry out a step of the installation on this Proxmox VE node
+#[derive(Debug, Parser)]
+#[command(
+    name = "blockhost-provisioner-setup",
+    version,
+    styles = crate::STYLES,
+    after_help = "The wizard's answers come as JSON on standard input ({\"provisioner\": {\"node\": \"pve\", …}}); values \
+        not given are taken from this host's configuration, then from the defaults. The answer is one line of JSON on standard output, \
+        {\"ok\": true, \"error\": null}, and exit code 0, or 1 with the reason as error. Every step can be run again.\n\n\
+        Example, the token renewed on an installed host:\n  blockhost-provisioner-setup token </dev/null"
+)]
+pub struct SetupCommand {
+    #[command(subcommand)]
+    step: Step,
+    #[command(flatten)]
+    common: Common,
+}
+
 /// What can be asked for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Subcommand)]
 pub enum Step {
-    /// A look at the node.
+    /// Look at the node: storages, bridges, addresses, template
     DetectResources,
-    /// A step of the installer.
-    Of(InstallerStep),
-    /// The part of user blockhost.
-    TerraformFolder,
-    /// The part of step db_config that is user blockhost's.
-    Database,
-    /// The guard of step bridge.
+    /// Create the Proxmox user, roles, pool and a least-privilege API token
+    Token,
+    /// Prepare the terraform directory and download the Proxmox provider
+    Terraform,
+    /// Write db.yaml and create an empty VM database
+    #[command(name = "db_config")]
+    DbConfig,
+    /// Create the VMs' bridge; reverted if the host loses its network
+    Bridge,
+    /// Build the template VM unless it exists
+    Template,
+    /// Switch the node's own cloud-init off, which every other step does too: it would run guests' user-data as root
+    CloudInit,
+    /// Part of bridge: puts the former network back
+    #[command(hide = true)]
     NetworkGuard,
+    /// Part of db_config: the VM database, made by user blockhost itself
+    #[command(hide = true)]
+    Database,
+    /// Part of terraform and token: what user blockhost itself writes
+    #[command(hide = true)]
+    TerraformFolder,
 }
 
 /// Bytes that a session may have.
 const INPUT_MAX: u64 = 4 << 20;
 
+/// The whole command.
+pub fn main() -> ExitCode {
+    let command: SetupCommand = crate::parse();
+    run(&command.common, command.step)
+}
+
 /// Carries out a step and prints the line.
-pub fn run(common: &Common, step: Step) -> ExitCode {
+fn run(common: &Common, step: Step) -> ExitCode {
     let result = crate::prepare_as_root(common).and_then(|host| carry_out(&host, step));
     let (line, code) = match result {
         Ok(more) => {
@@ -53,20 +92,26 @@ pub fn run(common: &Common, step: Step) -> ExitCode {
 }
 
 fn carry_out(host: &Host, step: Step) -> anyhow::Result<Value> {
-    match step {
+    let step = match step {
         // Its input is a conversation.
-        Step::NetworkGuard => network_guard::run(host).map(|()| json!({})),
-        Step::TerraformFolder => terraform_folder::run(host, &input()?).map(|()| json!({})),
-        Step::Database => db_config::database(host, &input()?).map(|()| json!({})),
-        Step::DetectResources => detect::resources(host, &input()?).map(|found| json!({"resources": found})),
-        Step::Of(step) => {
-            anyhow::ensure!(
-                replace_file::are_root(),
-                "this step changes the node and needs root (sudo blockhost-provisioner-setup …)"
-            );
-            setup::run(step, host, &input()?).map(|()| json!({}))
+        Step::NetworkGuard => return network_guard::run(host).map(|()| json!({})),
+        Step::TerraformFolder => return terraform_folder::run(host, &input()?).map(|()| json!({})),
+        Step::Database => return db_config::database(host, &input()?).map(|()| json!({})),
+        Step::DetectResources => {
+            return detect::resources(host, &input()?).map(|found| json!({"resources": found}));
         }
-    }
+        Step::Token => InstallerStep::Token,
+        Step::Terraform => InstallerStep::Terraform,
+        Step::DbConfig => InstallerStep::DbConfig,
+        Step::Bridge => InstallerStep::Bridge,
+        Step::Template => InstallerStep::Template,
+        Step::CloudInit => InstallerStep::CloudInit,
+    };
+    anyhow::ensure!(
+        replace_file::are_root(),
+        "this step changes the node and needs root (sudo blockhost-provisioner-setup …)"
+    );
+    setup::run(step, host, &input()?).map(|()| json!({}))
 }
 
 /// Standard input; nothing where a person sits at it.

@@ -1,42 +1,5 @@
 //! `blockhost-vm-start`
-use clap::Parser;
-use commands::OneVm;
-use provisioner::operation::audited::audited;
-use provisioner::operation::mock;
-use provisioner::operation::start::start;
-
-/// Start a VM, set its IPv6 host route and isolate its port
-#[derive(Debug, Parser)]
-#[command(
-    name = "blockhost-vm-start",
-    version,
-    styles = commands::STYLES,
-    after_help = "Succeeds if the VM is already running. A suspended VM that is still paid for becomes active; one that has expired is refused.\n\n\
-        Examples:\n  blockhost-vm-start web-1\n  blockhost-vm-start web-1 --force   # even if it has expired; its record stays suspended"
-)]
-struct Command {
-    #[command(flatten)]
-    vm: OneVm,
-    /// Start the VM even if it has expired; its record stays suspended
-    #[arg(long)]
-    force: bool,
-}
 
 fn main() -> std::process::ExitCode {
-    let command: Command = commands::parse();
-    commands::run_vm(&command.vm, |host| {
-        let name = &command.vm.name;
-        let ctx = commands::open(host, &command.vm)?;
-        let started = match command.vm.mock {
-            true => mock::start(&ctx, name, command.force)?,
-            false => audited(&ctx, "start", name, || start(&ctx, name, command.force))?,
-        };
-        for warning in &started.warnings {
-            commands::warn(&format!("VM {name}: {warning}"));
-        }
-        let what = if started.was_running { "runs already" } else { "runs" };
-        let more = if started.resumed { " and is active again" } else { "" };
-        commands::say(&format!("VM {name} {what}{more}"));
-        Ok(())
-    })
+    commands::start::main()
 }

@@ -1,33 +1,5 @@
 //! `blockhost-vm-stop`
-use clap::Parser;
-use commands::OneVm;
-use provisioner::operation::audited::audited;
-use provisioner::operation::mock;
-use provisioner::operation::stop::stop;
-
-/// Shut a VM down and wait until it is off
-#[derive(Debug, Parser)]
-#[command(
-    name = "blockhost-vm-stop",
-    version,
-    styles = commands::STYLES,
-    after_help = "Succeeds if the VM is already off. A guest that does not shut down within about 45 s keeps running; use blockhost-vm-kill to switch it off.\n\n\
-        Example:\n  blockhost-vm-stop web-1"
-)]
-struct Command {
-    #[command(flatten)]
-    vm: OneVm,
-}
 
 fn main() -> std::process::ExitCode {
-    let command: Command = commands::parse();
-    commands::run_vm(&command.vm, |host| {
-        let (ctx, name) = (commands::open(host, &command.vm)?, &command.vm.name);
-        let was_on = match command.vm.mock {
-            true => mock::switch_off(&ctx, name)?,
-            false => audited(&ctx, "stop", name, || stop(&ctx, name))?,
-        };
-        commands::say(&format!("VM {} is {}", command.vm.name, if was_on { "off" } else { "off already" }));
-        Ok(())
-    })
+    commands::stop::main()
 }

@@ -1,0 +1,18 @@
+//! The program of the package: each command under its own name, as `build-deb.sh` installs it. What it does is decided by
+//! the name it is started with.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let name = std::env::args_os().next().unwrap_or_default();
+    match name.to_str().and_then(commands::programs::find) {
+        Some(program) => (program.main)(),
+        None => {
+            commands::complain(&format!(
+                "{} is no command of this package; start it under the name of one, like blockhost-vm-list",
+                name.display()
+            ));
+            ExitCode::from(2)
+        }
+    }
+}

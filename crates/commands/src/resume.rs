@@ -1,0 +1,122 @@
+//! `blockhost-vm-resume`: its flags and what it prints.
+
+use crate::OneVm;
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use clap::Parser;
+use provisioner::host::clock;
+use provisioner::operation::audited::audited;
+use provisioner::operation::mock;
+use provisioner::operation::resume::{Expiry, resume, shortens};
+use provisioner::value::timestamp;
+
+/// Resume a suspended VM: start it and mark it active, with the time that was paid for
+#[derive(Debug, Parser)]
+#[command(
+    name = "blockhost-vm-resume",
+    version,
+    styles = crate::STYLES,
+    after_help = "Without one of the three options an expiry in the future is kept, and one in the past becomes default_expiry_days from now. \
+        Succeeds if the VM is already running.\n\n\
+        Examples:\n  blockhost-vm-resume web-1\n  blockhost-vm-resume web-1 --add-days 30\n  \
+        blockhost-vm-resume web-1 --until 2027-03-01\n  blockhost-vm-resume web-1 --dry-run"
+)]
+pub struct ResumeCommand {
+    #[command(flatten)]
+    vm: OneVm,
+    /// Set the expiry to N days from now, replacing the current one even if that is later
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=36500), group = "expiry")]
+    extend_days: Option<u32>,
+    /// Add N days to the current expiry, or to now if it has passed
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=36500), group = "expiry")]
+    add_days: Option<u32>,
+    /// Set the expiry to TIME: a date (2027-03-01, midnight UTC) or a time with its zone (2027-03-01T12:00:00+01:00)
+    #[arg(long, value_name = "TIME", value_parser = parse_future, group = "expiry")]
+    until: Option<DateTime<Utc>>,
+    /// Only show what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// A moment that has not passed.
+fn parse_future(text: &str) -> Result<DateTime<Utc>, String> {
+    let midnight = |date: NaiveDate| date.and_hms_opt(0, 0, 0).map(|time| time.and_utc());
+    let end = timestamp::from_text(text).or_else(|| text.parse().ok().and_then(midnight));
+    let end = end.filter(|end| timestamp::is_readable(*end));
+    let end = end
+        .ok_or("expected a date such as 2027-03-01, or a time with its zone such as 2027-03-01T12:00:00Z")?;
+    if end <= clock::now() { Err(format!("{} has passed", timestamp::to_text(end))) } else { Ok(end) }
+}
+
+impl ResumeCommand {
+    fn expiry(&self) -> Expiry {
+        match (self.extend_days, self.add_days, self.until) {
+            (Some(days), ..) => Expiry::DaysFromNow(days),
+            (_, Some(days), _) => Expiry::DaysMore(days),
+            (.., Some(end)) => Expiry::At(end),
+            _ => Expiry::AsPaid,
+        }
+    }
+}
+
+/// The whole command.
+pub fn main() -> std::process::ExitCode {
+    let command: ResumeCommand = crate::parse();
+    crate::run_vm(&command.vm, |host| {
+        let name = &command.vm.name;
+        let ctx = crate::open(host, &command.vm)?;
+        let act = || resume(&ctx, name, command.expiry(), command.dry_run);
+        let done = match (command.dry_run, command.vm.mock) {
+            (true, _) => act()?,
+            (false, true) => mock::resume(&ctx, name, command.expiry())?,
+            (false, false) => audited(&ctx, "resume", name, act)?,
+        };
+        for warning in &done.warnings {
+            crate::warn(&format!("VM {name}: {warning}"));
+        }
+        if let (Some(before), Some(after)) = (done.expired_before, done.expires_at)
+            && shortens(Some(before), Some(after), clock::now())
+        {
+            crate::warn(&format!(
+                "VM {name}: the expiry {} EARLIER, from {} to {} ({} less); --add-days adds to the current expiry",
+                if command.dry_run { "would move" } else { "moved" },
+                timestamp::to_text(before),
+                timestamp::to_text(after),
+                in_days(before - after),
+            ));
+        }
+        let until = done.expires_at.map_or_else(
+            || "its record has no readable expiry".to_string(),
+            |end| format!("expires at {} ({})", timestamp::to_text(end), distance(end, done.expired_before)),
+        );
+        let what = match (command.dry_run, done.was_suspended, done.was_running) {
+            (true, true, _) => "would be started and set to active",
+            (true, false, _) => "is active; it would be started if it is off",
+            (false, true, _) => "is active again",
+            (false, false, true) => "is already active",
+            (false, false, false) => "was off and runs again",
+        };
+        crate::say(&format!("VM {name} {what}; {until}"));
+        Ok(())
+    })
+}
+
+/// How far away the end is, and what it was where it has changed.
+fn distance(end: DateTime<Utc>, before: Option<DateTime<Utc>>) -> String {
+    let now = clock::now();
+    let distance =
+        if end < now { format!("{} ago", in_days(now - end)) } else { format!("in {}", in_days(end - now)) };
+    match before {
+        Some(before) if before != end => format!("{distance}; before: {}", timestamp::to_text(before)),
+        Some(_) => format!("{distance}, unchanged"),
+        None => format!("{distance}; before: unknown"),
+    }
+}
+
+fn in_days(time: TimeDelta) -> String {
+    // To the nearest: 30 days from now are not 29 a millisecond later.
+    match (time + TimeDelta::hours(12)).num_days() {
+        0 => "less than a day".to_string(),
+        1 => "1 day".to_string(),
+        days => format!("{days} days"),
+    }
+}

@@ -1,0 +1,35 @@
+//! `blockhost-vm-stop`: its flags and what it prints.
+
+use crate::OneVm;
+use clap::Parser;
+use provisioner::operation::audited::audited;
+use provisioner::operation::mock;
+use provisioner::operation::stop::stop;
+
+/// Shut a VM down and wait until it is off
+#[derive(Debug, Parser)]
+#[command(
+    name = "blockhost-vm-stop",
+    version,
+    styles = crate::STYLES,
+    after_help = "Succeeds if the VM is already off. A guest that does not shut down within about 45 s keeps running; use blockhost-vm-kill to switch it off.\n\n\
+        Example:\n  blockhost-vm-stop web-1"
+)]
+pub struct StopCommand {
+    #[command(flatten)]
+    vm: OneVm,
+}
+
+/// The whole command.
+pub fn main() -> std::process::ExitCode {
+    let command: StopCommand = crate::parse();
+    crate::run_vm(&command.vm, |host| {
+        let (ctx, name) = (crate::open(host, &command.vm)?, &command.vm.name);
+        let was_on = match command.vm.mock {
+            true => mock::switch_off(&ctx, name)?,
+            false => audited(&ctx, "stop", name, || stop(&ctx, name))?,
+        };
+        crate::say(&format!("VM {} is {}", command.vm.name, if was_on { "off" } else { "off already" }));
+        Ok(())
+    })
+}
