@@ -6,6 +6,7 @@ pub mod create;
 pub mod destroy;
 pub mod detect;
 pub mod gc;
+pub mod guard;
 pub mod guest_exec;
 pub mod kill;
 pub mod list;

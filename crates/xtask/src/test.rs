@@ -103,6 +103,8 @@ fn other_tests() -> (Tally, String) {
             report += &text;
             tally.count("shellcheck", u64::from(good), u64::from(!good), &mut report);
             pytest(&mut tally, &mut report, &venv, &["tests/python"]);
+            // Real packets in network namespaces.
+            pytest(&mut tally, &mut report, &venv, &["tests/guard"]);
         }
         Err(error) => tally.count(&format!("Python: {error:#}"), 0, 1, &mut report),
     }

@@ -40,8 +40,12 @@ fn pattern(path: &str) -> Regex {
 
 /// Names that the code joins to a path and that are no files of ours: those of the kernel, of Proxmox, of terraform's
 /// directories, of a person's home, and of what other packages ship.
-const NOT_OURS: [&str; 11] = [
+const NOT_OURS: [&str; 15] = [
     "upper_ovs-system",
+    "sys/class/net",
+    "master",
+    "brport/isolated",
+    "etc/pve/qemu-server",
     "wireless",
     "phy80211",
     "cmdline",

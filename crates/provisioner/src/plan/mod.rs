@@ -3,6 +3,7 @@
 pub mod allocation;
 pub mod cloud_init;
 pub mod garbage_collection;
+pub mod guard;
 pub mod guest_command;
 pub mod metrics;
 pub mod privileges;

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod document;
 pub mod failed_logs;
+pub mod guard_files;
 pub mod journal;
 pub mod metric_samples;
 pub mod node_access;

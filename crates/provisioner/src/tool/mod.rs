@@ -3,9 +3,11 @@
 pub mod guest_agent;
 pub mod guest_config;
 pub mod guest_network;
+pub mod guest_ports;
 pub mod ip;
 pub mod node;
 pub mod proxmox_cli;
+pub mod proxmox_tools;
 pub mod terraform;
 pub mod terraform_events;
 pub mod terraform_files;

@@ -118,8 +118,7 @@ fn host_of(authority: &str) -> Option<&str> {
     (!host.is_empty() && plain).then_some(host)
 }
 
-/// Whether the host part of an address is this machine, to which the way needs no check.
-pub fn is_loopback(host: &str) -> bool {
+fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 

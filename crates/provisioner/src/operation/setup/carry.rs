@@ -4,8 +4,7 @@
 use super::interfaces_file::Stanza;
 use super::network_inventory::{Inventory, key};
 use crate::host::clock::Deadline;
-use crate::tool::ip::ip;
-use crate::value::host_network::Address;
+use crate::tool::ip::{Address, ip};
 use serde::Deserialize;
 use std::net::IpAddr;
 use std::path::Path;

@@ -5,8 +5,7 @@
 
 use crate::host::clock::{self, Deadline};
 use crate::host::probe;
-use crate::tool::ip::ip;
-use crate::value::host_network::Address;
+use crate::tool::ip::{Address, ip};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;

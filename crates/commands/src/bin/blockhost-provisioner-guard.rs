@@ -1,0 +1,5 @@
+//! `blockhost-provisioner-guard`
+
+fn main() -> std::process::ExitCode {
+    commands::guard::main()
+}

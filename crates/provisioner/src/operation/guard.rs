@@ -1,0 +1,277 @@
+//! `blockhost-provisioner-guard`: what holds a VM's network together at every start, whoever starts it (hazards H36,
+//! H51). Proxmox runs it as the VM's hook script, as root, under the VM's lock; the root agent runs it for a VM that is
+//! on already.
+//!
+//! ```text
+//!   pre-start    rules, before there is a tap: a failure keeps the VM off only where the site says `guard_required`
+//!   post-start   rules again, isolation of the port, limits, host route: the tap is a port of the bridge now
+//!   pre-stop     nothing: the guest still runs
+//!   post-stop    everything off, unless the VM is on again already
+//!   apply        as post-start, for a VM that runs; changed decisions, too
+//!   off          everything off, whether it runs or not
+//! ```
+//!
+//! It must be quick and silent. It must not act on a stranger: the VMID of the file may be another's by now, so the
+//! VM's configuration has to name the UUID of the file (hazard H01). What fails is noted in a file that the root agent
+//! reports, said on stderr, which is the task's log, and in the system's log.
+
+use crate::host::Host;
+use crate::host::clock::Deadline;
+use crate::host::replace_file;
+use crate::host::run_process::RunError;
+use crate::plan::guard::{self, Card, Guarded};
+use crate::store::guard_files::{GuardFiles, GuardState};
+use crate::store::settings::Settings;
+use crate::tool::guest_ports::GuestPorts;
+use crate::value::vmid::Vmid;
+use std::time::Duration;
+
+/// How long a tap may take to become a port of its bridge. At post-start it is one already.
+const PORT: Duration = Duration::from_secs(1);
+/// Pause between looks at it.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What the guard is run for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Before QEMU, and so before the tap.
+    PreStart,
+    /// The start has ended.
+    PostStart,
+    /// Before the stop.
+    PreStop,
+    /// QEMU has ended.
+    PostStop,
+    /// A VM that runs: what stands in its file, from now on.
+    Apply,
+    /// Nothing of ours any more.
+    Off,
+}
+
+impl Phase {
+    /// The word on the command line; `None` for a phase that a later Proxmox may have, which is none of ours.
+    pub fn parse(word: &str) -> Option<Phase> {
+        const ALL: [Phase; 6] =
+            [Phase::PreStart, Phase::PostStart, Phase::PreStop, Phase::PostStop, Phase::Apply, Phase::Off];
+        ALL.into_iter().find(|phase| phase.word() == word)
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Phase::PreStart => "pre-start",
+            Phase::PostStart => "post-start",
+            Phase::PreStop => "pre-stop",
+            Phase::PostStop => "post-stop",
+            Phase::Apply => "apply",
+            Phase::Off => "off",
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Guarding {
+    /// What is missing, one sentence each.
+    pub missing: Vec<String>,
+    /// The VM is to stay off.
+    pub refused: bool,
+}
+
+/// Does what the phase asks for.
+pub fn guard(host: &Host, vmid: Vmid, phase: Phase) -> anyhow::Result<Guarding> {
+    anyhow::ensure!(replace_file::are_root(), "only root can guard a VM's network");
+    let files = GuardFiles::of(vmid);
+    let ports = GuestPorts { interrupt: &host.interrupt };
+    let mut work = Work { files: &files, ports: &ports, state: files.state(), missing: Vec::new() };
+    match phase {
+        Phase::PreStop => return Ok(Guarding::default()),
+        Phase::PostStop | Phase::Off => work.off(vmid, phase)?,
+        Phase::PreStart | Phase::PostStart | Phase::Apply => work.on(phase)?,
+    }
+    let missing = work.missing;
+    if missing.is_empty() {
+        return Ok(Guarding::default());
+    }
+    ports.log(&format!("VMID {vmid}, {}: {}", phase.word(), missing.join("; ")));
+    // Only asked where it counts; settings that cannot be read require nothing.
+    let required = || Settings::read(host).is_ok_and(|settings| settings.guard_required);
+    Ok(Guarding { missing, refused: phase == Phase::PreStart && required() })
+}
+
+struct Work<'a> {
+    files: &'a GuardFiles,
+    ports: &'a GuestPorts<'a>,
+    state: GuardState,
+    missing: Vec<String>,
+}
+
+impl Work<'_> {
+    fn on(&mut self, phase: Phase) -> anyhow::Result<()> {
+        let (guarded, cards) = match self.wanted() {
+            Ok(Some(wanted)) => wanted,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                self.missing.push(format!("the network is not guarded: {error:#}"));
+                return self.note(phase);
+            }
+        };
+        self.rules(&cards, &guarded);
+        if phase != Phase::PreStart {
+            for card in &cards {
+                self.connect(card, &guarded, phase);
+            }
+            self.route(&cards, &guarded);
+        }
+        self.note(phase)
+    }
+
+    /// What is to be done and for which cards; `None` where this is no VM of ours, or one that gets nothing.
+    fn wanted(&self) -> anyhow::Result<Option<(Guarded, Vec<Card>)>> {
+        let Some(guarded) = self.files.guarded()? else { return Ok(None) };
+        let guest = self.files.guest()?;
+        let guest = guest.ok_or_else(|| anyhow::anyhow!("the VM has no configuration on this node"))?;
+        // A stranger with the VMID of a VM of ours that is gone: its network is its owner's.
+        anyhow::ensure!(
+            guest.is(&guarded),
+            "the guard's file is for VM {}, and this is VM {}, which is left alone",
+            guarded.name.as_deref().unwrap_or("(no name)"),
+            guest.name.as_deref().unwrap_or("(no name)"),
+        );
+        if !guarded.enabled {
+            return Ok(None);
+        }
+        anyhow::ensure!(
+            !guest.cards.is_empty(),
+            "the VM has no network card net0 with an address and a bridge"
+        );
+        Ok(Some((guarded, guest.cards)))
+    }
+
+    fn rules(&mut self, cards: &[Card], guarded: &Guarded) {
+        let needed = guarded.anti_spoofing || guarded.limits.bandwidth_out_kbps > 0;
+        // A node without nft is fine for a VM without rules.
+        if !needed && self.state.taps.is_empty() {
+            return;
+        }
+        match self.ports.load_rules(guard::rules(cards, guarded)) {
+            Ok(()) if needed => self.state.taps = cards.iter().map(|card| card.tap.clone()).collect(),
+            Ok(()) => self.state.taps.clear(),
+            Err(error) => {
+                let what = if guarded.anti_spoofing { "anti-spoofing" } else { "the limit of what it sends" };
+                self.missing.push(format!("{what} is not in force: {error}"));
+            }
+        }
+    }
+
+    fn connect(&mut self, card: &Card, guarded: &Guarded, phase: Phase) {
+        let port = match self.port(card) {
+            Ok(port) => port,
+            Err(why) => return self.missing.push(why),
+        };
+        if guarded.anti_spoofing && self.files.isolated(&port).is_none() {
+            // nftables' family `bridge` sees nothing of Open vSwitch.
+            let why = format!("anti-spoofing is not in force: {port} is not a port of a Linux bridge");
+            self.missing.push(why);
+        }
+        self.isolation(&port, guarded, phase);
+        let limited = match guarded.limits.bandwidth_in_kbps {
+            0 if phase == Phase::PostStart => Ok(()), // a new tap has none
+            0 => self.ports.unlimit_received(&card.tap),
+            kbps => self.ports.limit_received(&card.tap, kbps),
+        };
+        if let Err(error) = limited {
+            self.missing.push(format!("the limit of what it receives is not in force: {error}"));
+        }
+    }
+
+    fn isolation(&mut self, port: &str, guarded: &Guarded, phase: Phase) {
+        let is = self.files.isolated(port);
+        if is == Some(guarded.isolate) || (!guarded.isolate && (is.is_none() || phase == Phase::PostStart)) {
+            return;
+        }
+        let failed = match self.ports.isolate(port, guarded.isolate) {
+            Err(error) => error.to_string(),
+            Ok(()) if self.files.isolated(port).is_none_or(|is| is == guarded.isolate) => return,
+            Ok(()) => "it was set, but the kernel does not show it".to_owned(),
+        };
+        let what = match guarded.isolate {
+            true => "was not isolated, so other guests on this bridge can reach it",
+            false => "is still isolated",
+        };
+        self.missing.push(format!("port {port} {what}: {failed}"));
+    }
+
+    /// The card's port on the guests' bridge, once it is one.
+    fn port(&self, card: &Card) -> Result<String, String> {
+        let deadline = Deadline::after(PORT);
+        loop {
+            let (tap, behind) = (&card.tap, &card.firewall_port);
+            match self.files.master(tap) {
+                Some(master) if !master.starts_with("fwbr") => return Ok(tap.clone()),
+                Some(_) if self.files.master(behind).is_some() => return Ok(behind.clone()),
+                _ if deadline.passed() => return Err(format!("{tap} is not a port of a bridge yet")),
+                _ => self.ports.interrupt.sleep(LOOK),
+            }
+        }
+    }
+
+    fn route(&mut self, cards: &[Card], guarded: &Guarded) {
+        let wanted = guarded.ipv6.zip(cards.first().map(|card| card.bridge.clone()));
+        if let Some((address, bridge)) = self.state.route.clone().filter(|old| Some(old) != wanted.as_ref())
+            && let Err(error) = self.ports.remove_route(address, &bridge)
+        {
+            self.missing.push(format!("the route to its former address {address} is still there: {error}"));
+        }
+        if let Some((address, bridge)) = &wanted
+            && let Err(error) = self.ports.add_route(*address, bridge)
+        {
+            self.missing.push(format!(
+                "the host route to {address} was not set, so the guest cannot be reached by IPv6: {error}"
+            ));
+        }
+        self.state.route = wanted;
+    }
+
+    fn note(&mut self, phase: Phase) -> anyhow::Result<()> {
+        self.state.phase = phase.word().to_owned();
+        self.state.applied = phase != Phase::PreStart && self.missing.is_empty();
+        self.state.missing = self.missing.clone();
+        self.files.note(&self.state)
+    }
+
+    fn off(&mut self, vmid: Vmid, phase: Phase) -> anyhow::Result<()> {
+        let guarded = self.files.guarded().ok().flatten();
+        let guest = self.files.guest().ok().flatten();
+        let guest = guest.filter(|guest| guarded.as_ref().is_some_and(|guarded| guest.is(guarded)));
+        let cards = guest.map(|guest| guest.cards).unwrap_or_default();
+        let known = cards.iter().map(|card| card.tap.clone()).chain([guard::tap(vmid, 0)]);
+        let mut taps: Vec<String> = known.chain(self.state.taps.clone()).collect();
+        taps.sort();
+        taps.dedup();
+        // It has been started again meanwhile: the rules are the new start's.
+        if phase == Phase::PostStop && taps.iter().any(|tap| self.files.is_device(tap)) {
+            return Ok(());
+        }
+        for tap in taps.iter().filter(|tap| self.files.is_device(tap)) {
+            if let Err(error) = self.ports.unlimit_received(tap) {
+                self.missing.push(format!("the limit of {tap} is still there: {error}"));
+            }
+        }
+        if phase == Phase::Off || !self.state.taps.is_empty() {
+            match self.ports.load_rules(guard::no_rules(taps.iter().map(String::as_str))) {
+                // Without nft there are no rules.
+                Ok(()) | Err(RunError::NotStarted { .. }) => self.state.taps.clear(),
+                Err(error) => self.missing.push(format!("its rules are still there: {error}")),
+            }
+        }
+        let bridge = cards.first().map(|card| card.bridge.clone());
+        let from_file = guarded.and_then(|guarded| guarded.ipv6).zip(bridge);
+        if let Some((address, bridge)) = self.state.route.clone().or(from_file) {
+            match self.ports.remove_route(address, &bridge) {
+                Ok(()) => self.state.route = None,
+                Err(error) => self.missing.push(format!("the route to {address} is still there: {error}")),
+            }
+        }
+        if self.missing.is_empty() { self.files.forget() } else { self.note(phase) }
+    }
+}

@@ -1,0 +1,112 @@
+//! The guard's files: what root decided for a VM, and what the last run did. All of them are root's alone and lie outside
+//! of user blockhost's directories, so that nobody can free a VM by writing one (hazard H56).
+
+use crate::host::{self, read_file, replace_file};
+use crate::plan::guard::{Guarded, GuestNetwork};
+use crate::value::timestamp;
+use crate::value::vmid::Vmid;
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use std::io::ErrorKind::NotFound;
+use std::net::Ipv6Addr;
+use std::path::{Path, PathBuf};
+
+/// What a run of the guard left on the host, and what is missing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuardState {
+    /// Which phase it was.
+    pub phase: String,
+    /// When, in the database's form.
+    pub at: String,
+    /// Whether everything that the VM is to have is there.
+    pub applied: bool,
+    /// What is not, one sentence each.
+    pub missing: Vec<String>,
+    /// Taps with a chain of rules.
+    #[serde(default)]
+    pub taps: Vec<String>,
+    /// The route and its bridge.
+    #[serde(default)]
+    pub route: Option<(Ipv6Addr, String)>,
+}
+
+/// Where the files are: `/`, and in a lab its node.
+#[derive(Debug, Clone)]
+pub struct GuardFiles {
+    root: PathBuf,
+    vmid: Vmid,
+}
+
+impl GuardFiles {
+    /// Those of a VM. `BLOCKHOST_NODE_ROOT` is the root of a node that is none, as in the lab.
+    pub fn of(vmid: Vmid) -> GuardFiles {
+        let root = host::variable("BLOCKHOST_NODE_ROOT").filter(|root| !root.is_empty());
+        GuardFiles { root: root.map_or_else(|| PathBuf::from("/"), PathBuf::from), vmid }
+    }
+
+    fn state_path(&self) -> PathBuf {
+        self.root.join("run/blockhost-guard").join(format!("{}.json", self.vmid))
+    }
+
+    /// What is to be done for the VM; `None` where it is none of ours.
+    pub fn guarded(&self) -> anyhow::Result<Option<Guarded>> {
+        let path = self.root.join("var/lib/blockhost-guard").join(format!("{}.json", self.vmid));
+        match read_file::text(&path) {
+            Ok(text) => serde_json::from_str(&text).map(Some).with_context(|| path.display().to_string()),
+            Err(error) if error.kind() == NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    /// The VM's configuration on this node; `None` where it has none here.
+    pub fn guest(&self) -> anyhow::Result<Option<GuestNetwork>> {
+        let path = self.root.join("etc/pve/qemu-server").join(format!("{}.conf", self.vmid));
+        match read_file::text(&path) {
+            Ok(text) => Ok(Some(GuestNetwork::parse(self.vmid, &text))),
+            Err(error) if error.kind() == NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    fn device(&self, name: &str) -> PathBuf {
+        self.root.join("sys/class/net").join(name)
+    }
+
+    /// Whether the host has this network device.
+    pub fn is_device(&self, name: &str) -> bool {
+        self.device(name).exists()
+    }
+
+    /// The bridge that a device is a port of.
+    pub fn master(&self, name: &str) -> Option<String> {
+        let target = std::fs::read_link(self.device(name).join("master")).ok()?;
+        Some(target.file_name()?.to_string_lossy().into_owned())
+    }
+
+    /// Whether the kernel's own bridge has isolated this port; `None` where it is a port of none.
+    pub fn isolated(&self, name: &str) -> Option<bool> {
+        let text = read_file::text(self.device(name).join("brport/isolated")).ok()?;
+        Some(text.trim() == "1")
+    }
+
+    /// What the last run left; nothing where that is not known.
+    pub fn state(&self) -> GuardState {
+        let text = read_file::text(self.state_path()).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// Notes what this run left. A reboot forgets it with the rules themselves.
+    pub fn note(&self, state: &GuardState) -> anyhow::Result<()> {
+        let path = self.state_path();
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        replace_file::make_folders(folder, 0o700)?;
+        let now = timestamp::to_text(host::clock::now());
+        let text = serde_json::to_string(&GuardState { at: now, ..state.clone() })? + "\n";
+        Ok(replace_file::replace_unsynced(&path, text.as_bytes(), 0o600, "guard-state")?)
+    }
+
+    /// Nothing is left of it.
+    pub fn forget(&self) -> anyhow::Result<()> {
+        Ok(replace_file::remove(&self.state_path())?)
+    }
+}

@@ -1,0 +1,85 @@
+//! What root sets on the host for guests' cards: rules (`nft`), the isolation of a bridge's port (`bridge`), the qdisc
+//! of a tap (`tc`) and the host route to a guest (`ip`). Each call sets what is there already without a complaint.
+
+use crate::host::interrupt::Interrupt;
+use crate::host::run_process::{self, Ended, Input, Program, RunError};
+use crate::plan::guard::{HANDLE, receive_limit};
+use std::net::Ipv6Addr;
+use std::path::Path;
+use std::time::Duration;
+
+/// Each of these takes milliseconds; a start of a VM waits for them, under its lock (hazard H23).
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// The doors to the four programs.
+#[derive(Debug)]
+pub struct GuestPorts<'a> {
+    /// SIGTERM and SIGINT.
+    pub interrupt: &'a Interrupt,
+}
+
+impl GuestPorts<'_> {
+    fn run(&self, name: &str, words: &[&str], input: Input) -> Result<Ended, RunError> {
+        let arguments = words.iter().map(Into::into).collect();
+        let program = Program {
+            name,
+            arguments,
+            folder: Path::new("/"),
+            environment: vec![],
+            without: &["LC_", "LANG"],
+        };
+        run_process::run(&program, input, LIMIT, self.interrupt, |_, _| {})?.successful(&program)
+    }
+
+    fn done(&self, name: &str, words: &[&str]) -> Result<(), RunError> {
+        self.run(name, words, Input::Nothing).map(drop)
+    }
+
+    /// Gives the kernel one transaction of rules: all of it, or nothing.
+    pub fn load_rules(&self, transaction: String) -> Result<(), RunError> {
+        self.run("nft", &["-f", "-"], Input::Text(transaction)).map(drop)
+    }
+
+    /// Keeps a port from reaching other isolated ports, or lets it.
+    pub fn isolate(&self, port: &str, isolated: bool) -> Result<(), RunError> {
+        let word = if isolated { "on" } else { "off" };
+        self.done("bridge", &["link", "set", "dev", port, "isolated", word])
+    }
+
+    /// Limits what leaves the host by this tap, which is what its guest receives.
+    pub fn limit_received(&self, tap: &str, kbps: u32) -> Result<(), RunError> {
+        let limit = receive_limit(kbps);
+        let mut words = vec!["qdisc", "replace", "dev", tap, "root"];
+        words.extend(limit.iter().map(String::as_str));
+        self.done("tc", &words)
+    }
+
+    /// Takes a limit of ours off, and leaves a qdisc of anybody else's.
+    pub fn unlimit_received(&self, tap: &str) -> Result<(), RunError> {
+        let shown = self.run("tc", &["qdisc", "show", "dev", tap], Input::Nothing)?;
+        let ours = shown.stdout.lines().any(|line| line.split(' ').any(|word| word == HANDLE));
+        if ours { self.done("tc", &["qdisc", "del", "dev", tap, "root"]) } else { Ok(()) }
+    }
+
+    /// The host's route to a guest.
+    pub fn add_route(&self, address: Ipv6Addr, bridge: &str) -> Result<(), RunError> {
+        self.done("ip", &["-6", "route", "replace", &format!("{address}/128"), "dev", bridge])
+    }
+
+    /// Takes it away; gone already, with its bridge perhaps, is what was wanted.
+    pub fn remove_route(&self, address: Ipv6Addr, bridge: &str) -> Result<(), RunError> {
+        match self.done("ip", &["-6", "route", "del", &format!("{address}/128"), "dev", bridge]) {
+            Err(RunError::Failed { last_words, .. })
+                if ["No such process", "Cannot find device"].iter().any(|gone| last_words.contains(gone)) =>
+            {
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// A line for the system's log, beside what the starter of the VM reads. A host without a log is no reason to fail.
+    pub fn log(&self, text: &str) {
+        let _ = self.done("logger", &["-t", "blockhost-guard", "-p", "daemon.err", "--", text]);
+    }
+}
