@@ -211,7 +211,7 @@ def _read(path: Path, limit: int, follow: bool = False) -> bytes:
 
 
 def _settings() -> dict[str, Any]:
-    """The keys of db.yaml that are needed here: `vmid_range`, `vmid_pool`, `template_vmid`, `snippet_storage`, `bridge`.
+    """The keys of db.yaml that are needed here: `vmid_range`, `vmid_pool`, `template_vmid`, `snippet_storage`, `bridge`, `ip_pool`.
 
     PyYAML is no dependency of the daemon, so this understands only what those keys
     look like: a scalar, a block mapping, a flow mapping.  Anything else of one of
@@ -226,7 +226,7 @@ def _settings() -> dict[str, Any]:
 
 
 def _parse_settings(lines: list[str], path: str) -> dict[str, Any]:
-    wanted = ("vmid_range", "vmid_pool", "template_vmid", "snippet_storage", "bridge")
+    wanted = ("vmid_range", "vmid_pool", "template_vmid", "snippet_storage", "bridge", "ip_pool")
     found: dict[str, str] = {}
     key = None
     for line in lines:
@@ -246,6 +246,9 @@ def _parse_settings(lines: list[str], path: str) -> dict[str, Any]:
             continue
         if key in ("vmid_range", "vmid_pool"):
             result[key] = _yaml_bounds(text)
+        elif key == "ip_pool":
+            # Only a guard needs it: what is not understood is said there.
+            result[key] = _yaml_pairs(text) or {}
         elif key == "template_vmid":
             result[key] = _yaml_integer(text)
         elif key == "bridge":
@@ -263,15 +266,23 @@ def _parse_settings(lines: list[str], path: str) -> dict[str, Any]:
 
 def _yaml_bounds(text: str) -> tuple[int, int] | None:
     """`start` and `end` of a flow or block mapping; None where that is not certain."""
+    pairs = _yaml_pairs(text)
+    if pairs is None:
+        return None
+    start, end = (_yaml_integer(pairs.get(key, "")) for key in ("start", "end"))
+    return (start, end) if start is not None and end is not None and start <= end else None
+
+
+def _yaml_pairs(text: str) -> dict[str, str] | None:
+    """Keys and the text of their values of a flow or block mapping of one level; None where that is not certain."""
     flow = re.fullmatch(r"\s*\{(.*?),?\s*\}\s*", text, re.DOTALL)
-    values = {}
+    pairs = {}
     for pair in flow.group(1).split(",") if flow else text.strip().split("\n"):
         match = re.fullmatch(r"""\s*["']?(\w+)["']?\s*:(?:\s+(.*?))?\s*""", pair, re.DOTALL)
         if match is None:
             return None
-        values[match.group(1)] = _yaml_integer(match.group(2) or "")
-    start, end = values.get("start"), values.get("end")
-    return (start, end) if start is not None and end is not None and start <= end else None
+        pairs[match.group(1)] = match.group(2) or ""
+    return pairs
 
 
 def _yaml_integer(text: str) -> int | None:
@@ -879,6 +890,8 @@ def vm_state(params: dict) -> dict:
         protection=guest.config.get("protection") == "1",
         **(_port(guest) if running else {}),
     )
+    if meant and guest.here:
+        answer["guard"] = _guard_report(guest, params, bool(running))
     return answer
 
 
@@ -1662,9 +1675,34 @@ def _check_room(folder: int, name: str, size: int) -> None:
         )
 
 
+def _write_whole(folder: int, name: str, content: bytes, mode: int) -> None:
+    """Another name first, then rename, which replaces a link instead of following it.
+
+    One handler runs at a time, so one name for the unfinished file is enough, and a
+    killed daemon leaves no growing heap of them.
+    """
+    unfinished = f".{name}.new"
+    _unlink(unfinished, folder)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(unfinished, flags, 0o600, dir_fd=folder)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            os.fchmod(fd, mode)
+            if os.geteuid() == 0:
+                os.fchown(fd, 0, 0)
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+        os.rename(unfinished, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        _unlink(unfinished, folder)
+        raise
+    os.fsync(folder)
+
+
 @_handler
 def snippet_put(params: dict) -> dict:
-    """Writes one snippet whole: another name first, then rename, which replaces a link instead of following it."""
+    """Writes one snippet whole."""
     name = _snippet_name(params)
     text = _text(params, "text").encode("utf-8")
     if len(text) > SNIPPET_MAX:
@@ -1676,26 +1714,8 @@ def snippet_put(params: dict) -> dict:
     except BaseException:
         os.close(folder)
         raise
-    # One handler runs at a time, so one name for the unfinished file is enough, and a
-    # killed daemon leaves no growing heap of them.
-    unfinished = f".{name}.new"
     try:
-        _unlink(unfinished, folder)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(unfinished, flags, 0o600, dir_fd=folder)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                os.fchmod(fd, 0o600)
-                if os.geteuid() == 0:
-                    os.fchown(fd, 0, 0)
-                file.write(text)
-                file.flush()
-                os.fsync(fd)
-            os.rename(unfinished, name, src_dir_fd=folder, dst_dir_fd=folder)
-        except BaseException:
-            _unlink(unfinished, folder)
-            raise
-        os.fsync(folder)
+        _write_whole(folder, name, text, 0o600)
     except OSError as error:
         raise Refusal("failed", f"{path / name} cannot be written: {error.strerror or error}") from None
     finally:
@@ -1948,6 +1968,402 @@ def tc_rate_limit(params: dict) -> dict:
     return {}
 
 
+# --- the guard of guests' networks --------------------------------------------------------
+
+# What the guard is to do for a VM, a file each, and what its last run did. Root's alone: not below a folder of user blockhost.
+GUARD_FILES = "/var/lib/blockhost-guard"
+GUARD_STATES = "/run/blockhost-guard"
+HOOK_FILE = "blockhost-guard.sh"
+GUARD_PROGRAM = "blockhost-provisioner-guard"
+# Kilobits per second that a limit may have.
+KBPS_MAX = 100_000_000
+LIMIT_KEYS = ("bandwidth_in_kbps", "bandwidth_out_kbps")
+
+HOOK = """\
+#!/bin/sh
+# Proxmox runs this before and after a VM's start and stop (hookscript). Written by the root agent for the package
+# blockhost-provisioner-proxmox. A VM whose hookscript is missing does not start: before this file is removed,
+# `blockhost-provisioner-reapply --remove-guard` takes it out of all VMs.
+PATH="${PATH:+$PATH:}/usr/sbin:/usr/bin:/sbin:/bin"
+export PATH@ENVIRONMENT@
+if command -v blockhost-provisioner-guard >/dev/null 2>&1; then
+    exec blockhost-provisioner-guard "$@"
+fi
+# The package is gone. Its VMs go on to start, unless the site wants none of them without their guard.
+if [ "$2" = pre-start ] && grep -Eiqs '^guard_required:[[:space:]]*true([[:space:]]|$)' '@CONFIG@'; then
+    echo "blockhost-provisioner-guard is not installed, and db.yaml says guard_required: true" >&2
+    exit 1
+fi
+exit 0
+"""
+
+
+def _guard_environment() -> dict[str, str]:
+    """What the program must know where the node is not this host: in tests and in the lab."""
+    if not hasattr(_common, "NODE_ROOT"):
+        return {}
+    config = str(getattr(_common, "CONFIG_DIR", "/etc/blockhost"))
+    return {"BLOCKHOST_NODE_ROOT": str(_common.NODE_ROOT), "BLOCKHOST_CONFIG_DIR": config}
+
+
+def _hook_text() -> str:
+    def quoted(text: str) -> str:
+        return "'" + text.replace("'", "'\\''") + "'"
+
+    environment = "".join(f"\nexport {key}={quoted(value)}" for key, value in _guard_environment().items())
+    config = Path(getattr(_common, "CONFIG_DIR", "/etc/blockhost")) / "db.yaml"
+    return HOOK.replace("@ENVIRONMENT@", environment).replace("'@CONFIG@'", quoted(str(config)))
+
+
+def _put_hook() -> str:
+    """The script on the snippet storage, put back where it is gone or another; its volume."""
+    storage, path = _snippet_folder()
+    folder = _open_snippets(path, create=True)
+    content = _hook_text().encode("utf-8")
+    try:
+        try:
+            fd = os.open(HOOK_FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+            with os.fdopen(fd, "rb") as file:
+                info = os.fstat(fd)
+                is_right = (info.st_uid, stat.S_IMODE(info.st_mode)) == (ROOT_UID, 0o755)
+                is_right = is_right and stat.S_ISREG(info.st_mode) and file.read(len(content) + 1) == content
+        except OSError:
+            is_right = False
+        if not is_right:
+            _write_whole(folder, HOOK_FILE, content, 0o755)
+    except OSError as error:
+        raise Refusal("failed", f"{path / HOOK_FILE} cannot be written: {error.strerror or error}") from None
+    finally:
+        os.close(folder)
+    return f"{storage}:snippets/{HOOK_FILE}"
+
+
+def _is_our_hook(volume: str | None) -> bool:
+    return volume is not None and volume.endswith(f":snippets/{HOOK_FILE}")
+
+
+def _open_guard(create: bool) -> int:
+    """The folder of the guard's files; -1 where there is none."""
+    path = _node_path(GUARD_FILES)
+    if create:
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise Refusal("failed", f"{path} cannot be made: {error.strerror or error}") from None
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return -1
+    except OSError as error:
+        raise Refusal("failed", f"{path} cannot be opened: {error.strerror or error}") from None
+    info = os.fstat(fd)
+    if info.st_uid != ROOT_UID or info.st_mode & 0o077:
+        os.close(fd)
+        raise Refusal("failed", f"{path} must be owned by root and open to root alone (mode 0700)")
+    return fd
+
+
+def _guard_file(vmid: int) -> dict | None:
+    """What the guard is to do for this VMID; None where that is nothing. One that cannot be read is as good as none."""
+    return _json_file(_node_path(f"{GUARD_FILES}/{vmid}.json"))
+
+
+def _guard_state(vmid: int) -> dict | None:
+    return _json_file(_node_path(f"{GUARD_STATES}/{vmid}.json"))
+
+
+def _json_file(path: Path) -> dict | None:
+    try:
+        value = json.loads(_read(path, 65536))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _is_of(file: dict | None, params: dict) -> bool:
+    """Whether a guard's file is that of the VM that the request means."""
+    uuid, name = params.get("uuid"), params.get("name")
+    if file is None or (uuid is None and name is None):
+        return False
+    if uuid is not None:
+        return file.get("uuid") == _text(params, "uuid", UUID_RE).lower()
+    # A record of the older package has no UUID, and its VM may have one.
+    return file.get("name") == _text(params, "name", NAME_RE)
+
+
+def _sentences(value: Any) -> list[str]:
+    return [_printable(text, 300) for text in value[:20] if isinstance(text, str)] if isinstance(value, list) else []
+
+
+def _guard_report(guest: Guest, params: dict, running: bool) -> dict:
+    """What `vm-state` tells: whether there is a decision, whether the hook runs it, and what the last run could not do."""
+    file, state = _guard_file(guest.vmid), _guard_state(guest.vmid) or {}
+    is_set = _is_of(file, params)
+    return {
+        "set": is_set,
+        "hook": _is_our_hook(guest.config.get("hookscript")),
+        "enabled": is_set and file.get("enabled") is not False,
+        "anti_spoofing": is_set and file.get("anti_spoofing") is True,
+        "limits": file.get("limits", {}) if is_set else {},
+        "applied": running and is_set and state.get("applied") is True,
+        "missing": _sentences(state.get("missing")) if is_set else [],
+    }
+
+
+def _run_guard(vmid: int, phase: str) -> list[str]:
+    """Runs the program; what it could not do, in sentences."""
+    words = [GUARD_PROGRAM, str(vmid), phase]
+    if environment := _guard_environment():
+        words = ["env", *(f"{key}={value}" for key, value in environment.items()), *words]
+    try:
+        code, stdout, stderr = _run(words)
+    except Refusal as refusal:
+        return [_printable(refusal, 300)]
+    if code == 0:
+        return []
+    missing = _sentences((_guard_state(vmid) or {}).get("missing"))
+    return missing or [f"{GUARD_PROGRAM} ended with {code}: {_last_words(stdout, stderr)}"]
+
+
+def _guard_ipv4(params: dict, settings: dict) -> str | None:
+    """An address of ip_pool's network that can be a guest's. ValueError says why it is none."""
+    if params.get("ipv4") is None:
+        return None
+    address = ipaddress.IPv4Address(_text(params, "ipv4", ADDRESS_RE))
+    pool = {key: text.strip().strip("\"'") for key, text in settings.get("ip_pool", {}).items()}
+    network = ipaddress.IPv4Network(pool.get("network", ""), strict=False)
+    gateway = pool.get("gateway", "")
+    # `gateway: 1` is the network's first address, as `start` and `end` may be numbers.
+    taken = {network[int(gateway)] if gateway.isdigit() else ipaddress.IPv4Address(gateway)} if gateway else set()
+    if address not in network or address in taken | {network[0], network[-1]}:
+        raise ValueError(f"{address} is no guest's address of {network} (ip_pool of db.yaml)")
+    return str(address)
+
+
+def _guard_ipv6(params: dict) -> str | None:
+    if params.get("ipv6") is None:
+        return None
+    address = ipaddress.IPv6Address(_text(params, "ipv6", re.compile(r"[0-9A-Fa-f:.]{2,45}")))
+    prefix, taken = _guest_prefix()
+    if address not in prefix or address in taken:
+        raise ValueError(f"{address} is no guest's address of {prefix}")
+    return str(address)
+
+
+def _other_holder(folder: int, vmid: int, address: str) -> int | None:
+    """The VMID of another guest, still there, whose guard lets it use this address."""
+    ids = _vmlist()
+    wanted = f'"{address}"'.encode()
+    for name in os.listdir(folder):
+        other = name.removesuffix(".json")
+        if other == str(vmid) or other not in ids or not name.endswith(".json"):
+            continue
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=folder)
+        with os.fdopen(fd, "rb") as file:
+            if wanted in file.read(65536):
+                return int(other)
+    return None
+
+
+def _guard_addresses(params: dict, old: dict, folder: int, vmid: int) -> tuple[dict[str, str | None], list[str]]:
+    """The addresses that the VM may use, and why not those that were asked for."""
+    found: dict[str, str | None] = {"ipv4": None, "ipv6": None}
+    missing = []
+    settings = _settings()
+    for key, check in (("ipv4", lambda: _guard_ipv4(params, settings)), ("ipv6", lambda: _guard_ipv6(params))):
+        try:
+            address = check()
+            if address is not None and address != old.get(key):
+                holder = _other_holder(folder, vmid, address)
+                if holder is not None:
+                    raise ValueError(f"{address} is the address of VMID {holder}")
+            found[key] = address
+        except (ValueError, IndexError, Refusal, OSError) as error:
+            what = "anti-spoofing is off" if key == "ipv4" else "it cannot use its IPv6 address"
+            missing.append(f"{what}: {_printable(error, 250)}")
+    return found, missing
+
+
+def _guard_limits(params: dict, old: dict) -> dict[str, int]:
+    """Those that were asked for; without any, those that are there."""
+    limits = params.get("limits")
+    if limits is None:
+        kept = old.get("limits")
+        limits = kept if isinstance(kept, dict) else {}
+    if not isinstance(limits, dict) or not set(limits) <= set(LIMIT_KEYS):
+        raise Refusal("failed", f"limits must be an object with {' and '.join(LIMIT_KEYS)}")
+    return {key: _integer(limits, key, 0, KBPS_MAX, default=0) for key in LIMIT_KEYS}
+
+
+def _boolean(params: dict, key: str, default: bool | None = None) -> bool:
+    value = params.get(key, default)
+    if not isinstance(value, bool):
+        raise Refusal("failed", f"{key} must be true or false")
+    return value
+
+
+@_handler
+def guard_set(params: dict) -> dict:
+    """Decides what the guard does for a VM, from its next start on, and at once where it runs.
+
+    `anti_spoofing`, `isolate`; `enabled` false (a suspended VM) is nothing at all; `limits` in
+    kilobits per second, absent: as they are. Cards and their addresses are not asked for: the
+    program reads them in the VM's configuration. A hook script that is not ours is left.
+    """
+    anti_spoofing, isolate = _boolean(params, "anti_spoofing"), _boolean(params, "isolate")
+    enabled = _boolean(params, "enabled", True)
+    guest = _unlocked(_ours(params))
+    vmid = guest.vmid
+    folder = _open_guard(create=True)
+    try:
+        old = _guard_file(vmid)
+        old = old if old is not None and _is_of(old, {"uuid": guest.uuid, "name": guest.name}) else {}
+        limits = _guard_limits(params, old)
+        addresses, missing = _guard_addresses(params, old, folder, vmid)
+        if anti_spoofing and addresses["ipv4"] is None:
+            anti_spoofing = False
+            missing = missing or ["anti-spoofing is off: no IPv4 address was given"]
+        decided = {
+            "vmid": vmid,
+            "uuid": guest.uuid,
+            "name": guest.name,
+            **addresses,
+            "anti_spoofing": anti_spoofing,
+            "isolate": isolate,
+            "enabled": enabled,
+            "limits": limits,
+        }
+        if decided != old:
+            _write_whole(folder, f"{vmid}.json", (json.dumps(decided) + "\n").encode("ascii"), 0o600)
+    except OSError as error:
+        raise Refusal("failed", f"the guard's file of VMID {vmid} cannot be written: {error}") from None
+    finally:
+        os.close(folder)
+    volume = _put_hook()
+    hook, why = _set_hook(guest, volume)
+    missing += why
+    running = _running(vmid)
+    applied = False
+    if running:
+        failed = _run_guard(vmid, "apply" if enabled else "off")
+        missing += failed
+        applied = enabled and not failed
+    elif not enabled:
+        missing += _run_guard(vmid, "off")
+    return {"running": running, "applied": applied, "hook": hook, "missing": missing}
+
+
+def _set_hook(guest: Guest, volume: str) -> tuple[str, list[str]]:
+    """Makes the guard's script the VM's hook script: `ours`, `pending`, `foreign` or `failed`, and what is to be said."""
+    there = guest.config.get("hookscript")
+    if there == volume:
+        return "ours", []
+    if there is not None and not _is_our_hook(there):
+        shown = _printable(there, 200)
+        return "foreign", [f"VM {guest.vmid} has a hook script of its own ({shown}), so nothing is guarded at its starts"]
+    argv = ["qm", "set", str(guest.vmid), "--hookscript", volume]
+    try:
+        result = _detached("guard-set", guest.vmid, argv, PATIENCE).wait(0)
+    except Refusal as refusal:
+        return "failed", [f"nothing is guarded at its next start by somebody else: {refusal}"]
+    if result is None:
+        return "pending", []
+    if result[0] != 0:
+        words = _tool_refusal(argv, *result)
+        return "failed", [f"nothing is guarded at its next start by somebody else: {_printable(words, 250)}"]
+    return "ours", []
+
+
+@_handler
+def guard_clear(params: dict) -> dict:
+    """Nothing is guarded any more: rules, limits and route off, hook script out of the VM, file gone.
+
+    Also for a VM that is gone: then the file alone says whose it is. A guest that has its VMID
+    now is not touched.
+    """
+    vmid = _vmid(params)
+    guest, file = _guest(vmid), _guard_file(vmid)
+    is_its_file = _is_of(file, params)
+    meant = guest is not None and _is_meant(guest, params)
+    if params.get("uuid") is None and params.get("name") is None:
+        raise Refusal("identity", "neither uuid nor name was given")
+    if guest is not None and not meant and not is_its_file:
+        _identify(guest, params)
+    here = meant and guest.here
+    if here:
+        guest = _unlocked(_ours(params, vmid))
+    missing = []
+    if is_its_file or (here and _guard_state(vmid) is not None):
+        missing = _run_guard(vmid, "off")
+    if here and _is_our_hook(guest.config.get("hookscript")):
+        _without_hook(guest)
+    if missing:
+        raise Refusal("failed", f"VMID {vmid}: {'; '.join(missing)}")
+    if not is_its_file:
+        return {"already": True}
+    folder = _open_guard(create=False)
+    try:
+        if folder >= 0:
+            _unlink(f"{vmid}.json", folder)
+            os.fsync(folder)
+    except OSError as error:
+        raise Refusal("failed", f"the guard's file of VMID {vmid} cannot be removed: {error}") from None
+    finally:
+        if folder >= 0:
+            os.close(folder)
+    return {}
+
+
+def _without_hook(guest: Guest) -> bool:
+    """Takes our hook script out of a VM; False where `qm` still goes on."""
+    argv = ["qm", "set", str(guest.vmid), "--delete", "hookscript"]
+    result = _detached("guard-clear", guest.vmid, argv, PATIENCE).wait(0)
+    if result is not None and result[0] != 0:
+        raise _tool_refusal(argv, *result)
+    return result is not None
+
+
+@_handler
+def guard_remove(params: dict) -> dict:
+    """Takes the guard's hook script out of one VM of this node, and when none has it any more, removes the script.
+
+    To be called until `left` is 0: before the package goes, since a VM whose script is missing
+    does not start. It asks for no identity, because it changes nothing but our own entry, and a
+    VM that has left our range has it too.
+    """
+    with_hook = []
+    for (vmid, node), text in sorted(_all_configs(_vmlist()).items()):
+        config, _, _ = _parse_config(text)
+        if _is_our_hook(config.get("hookscript")):
+            with_hook.append((vmid, node))
+    here = [vmid for vmid, node in with_hook if node == _own_node()]
+    if here:
+        guest = _guest(here[0])
+        if guest is not None and _is_our_hook(guest.config.get("hookscript")):
+            _without_hook(_unlocked(guest))
+            # What it is guarded by now goes with its next stop, or at once where it is off.
+            _run_guard(here[0], "off")
+        return {"left": len(here)}
+    if with_hook:
+        shown = ", ".join(f"{vmid} on {node}" for vmid, node in with_hook[:10])
+        raise Refusal("elsewhere", f"VMs of other nodes still have the hook script: {shown}")
+    _, path = _snippet_folder()
+    folder = _open_snippets(path, create=False)
+    try:
+        if folder >= 0:
+            _unlink(HOOK_FILE, folder)
+            os.fsync(folder)
+    except OSError as error:
+        raise Refusal("failed", f"{path / HOOK_FILE} cannot be removed: {error.strerror or error}") from None
+    finally:
+        if folder >= 0:
+            os.close(folder)
+    _run(["nft", "delete", "table", "bridge", "blockhost"])
+    return {"left": 0}
+
+
 ACTIONS = {
     "vm-state": vm_state,
     "vm-find": vm_find,
@@ -1971,4 +2387,7 @@ ACTIONS = {
     "snippet-delete": snippet_delete,
     "pve-set-throttle": pve_set_throttle,
     "tc-rate-limit": tc_rate_limit,
+    "guard-set": guard_set,
+    "guard-clear": guard_clear,
+    "guard-remove": guard_remove,
 }

@@ -1,7 +1,7 @@
 """Every parameter of every action, hostile (H28, H47).
 
 Whatever arrives: an answer and no exception, no process but those written down below, none
-for a guest that was not proven to be meant, no file but a snippet.  What is permitted is
+for a guest that was not proven to be meant, no file but a snippet, a guard's file and its script.  What is permitted is
 written here a second time, in other words than the plugin's, on purpose.
 
 BLOCKHOST_FUZZ_CASES sets the number of cases of all actions together (CI: 100000).
@@ -34,7 +34,7 @@ OURS = {
     104: ("aaaaaaaa-0000-4000-8000-000000000104", "half"),
     105: ("bbbbbbbb-0000-4000-8000-000000000105", "stranger"),
 }
-SNIPPET_RE = re.compile(r"blockhost-[A-Za-z0-9][A-Za-z0-9.-]*-(user|meta)\.yaml")
+SNIPPET_RE = re.compile(r"blockhost-([A-Za-z0-9][A-Za-z0-9.-]*-(user|meta)\.yaml|guard\.sh)")
 
 
 def build(folder, monkeypatch):
@@ -53,6 +53,10 @@ def build(folder, monkeypatch):
     node.add(302, "", kind="lxc", here=False)
     node.add(1000, f"name: web-1\nsmbios1: uuid={UUID}\n")
     node.add(TEMPLATE, "name: debian-12-web3-template\nscsi0: l:vm-9001-disk-0\n")
+    node.db(
+        "vmid_range: {start: 100, end: 999}\n"
+        "ip_pool: {network: 192.168.122.0/24, start: 200, end: 250, gateway: 192.168.122.1}\n"
+    )
     for vmid in (101, 102, 103, 105, 1000):
         node.start(vmid, pid=40000 + vmid)
     return node
@@ -105,6 +109,15 @@ FORMS = {
         "tc qdisc add dev <tap> handle ffff: ingress",
         "tc filter add dev <tap> parent ffff: prio 50 basic police rate <n>kbit burst <n> mtu 64kb drop",
     ],
+    "guard-set": [
+        "qm set <vmid> --hookscript local:snippets/blockhost-guard.sh",
+        "env BLOCKHOST_NODE_ROOT=<any> BLOCKHOST_CONFIG_DIR=<any> blockhost-provisioner-guard <vmid> apply",
+        "env BLOCKHOST_NODE_ROOT=<any> BLOCKHOST_CONFIG_DIR=<any> blockhost-provisioner-guard <vmid> off",
+    ],
+    "guard-clear": [
+        "qm set <vmid> --delete hookscript",
+        "env BLOCKHOST_NODE_ROOT=<any> BLOCKHOST_CONFIG_DIR=<any> blockhost-provisioner-guard <vmid> off",
+    ],
 }
 FORMS = {
     action: [
@@ -148,6 +161,8 @@ def permitted(action, argv):
 def target(argv):
     if argv[0] == "tc":
         return int(re.match(r"tap(\d+)i", argv[4]).group(1))
+    if argv[0] == "env":
+        return int(argv[4])
     return int(argv[3 if argv[1] == "guest" else 2])
 
 
@@ -317,6 +332,15 @@ PARAMS = {
         "rate_kbps": some(1, 2000, 100_000_000, 0, None, -1),
         "remove": some(None, None, True, False),
     },
+    "guard-set": {
+        "ipv4": some("192.168.122.200", "192.168.122.200", "192.168.122.1", "10.0.0.1", None),
+        "ipv6": some(None, "2001:db8::2", "::/0"),
+        "anti_spoofing": some(True, True, False),
+        "isolate": some(True, True, False),
+        "enabled": some(True, True, False),
+        "limits": some(None, {}, {"bandwidth_in_kbps": 5}, {"bandwidth_out_kbps": -1}, {"x": 1}),
+    },
+    "guard-clear": {},
 }
 # What the tools answer to the request at hand: code, stdout, stderr, or an exception, or nothing in time.
 ANSWERS = st.sampled_from([
@@ -349,8 +373,8 @@ def world(tmp_path_factory):
 
 
 def outside(node):
-    snippets = str(node.root / "var/lib/vz/snippets")
-    return {path: content for path, content in tree(node.root).items() if not path.startswith(snippets + "/")}
+    ours = tuple(f"{node.root / folder}" for folder in ("var/lib/vz/snippets/", "var/lib/blockhost-guard"))
+    return {path: content for path, content in tree(node.root).items() if not f"{path}/".startswith(ours)}
 
 
 @pytest.mark.parametrize("action", sorted(PARAMS))
@@ -392,6 +416,11 @@ def test_h28_h47_any_parameters(world, action):
     assert outside(world) == before
     for name in os.listdir(world.root / "var/lib/vz/snippets"):
         assert SNIPPET_RE.fullmatch(name), name
+    folder = world.root / "var/lib/blockhost-guard"
+    for name in os.listdir(folder) if folder.exists() else ():
+        decided = json.loads((folder / name).read_text())
+        assert int(name.removesuffix(".json")) == decided["vmid"] in OURS
+        assert decided["ipv4"] in (None, "192.168.122.200") and decided["ipv6"] is None
 
 
 def one(node, action, params, answers):

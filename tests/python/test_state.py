@@ -52,7 +52,7 @@ def test_the_actions_are_those_of_the_contract():
         "vm-state", "vm-find", "guest-list", "qm-start", "qm-stop", "qm-shutdown", "qm-resume", "qm-destroy", "qm-create", "qm-set",
         "qm-importdisk", "qm-template", "qm-guest-ping", "qm-guest-exec", "qm-guest-exec-status",
         "qm-update-gecos", "guest-route-add", "guest-route-del", "snippet-put", "snippet-delete", "pve-set-throttle",
-        "tc-rate-limit",
+        "tc-rate-limit", "guard-set", "guard-clear", "guard-remove",
     }  # fmt: skip
 
 
@@ -282,10 +282,12 @@ def test_h28_configuration_links_are_not_followed(node, ask, tmp_path):
     "vmid", [None, "100", 100.0, True, 99, 0, -100, 1000000, 10**30, [100], {"vmid": 100}]
 )
 @pytest.mark.parametrize(
-    "action", sorted(set(qm.ACTIONS) - {"guest-list", "vm-find", "snippet-put", "snippet-delete", "tc-rate-limit"})
+    "action", sorted(
+        set(qm.ACTIONS) - {"guest-list", "vm-find", "snippet-put", "snippet-delete", "tc-rate-limit", "guard-remove"}
+    )
 )
 def test_h28_a_vmid_is_an_integer_in_range(node, ask, action, vmid):
-    answer = ask(action, vmid=vmid, uuid=UUID, timeout=5)
+    answer = ask(action, vmid=vmid, uuid=UUID, timeout=5, anti_spoofing=True, isolate=True)
     assert answer["ok"] is False and answer["code"] == "failed"
     assert node.calls == []
 
