@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 )]
 pub struct BuildTemplateCommand {
     /// VMID of the template
-    #[arg(long, env = "TEMPLATE_VMID", value_name = "VMID", default_value = "9001")]
+    #[arg(long, env = "TEMPLATE_VMID", value_name = "VMID", default_value_t = Vmid::DEFAULT_TEMPLATE)]
     template_vmid: Vmid,
     /// Storage of its disks
     #[arg(long, env = "STORAGE", value_name = "STORAGE", default_value = "local-lvm")]

@@ -109,12 +109,11 @@ fn words(of: &[&str]) -> Words {
 
 /// Words in settings.rs that look like a key and are none: file names, values, parts of keys, and fields of a record that
 /// cannot be renamed.
-const NO_KEYS: [&str; 32] = [
+const NO_KEYS: [&str; 31] = [
     "ipv6",
     "db.yaml",
     "vms.json",
     "terraform",
-    "vmbr0",
     "local",
     "blockhost",
     "full",

@@ -2,8 +2,8 @@
 
 use super::clock::Deadline;
 use crate::value::token::ApiToken;
+use crate::value::web_address::is_loopback;
 use serde_json::Value;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
@@ -233,6 +233,9 @@ fn limit(deadline: Deadline) -> Duration {
     deadline.left().max(Duration::from_millis(1))
 }
 
+/// Where a node's own API is, for programs of that node.
+pub const LOCAL_ENDPOINT: &str = "https://127.0.0.1:8006";
+
 /// The host part of `https://host[:port]`; `None` for anything else.
 pub fn host_of(endpoint: &str) -> Option<&str> {
     let authority = endpoint.strip_prefix("https://")?.split('/').next()?;
@@ -265,11 +268,6 @@ pub fn refuse_unchecked(path: &Path, provider: &Value) -> anyhow::Result<()> {
         endpoint.unwrap_or_default()
     );
     Ok(())
-}
-
-/// Whether the host part of an address is this machine, to which the way needs no check.
-pub fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// The system's authorities and, where the operator put one, the node's own.

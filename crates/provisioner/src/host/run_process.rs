@@ -193,6 +193,11 @@ impl Ended {
 
     /// Itself where it ended with exit code 0.
     pub fn successful(self, program: &Program<'_>) -> Result<Ended, RunError> {
+        self.successful_as(|| program.call())
+    }
+
+    /// The same with other words for program and arguments.
+    pub fn successful_as(self, call: impl FnOnce() -> String) -> Result<Ended, RunError> {
         if self.status.success() {
             return Ok(self);
         }
@@ -201,7 +206,7 @@ impl Ended {
             (None, Some(signal)) => format!("signal {signal}"),
             (None, None) => "no exit code".to_owned(),
         };
-        Err(RunError::Failed { call: program.call(), how, last_words: self.last_words() })
+        Err(RunError::Failed { call: call(), how, last_words: self.last_words() })
     }
 }
 

@@ -39,7 +39,7 @@ use crate::host::proxmox_api::ProxmoxApi;
 use crate::plan::allocation::Exhausted;
 use crate::store::journal::Journal;
 use crate::store::node_access::NodeAccess;
-use crate::store::settings::Settings;
+use crate::store::settings::{Settings, guests_bridge};
 use crate::store::vm_database::{Fields, VmDatabase};
 use crate::tool::node::Node;
 use crate::tool::terraform::{LegacyFolder, VmFolder};
@@ -138,7 +138,7 @@ impl<'h> Context<'h> {
             Err(_) if !self.settings.terraform_dir.join("terraform.tfvars").exists() => None,
             Err(error) => return Err(error.context("cannot tell the guests' bridge")),
         };
-        Ok(named.unwrap_or_else(|| self.settings.bridge.clone()))
+        guests_bridge(named, || Ok(Some(self.settings.bridge.clone())))
     }
 
     /// The record of a VM; `None` where there is none. A record that cannot be read is an error that names it.

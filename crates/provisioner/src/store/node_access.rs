@@ -4,11 +4,12 @@ use super::document::{self, Document};
 use super::settings::Settings;
 use super::tfvars::Tfvars;
 use crate::host::Host;
-use crate::host::proxmox_api::{self, ProxmoxApi};
+use crate::host::proxmox_api::{self, LOCAL_ENDPOINT, ProxmoxApi};
 use crate::value::node_name::NodeName;
 use crate::value::text::{BridgeName, StorageId};
 use crate::value::token::ApiToken;
 use anyhow::Context;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// What create and the API need of terraform's folder and the token file.
@@ -94,23 +95,34 @@ impl NodeAccess {
     }
 }
 
+/// What `provider.tf.json` says of where the API is, unchecked.
+fn endpoint_of(doc: &Document) -> anyhow::Result<Option<&Value>> {
+    let provider = doc.value("provider.proxmox")?.and_then(document::block);
+    Ok(provider.and_then(|provider| provider.get("endpoint")))
+}
+
+/// Where the API is: what `provider.tf.json` of terraform's folder says, else on this node. For who may not fail for that
+/// file's sake: setup writes it.
+pub fn endpoint_or_local(folder: &Path) -> String {
+    let doc = Document::read_json(&folder.join("provider.tf.json"));
+    let named = doc.as_ref().ok().and_then(|doc| endpoint_of(doc).ok()??.as_str());
+    named.unwrap_or(LOCAL_ENDPOINT).trim_end_matches('/').to_owned()
+}
+
 fn endpoint(path: &Path) -> anyhow::Result<String> {
-    const DEFAULT: &str = "https://127.0.0.1:8006";
     let doc = Document::read_json(path)
         .context("terraform has not been set up (blockhost-provisioner-setup terraform)")?;
-    // JSON syntax allows a block as an object or as a list of one.
     let provider = doc.value("provider.proxmox")?;
-    let block = provider.and_then(|p| p.as_array().and_then(|list| list.first()).or(Some(p)));
     let blocks = provider.and_then(|p| p.as_array().map(Vec::as_slice).or(Some(std::slice::from_ref(p))));
     for block in blocks.unwrap_or_default() {
         proxmox_api::refuse_unchecked(path, block)?;
     }
-    match block.and_then(|b| b.get("endpoint")) {
-        None => Ok(DEFAULT.to_string()),
-        Some(serde_json::Value::String(text)) if proxmox_api::host_of(text).is_some() => {
+    match endpoint_of(&doc)? {
+        None => Ok(LOCAL_ENDPOINT.to_string()),
+        Some(Value::String(text)) if proxmox_api::host_of(text).is_some() => {
             Ok(text.trim_end_matches('/').to_string())
         }
-        Some(serde_json::Value::String(text)) => anyhow::bail!(
+        Some(Value::String(text)) => anyhow::bail!(
             "{}: provider.proxmox.endpoint: expected an address like https://127.0.0.1:8006, found {text:?}",
             path.display()
         ),

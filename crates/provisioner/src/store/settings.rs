@@ -79,6 +79,11 @@ impl Settings {
         Settings::from_document(&document, &host.state_dir)
     }
 
+    /// Reads `db.yaml` where there is one: the installer's commands come before it.
+    pub fn read_if_there(host: &Host) -> anyhow::Result<Option<Settings>> {
+        host.config_file("db.yaml").exists().then(|| Settings::read(host)).transpose()
+    }
+
     /// Settings for `--mock`, which works with no configuration at all.
     pub fn for_mock(host: &Host) -> anyhow::Result<Settings> {
         let mut settings = Settings::from_document(&Document::empty(Path::new("(mock)")), &host.state_dir)?;
@@ -107,7 +112,7 @@ impl Settings {
         let days = |key: &str, default: u32| -> anyhow::Result<u32> {
             Ok(doc.integer(key, 0, YEARS)?.map_or(default, |n| n as u32))
         };
-        let bridge = doc.text("bridge")?.unwrap_or_else(|| "vmbr0".to_string());
+        let bridge = doc.text("bridge")?.map(|text| doc.checked("bridge", BridgeName::parse(&text)));
         let storage = doc.text("snippet_storage")?.unwrap_or_else(|| "local".to_string());
         let pool = doc.text("pve_pool")?.unwrap_or_else(|| "blockhost".to_string());
         let cpu_type = doc.text("cpu_type")?.unwrap_or_else(|| "x86-64-v2-AES".to_string());
@@ -131,7 +136,7 @@ impl Settings {
         Ok(Settings {
             db_file: absolute("db_file", state_dir.join("vms.json"))?,
             terraform_dir: absolute("terraform_dir", state_dir.join("terraform"))?,
-            bridge: doc.checked("bridge", BridgeName::parse(&bridge))?,
+            bridge: bridge.transpose()?.unwrap_or_else(BridgeName::first_of_proxmox),
             default_expiry_days: days("default_expiry_days", 30)?,
             gc_grace_days: days("gc_grace_days", 7)?,
             vmid_range: vmid_range(doc)?,
@@ -147,7 +152,10 @@ impl Settings {
                 doc.integer("guest_shutdown_timeout", 1, 3600)?.unwrap_or(60),
             ),
             probe_addresses: doc.flag("probe_addresses")?.unwrap_or(true),
-            template_vmid: Vmid::new(doc.integer("template_vmid", 100, 999_999_999)?.unwrap_or(9001))?,
+            template_vmid: match doc.integer("template_vmid", 100, 999_999_999)? {
+                Some(number) => Vmid::new(number)?,
+                None => Vmid::DEFAULT_TEMPLATE,
+            },
             max_parallel_creates: doc.integer("max_parallel_creates", 1, 64)?.unwrap_or(3) as u32,
             clone_mode,
             snippet_storage: doc.checked("snippet_storage", StorageId::parse(&storage))?,
@@ -241,22 +249,34 @@ fn vmid_range(doc: &Document) -> anyhow::Result<Option<VmidRange>> {
     Ok(None)
 }
 
-fn ipv4_pool(doc: &Document) -> anyhow::Result<Option<Ipv4Pool>> {
-    if doc.value("ip_pool")?.is_none() {
-        return Ok(None);
-    }
-    let network = doc.require("ip_pool.network", doc.text("ip_pool.network")?)?;
-    let network = doc.checked("ip_pool.network", Ipv4Network::parse(&network))?;
+/// The guests' bridge: what terraform.tfvars names, else db.yaml, else Proxmox' first one. db.yaml is read only where it
+/// is needed: some of its callers must work while there is none.
+pub fn guests_bridge(
+    in_tfvars: Option<BridgeName>,
+    in_db_yaml: impl FnOnce() -> anyhow::Result<Option<BridgeName>>,
+) -> anyhow::Result<BridgeName> {
+    let named = in_tfvars.map_or_else(in_db_yaml, |bridge| Ok(Some(bridge)))?;
+    Ok(named.unwrap_or_else(BridgeName::first_of_proxmox))
+}
+
+/// A pool of four keys: network, first and last address, gateway. The last three may be the last octet alone. Whether
+/// any address is left is for the caller to judge.
+pub fn pool_of_keys(doc: &Document, keys: [&str; 4]) -> anyhow::Result<Ipv4Pool> {
+    let [network, start, end, gateway] = keys;
+    let text = doc.require(network, doc.text(network)?)?;
+    let network = doc.checked(network, Ipv4Network::parse(&text))?;
     let address = |key: &str| -> anyhow::Result<std::net::Ipv4Addr> {
         let text = doc.require(key, doc.text_or_number(key)?)?;
         doc.checked(key, network.pool_end(&text))
     };
-    let pool = Ipv4Pool {
-        network,
-        start: address("ip_pool.start")?,
-        end: address("ip_pool.end")?,
-        gateway: address("ip_pool.gateway")?,
-    };
+    Ok(Ipv4Pool { network, start: address(start)?, end: address(end)?, gateway: address(gateway)? })
+}
+
+fn ipv4_pool(doc: &Document) -> anyhow::Result<Option<Ipv4Pool>> {
+    if doc.value("ip_pool")?.is_none() {
+        return Ok(None);
+    }
+    let pool = pool_of_keys(doc, ["ip_pool.network", "ip_pool.start", "ip_pool.end", "ip_pool.gateway"])?;
     anyhow::ensure!(
         pool.start <= pool.end,
         "{}: ip_pool: start {} lies behind end {}",
@@ -347,6 +367,20 @@ mod tests {
         let path = dir.path().join("db.yaml");
         std::fs::write(&path, yaml).unwrap();
         Settings::from_document(&Document::read_yaml(&path)?, Path::new("/var/lib/blockhost"))
+    }
+
+    #[test]
+    fn the_guests_bridge_is_that_of_tfvars_then_of_db_yaml_then_the_first() {
+        let named = |text: &str| BridgeName::parse(text).ok();
+        let shown = |tfvars: Option<BridgeName>, db_yaml: Option<BridgeName>| {
+            guests_bridge(tfvars, || Ok(db_yaml)).unwrap().to_string()
+        };
+        assert_eq!(shown(named("vmbr2"), named("vmbr1")), "vmbr2");
+        assert_eq!(shown(None, named("vmbr1")), "vmbr1");
+        assert_eq!(shown(None, None), "vmbr0");
+        // A db.yaml that cannot be read keeps nobody from what tfvars names.
+        assert!(guests_bridge(None, || anyhow::bail!("broken")).is_err());
+        assert!(guests_bridge(named("vmbr2"), || anyhow::bail!("broken")).is_ok());
     }
 
     const GOOD: &str = "db_file: /var/lib/blockhost/vms.json\nterraform_dir: /var/lib/blockhost/terraform\nbridge: vmbr0\n\

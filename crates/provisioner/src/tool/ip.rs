@@ -3,87 +3,17 @@
 use crate::host::clock::Deadline;
 use crate::host::interrupt::Interrupt;
 use crate::host::run_process::{self, Input, Program};
+use crate::value::host_network::{Address, DefaultRoute, Interface, Network};
 use anyhow::Context as _;
 use serde::Deserialize;
 use std::net::IpAddr;
 use std::path::Path;
 
-/// An address with the length of its network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, Deserialize)]
-pub struct Address {
-    /// The address.
-    pub ip: IpAddr,
-    /// The prefix length.
-    pub prefix: u8,
-}
-
-impl std::fmt::Display for Address {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.ip, self.prefix)
-    }
-}
-
-/// An interface as the kernel has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Interface {
-    /// Its name.
-    pub name: String,
-    /// The bridge it is a port of.
-    pub master: Option<String>,
-    /// It is a bridge.
-    pub is_bridge: bool,
-    /// It is set up (administratively).
-    pub is_up: bool,
-    /// Addresses of global scope.
-    pub addresses: Vec<Address>,
-}
-
-/// A default route.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, Deserialize)]
-pub struct DefaultRoute {
-    /// The router.
-    pub gateway: IpAddr,
-    /// Through which interface.
-    #[serde(rename = "dev")]
-    pub device: String,
-}
-
-/// Interfaces and routes at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Network {
-    /// All interfaces.
-    pub interfaces: Vec<Interface>,
-    /// The IPv4 default routes, the preferred one first.
-    pub default_routes: Vec<DefaultRoute>,
-}
-
-impl Network {
-    /// Asks the kernel.
-    pub fn look(deadline: Deadline) -> anyhow::Result<Network> {
-        let addresses = ip(&["-j", "-d", "address", "show"], deadline)?;
-        let routes = ip(&["-j", "-4", "route", "show", "default"], deadline)?;
-        parse(&addresses, &routes)
-    }
-
-    /// The interface of this name.
-    pub fn interface(&self, name: &str) -> Option<&Interface> {
-        self.interfaces.iter().find(|interface| interface.name == name)
-    }
-
-    /// Names of the ports of a bridge, guests' taps left out.
-    pub fn ports_of(&self, bridge: &str) -> Vec<&str> {
-        let ports = self.interfaces.iter().filter(|one| one.master.as_deref() == Some(bridge));
-        ports
-            .map(|one| one.name.as_str())
-            .filter(|n| !n.starts_with("tap") && !n.starts_with("fwpr"))
-            .collect()
-    }
-
-    /// The interface of the preferred default route, with the route.
-    pub fn uplink(&self) -> Option<(&Interface, &DefaultRoute)> {
-        let route = self.default_routes.first()?;
-        Some((self.interface(&route.device)?, route))
-    }
+/// The host's interfaces and default routes: asks the kernel.
+pub fn network(deadline: Deadline) -> anyhow::Result<Network> {
+    let addresses = ip(&["-j", "-d", "address", "show"], deadline)?;
+    let routes = ip(&["-j", "-4", "route", "show", "default"], deadline)?;
+    parse(&addresses, &routes)
 }
 
 /// Every address that this host itself has or needs, of both families: those on its interfaces, whatever their scope,

@@ -7,7 +7,6 @@ pub mod guest_ports;
 pub mod ip;
 pub mod node;
 pub mod proxmox_cli;
-pub mod proxmox_tools;
 pub mod terraform;
 pub mod terraform_events;
 pub mod terraform_files;

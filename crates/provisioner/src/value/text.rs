@@ -106,6 +106,11 @@ pub struct BridgeName(String);
 checked_text!(BridgeName);
 
 impl BridgeName {
+    /// Proxmox' own first bridge, the guests' where nothing names another.
+    pub fn first_of_proxmox() -> BridgeName {
+        BridgeName("vmbr0".to_owned())
+    }
+
     /// Checks `text`.
     pub fn parse(text: &str) -> Result<Self, Refused> {
         let allowed = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'));

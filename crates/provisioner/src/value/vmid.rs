@@ -7,6 +7,9 @@ use super::Refused;
 pub struct Vmid(u32);
 
 impl Vmid {
+    /// The template's where nobody chose one (`facts/contract/installer.md`).
+    pub const DEFAULT_TEMPLATE: Vmid = Vmid(9001);
+
     /// Checks a number.
     pub fn new(number: u64) -> Result<Self, Refused> {
         match u32::try_from(number) {

@@ -118,7 +118,8 @@ fn host_of(authority: &str) -> Option<&str> {
     (!host.is_empty() && plain).then_some(host)
 }
 
-fn is_loopback(host: &str) -> bool {
+/// Whether the host part of an address is this machine, to which the way needs no check.
+pub fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 

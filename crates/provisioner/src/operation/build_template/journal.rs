@@ -14,7 +14,7 @@ use super::machine::Wanted;
 use super::work_folder::WorkFolder;
 use crate::host::read_file::text_for_people;
 use crate::host::replace_file;
-use crate::tool::proxmox_tools::Grant;
+use crate::tool::proxmox_cli::Grant;
 use crate::value::vmid::Vmid;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};

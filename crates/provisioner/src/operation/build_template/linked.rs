@@ -5,8 +5,10 @@
 
 use crate::host::Host;
 use crate::host::read_file::Beneath;
+use crate::store::document::block;
+use crate::store::settings::Settings;
 use crate::tool::guest_config::GuestConfig;
-use crate::tool::proxmox_tools::ProxmoxTools;
+use crate::tool::proxmox_cli::ProxmoxCli;
 use crate::value::vmid::Vmid;
 use rustix::io::Errno;
 use serde_json::Value;
@@ -16,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 /// The linked clones of a template, for people; empty where there is none.
 pub fn linked_clones(
-    tools: &ProxmoxTools,
+    tools: &ProxmoxCli,
     vmid: Vmid,
     template: &GuestConfig,
     terraform_dir: &Path,
@@ -91,16 +93,13 @@ fn terraform_files(folder: &Path) -> anyhow::Result<Vec<(PathBuf, String)>> {
 /// VMIDs of the VMs in a terraform file that are linked to the template.
 fn linked_in_terraform(text: &str, template: Vmid) -> Vec<u64> {
     let Ok(file) = serde_json::from_str::<Value>(text) else { return Vec::new() };
-    let block = |value: &Value| match value {
-        Value::Array(list) => list.first().cloned().unwrap_or_default(),
-        other => other.clone(),
-    };
     let number = |value: &Value| value.to_string().trim_matches('"').parse::<u64>().ok();
     let vms = file["resource"]["proxmox_virtual_environment_vm"].as_object();
-    let vms = vms.into_iter().flat_map(|vms| vms.values()).map(block);
+    let vms = vms.into_iter().flat_map(|vms| vms.values()).filter_map(block);
     vms.filter(|vm| {
-        let clone = block(&vm["clone"]);
-        clone["full"] == Value::Bool(false) && number(&clone["vm_id"]) == Some(template.get().into())
+        block(&vm["clone"]).is_some_and(|clone| {
+            clone["full"] == Value::Bool(false) && number(&clone["vm_id"]) == Some(template.get().into())
+        })
     })
     .filter_map(|vm| number(&vm["vm_id"]))
     .collect()
@@ -108,10 +107,8 @@ fn linked_in_terraform(text: &str, template: Vmid) -> Vec<u64> {
 
 /// Terraform's folder, where db.yaml can be read, else where it is by default.
 pub fn terraform_dir(host: &Host) -> anyhow::Result<PathBuf> {
-    if !host.config_file("db.yaml").exists() {
-        return Ok(host.state_dir.join("terraform"));
-    }
-    crate::store::settings::Settings::read(host).map(|settings| settings.terraform_dir)
+    let settings = Settings::read_if_there(host)?;
+    Ok(settings.map_or_else(|| host.state_dir.join("terraform"), |settings| settings.terraform_dir))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::progress::{Progress, Unit};
 use crate::host::clock::{self, Deadline};
 use crate::host::failpoint;
 use crate::tool::guest_config::GuestConfig;
-use crate::tool::proxmox_tools::ProxmoxTools;
+use crate::tool::proxmox_cli::ProxmoxCli;
 use crate::value::text::StorageId;
 use crate::value::vmid::Vmid;
 use serde::{Deserialize, Serialize};
@@ -81,7 +81,7 @@ impl Wanted {
 
     /// What is not as it should be in a template: the disks and the storage are asked too, because `template: 1` is
     /// written before the disks are converted (H32).
-    pub fn template_problems(&self, tools: &ProxmoxTools, vmid: Vmid) -> anyhow::Result<Vec<String>> {
+    pub fn template_problems(&self, tools: &ProxmoxCli, vmid: Vmid) -> anyhow::Result<Vec<String>> {
         let Some(config) = tools.config(vmid)? else {
             return Ok(vec![format!("VM {vmid} is not there")]);
         };
@@ -101,7 +101,7 @@ impl Wanted {
 
     fn missing_volumes(
         &self,
-        tools: &ProxmoxTools,
+        tools: &ProxmoxCli,
         vmid: Vmid,
         config: &GuestConfig,
     ) -> anyhow::Result<Vec<String>> {
@@ -115,7 +115,7 @@ impl Wanted {
 /// Makes a VM that is complete but for being a template. `file` is the image as the node finds it. The caller has noted
 /// VMID and UUID, and removes what a failure leaves.
 pub fn make(
-    tools: &ProxmoxTools,
+    tools: &ProxmoxCli,
     vmid: Vmid,
     uuid: Uuid,
     wanted: &Wanted,
@@ -166,7 +166,7 @@ pub fn make(
 }
 
 /// The VM, if it is the one with that UUID.
-fn ours(tools: &ProxmoxTools, vmid: Vmid, uuid: Uuid) -> anyhow::Result<GuestConfig> {
+fn ours(tools: &ProxmoxCli, vmid: Vmid, uuid: Uuid) -> anyhow::Result<GuestConfig> {
     let config = tools.config(vmid)?;
     let config = config.ok_or_else(|| anyhow::anyhow!("VM {vmid} was to be made, but is not there"))?;
     anyhow::ensure!(is(&config, uuid), "VM {vmid} is another one by now (named {:?})", config.name());
@@ -179,7 +179,7 @@ pub fn is(config: &GuestConfig, uuid: Uuid) -> bool {
 }
 
 /// Makes it a template, and proves it.
-pub fn convert(tools: &ProxmoxTools, vmid: Vmid, wanted: &Wanted) -> anyhow::Result<()> {
+pub fn convert(tools: &ProxmoxCli, vmid: Vmid, wanted: &Wanted) -> anyhow::Result<()> {
     tools.template(vmid)?;
     failpoint::reached("template.converted")?;
     let wrong = wanted.template_problems(tools, vmid)?;
@@ -203,7 +203,7 @@ pub enum Removed {
 /// Removes a VM of ours and the volumes of its VMID on `storage`: the caller knows that there were none before.
 /// `is_ours` looks at the configuration that is destroyed in the next call.
 pub fn remove(
-    tools: &ProxmoxTools,
+    tools: &ProxmoxCli,
     vmid: Vmid,
     storage: &str,
     is_ours: impl Fn(&GuestConfig) -> bool,
@@ -256,7 +256,7 @@ pub fn remove(
 }
 
 /// Frees what a destroyed VM, or an import that was cut off, left on a storage (H32).
-pub fn free_volumes(tools: &ProxmoxTools, vmid: Vmid, storage: &str) -> anyhow::Result<()> {
+pub fn free_volumes(tools: &ProxmoxCli, vmid: Vmid, storage: &str) -> anyhow::Result<()> {
     for volume in tools.volumes(storage, Some(vmid))? {
         tools.free(&volume.volid)?;
     }

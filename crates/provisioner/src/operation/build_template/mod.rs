@@ -23,11 +23,14 @@ use crate::host::Host;
 use crate::host::accounts;
 use crate::host::clock;
 use crate::host::failpoint;
+use crate::host::interrupt::Interrupt;
 use crate::host::large_file::{self, GrowingFile, Sum};
 use crate::host::replace_file;
 use crate::plan::template_image::{self, DebianRelease, INSIDE, SCRIPTS};
+use crate::store::settings::{Settings, guests_bridge};
+use crate::store::tfvars::Tfvars;
 use crate::tool::guest_config::GuestConfig;
-use crate::tool::proxmox_tools::{Grant, ProxmoxTools};
+use crate::tool::proxmox_cli::{Grant, ProxmoxCli};
 use crate::tool::virt_customize::{self, Act};
 use crate::value::apt_repository::AptRepository;
 use crate::value::proxmox_host::ProxmoxHost;
@@ -96,7 +99,7 @@ enum Found {
 
 /// Builds the template.
 pub fn build_template(host: &Host, request: &Request, progress: &mut dyn Progress) -> anyhow::Result<Built> {
-    let tools = ProxmoxTools::new(request.host.clone(), host.interrupt.clone());
+    let tools = ProxmoxCli::on(request.host.clone(), host.interrupt.clone());
     anyhow::ensure!(
         request.host != ProxmoxHost::Local || replace_file::are_root(),
         "only root may make VMs on the node: run it as root"
@@ -106,7 +109,7 @@ pub fn build_template(host: &Host, request: &Request, progress: &mut dyn Progres
     let folder = WorkFolder::open(&request.cache)?;
     host.step("template.locked")?;
     let terraform_dir = linked::terraform_dir(host)?;
-    let finished = recover(&tools, &folder, &terraform_dir, progress)?;
+    let finished = recover(&folder, &terraform_dir, progress)?;
     host.step("template.recovered")?;
 
     let wanted = Wanted {
@@ -151,21 +154,17 @@ fn bridge(host: &Host, request: &Request, terraform_dir: &Path) -> anyhow::Resul
         return Ok(bridge.clone());
     }
     let tfvars = terraform_dir.join("terraform.tfvars");
-    if tfvars.exists() {
-        let tfvars_says = crate::store::tfvars::Tfvars::read(&tfvars)?;
-        if let Some(text) = tfvars_says.get("proxmox_bridge") {
-            return BridgeName::parse(text).with_context(|| format!("{}: proxmox_bridge", tfvars.display()));
-        }
-    }
-    if host.config_file("db.yaml").exists() {
-        return Ok(crate::store::settings::Settings::read(host)?.bridge);
-    }
-    Ok(BridgeName::parse("vmbr0")?)
+    let found = if tfvars.exists() { Tfvars::read(&tfvars)? } else { Tfvars::default() };
+    let named = found
+        .get("proxmox_bridge")
+        .map(|text| BridgeName::parse(text).with_context(|| format!("{}: proxmox_bridge", tfvars.display())));
+    let in_db_yaml = || Ok(Settings::read_if_there(host)?.map(|settings| settings.bridge));
+    guests_bridge(named.transpose()?, in_db_yaml)
 }
 
 /// Everything about the node that can be known beforehand.
 fn check_node(
-    tools: &ProxmoxTools,
+    tools: &ProxmoxCli,
     request: &Request,
     wanted: &Wanted,
     terraform_dir: &Path,
@@ -204,7 +203,7 @@ fn check_node(
 }
 
 /// A volume that carries a VMID nobody has would be in the way, and not be told from ours later.
-fn no_volumes(tools: &ProxmoxTools, vmid: Vmid, storage: &StorageId) -> anyhow::Result<()> {
+fn no_volumes(tools: &ProxmoxCli, vmid: Vmid, storage: &StorageId) -> anyhow::Result<()> {
     let left = tools.volumes(storage.as_str(), Some(vmid))?;
     let names: Vec<&str> = left.iter().map(|volume| volume.volid.as_str()).collect();
     anyhow::ensure!(
@@ -217,7 +216,6 @@ fn no_volumes(tools: &ProxmoxTools, vmid: Vmid, storage: &StorageId) -> anyhow::
 
 /// Finishes or removes what a killed build left on the node; the recipe of a template that was finished.
 fn recover(
-    tools: &ProxmoxTools,
     folder: &WorkFolder,
     terraform_dir: &Path,
     progress: &mut dyn Progress,
@@ -225,7 +223,7 @@ fn recover(
     let Some(entry) = journal::read(folder)? else { return Ok(None) };
     let host = ProxmoxHost::parse(&entry.host)?;
     // It may have been at work on another node than is meant now.
-    let tools = ProxmoxTools::new(host, tools.uninterrupted().interrupt());
+    let tools = ProxmoxCli::on(host, Interrupt::never());
     match &entry.replacing {
         None => {
             tracing::info!("removing what an earlier build left: VM {}", entry.made.vmid);
@@ -246,7 +244,7 @@ fn recover(
 }
 
 /// Removes a VM that was being made, and the note of it.
-fn undo(tools: &ProxmoxTools, folder: &WorkFolder, entry: &Entry) -> anyhow::Result<()> {
+fn undo(tools: &ProxmoxCli, folder: &WorkFolder, entry: &Entry) -> anyhow::Result<()> {
     let tools = &tools.uninterrupted();
     let made = entry.made_vmid()?;
     let ours = |config: &GuestConfig| machine::is(config, entry.made.uuid);
@@ -361,7 +359,7 @@ fn is_fresh(path: &Path) -> bool {
 #[allow(clippy::too_many_arguments, reason = "called once, with all that the build has found out")]
 fn place(
     host: &Host,
-    tools: &ProxmoxTools,
+    tools: &ProxmoxCli,
     folder: &WorkFolder,
     request: &Request,
     found: Found,
@@ -425,7 +423,7 @@ fn place(
 /// Makes the VM; a template at once where nothing else is in its place.
 fn make(
     host: &Host,
-    tools: &ProxmoxTools,
+    tools: &ProxmoxCli,
     entry: &Entry,
     disk: &Path,
     convert: bool,
@@ -452,7 +450,7 @@ fn make(
 }
 
 /// Right before the old template goes: it is still the one that was found, and nobody hangs on it (H02).
-fn last_look(tools: &ProxmoxTools, vmid: Vmid, found: &Found, terraform_dir: &Path) -> anyhow::Result<()> {
+fn last_look(tools: &ProxmoxCli, vmid: Vmid, found: &Found, terraform_dir: &Path) -> anyhow::Result<()> {
     let Found::Template(old) = found else { return Ok(()) };
     let now = tools.config(vmid)?.unwrap_or_default();
     anyhow::ensure!(
@@ -466,7 +464,7 @@ fn last_look(tools: &ProxmoxTools, vmid: Vmid, found: &Found, terraform_dir: &Pa
 }
 
 /// What Proxmox forgets when a VM is destroyed: grants, also those made before there was a VM, and its pool.
-fn rights(tools: &ProxmoxTools, vmid: Vmid, found: &Found) -> anyhow::Result<(Vec<Grant>, Option<String>)> {
+fn rights(tools: &ProxmoxCli, vmid: Vmid, found: &Found) -> anyhow::Result<(Vec<Grant>, Option<String>)> {
     let pool = match found {
         Found::Nothing => None,
         Found::Template(_) => tools.pool(vmid)?,
@@ -475,7 +473,7 @@ fn rights(tools: &ProxmoxTools, vmid: Vmid, found: &Found) -> anyhow::Result<(Ve
 }
 
 /// A free VMID without volumes, behind the template's: the lowest free one of the cluster would be a customer's next.
-fn staging_vmid(tools: &ProxmoxTools, template: Vmid, storage: &StorageId) -> anyhow::Result<Vmid> {
+fn staging_vmid(tools: &ProxmoxCli, template: Vmid, storage: &StorageId) -> anyhow::Result<Vmid> {
     for number in 1..=100 {
         let Ok(vmid) = Vmid::new(u64::from(template.get()) + number) else { break };
         if tools.config(vmid)?.is_none()

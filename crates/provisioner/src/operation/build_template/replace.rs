@@ -16,7 +16,7 @@ use super::work_folder::WorkFolder;
 use crate::host::clock::{self, Deadline};
 use crate::host::failpoint;
 use crate::tool::guest_config::GuestConfig;
-use crate::tool::proxmox_tools::ProxmoxTools;
+use crate::tool::proxmox_cli::ProxmoxCli;
 use crate::value::vmid::Vmid;
 use anyhow::Context as _;
 use std::path::Path;
@@ -36,7 +36,7 @@ const WORKER: Duration = Duration::from_secs(600);
 
 /// Goes on from wherever a build that was replacing a template is.
 pub fn finish(
-    tools: &ProxmoxTools,
+    tools: &ProxmoxCli,
     folder: &WorkFolder,
     entry: &Entry,
     replacing: &Replacement,
@@ -108,7 +108,7 @@ pub fn keeps(vmid: Vmid, linked: &[String]) -> String {
 }
 
 /// The configuration, once no clone of a dead client is being written there.
-fn settled(tools: &ProxmoxTools, vmid: Vmid) -> anyhow::Result<Option<GuestConfig>> {
+fn settled(tools: &ProxmoxCli, vmid: Vmid) -> anyhow::Result<Option<GuestConfig>> {
     let deadline = Deadline::after(failpoint::limit("template-worker", WORKER));
     loop {
         let config = tools.config(vmid)?;
@@ -121,7 +121,7 @@ fn settled(tools: &ProxmoxTools, vmid: Vmid) -> anyhow::Result<Option<GuestConfi
 
 /// Destroys the old template; the reason where it is whole and stays.
 fn destroy_old(
-    tools: &ProxmoxTools,
+    tools: &ProxmoxCli,
     vmid: Vmid,
     old: &GuestConfig,
     replacing: &Replacement,
@@ -145,7 +145,7 @@ fn destroy_old(
     Ok(None)
 }
 
-fn volumes_left(tools: &ProxmoxTools, vmid: Vmid, old: &GuestConfig) -> anyhow::Result<Vec<String>> {
+fn volumes_left(tools: &ProxmoxCli, vmid: Vmid, old: &GuestConfig) -> anyhow::Result<Vec<String>> {
     let mut left = Vec::new();
     for volume in old.volumes() {
         let storage = volume.split(':').next().unwrap_or_default();
@@ -158,7 +158,7 @@ fn volumes_left(tools: &ProxmoxTools, vmid: Vmid, old: &GuestConfig) -> anyhow::
 
 /// A whole copy of the staging VM becomes the template.
 fn copy(
-    tools: &ProxmoxTools,
+    tools: &ProxmoxCli,
     entry: &Entry,
     replacing: &Replacement,
     progress: &mut dyn Progress,
@@ -179,7 +179,7 @@ fn copy(
 }
 
 /// Proxmox forgets who may use a VM when it is destroyed.
-pub fn give_back(tools: &ProxmoxTools, vmid: Vmid, entry: &Entry) -> anyhow::Result<()> {
+pub fn give_back(tools: &ProxmoxCli, vmid: Vmid, entry: &Entry) -> anyhow::Result<()> {
     let there = tools.grants(vmid)?;
     for grant in entry.grants.iter().filter(|grant| !there.contains(grant)) {
         tools.grant(vmid, grant).with_context(|| {
@@ -190,7 +190,7 @@ pub fn give_back(tools: &ProxmoxTools, vmid: Vmid, entry: &Entry) -> anyhow::Res
 }
 
 /// The staging VM goes, and with it the note.
-fn clear(tools: &ProxmoxTools, folder: &WorkFolder, entry: &Entry) -> anyhow::Result<()> {
+fn clear(tools: &ProxmoxCli, folder: &WorkFolder, entry: &Entry) -> anyhow::Result<()> {
     let staging = entry.made_vmid()?;
     let ours = |config: &GuestConfig| machine::is(config, entry.made.uuid);
     if let Removed::Stranger(why) = machine::remove(tools, staging, &entry.wanted.storage, ours, true)? {
@@ -201,12 +201,7 @@ fn clear(tools: &ProxmoxTools, folder: &WorkFolder, entry: &Entry) -> anyhow::Re
     journal::remove(folder)
 }
 
-fn abandon(
-    tools: &ProxmoxTools,
-    folder: &WorkFolder,
-    entry: &Entry,
-    why: String,
-) -> anyhow::Result<Finished> {
+fn abandon(tools: &ProxmoxCli, folder: &WorkFolder, entry: &Entry, why: String) -> anyhow::Result<Finished> {
     clear(tools, folder, entry).with_context(|| why.clone())?;
     Ok(Finished::Abandoned(why))
 }

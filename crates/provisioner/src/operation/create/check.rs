@@ -1,7 +1,7 @@
 //! Everything that can be known before anything is taken (`CLAUDE.md#habits`).
 
 use super::{Request, template};
-use crate::host::proxmox_api::ProxmoxApi;
+use crate::host::proxmox_api::{LOCAL_ENDPOINT, ProxmoxApi};
 use crate::host::read_file::text_for_people;
 use crate::host::rights::PUBLIC_KEYS;
 use crate::operation::{Context, WrongUsage};
@@ -10,7 +10,7 @@ use crate::plan::cloud_init::{self, Variables};
 use crate::plan::terraform_json::{self, FirstBoot, VmPlan};
 use crate::plan::vm_record::NewVm;
 use crate::store::node_access::NodeAccess;
-use crate::store::settings::{Broker, CloneMode};
+use crate::store::settings::{Broker, CloneMode, guests_bridge};
 use crate::store::side_files;
 use crate::value::address::Ipv4Pool;
 use crate::value::allocation::Allocation;
@@ -105,7 +105,7 @@ pub fn everything(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Checke
     let dns_servers = if ctx.mock { Vec::new() } else { side_files::name_servers(&ctx.settings)? };
     let mut checked = Checked {
         name: request.name.clone(),
-        bridge: access.bridge.clone().unwrap_or_else(|| ctx.settings.bridge.clone()),
+        bridge: guests_bridge(access.bridge.clone(), || Ok(Some(ctx.settings.bridge.clone())))?,
         api,
         network_mode,
         broker,
@@ -321,7 +321,7 @@ fn mock_access() -> anyhow::Result<NodeAccess> {
         bridge: None,
         token: ApiToken::parse("mock@mock!mock=mock")?,
         token_overrides_tfvars: false,
-        endpoint: "https://127.0.0.1:8006".to_string(),
+        endpoint: LOCAL_ENDPOINT.to_string(),
         own_ca: None,
     })
 }

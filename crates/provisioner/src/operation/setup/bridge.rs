@@ -18,15 +18,15 @@ use super::carry::{self, Moving};
 use super::interfaces_file::{self, Stanza};
 use super::network_guard::{Goal, INTERFACES, Snapshot};
 use super::network_inventory::Inventory;
-use super::{Setup, network_guard, text};
+use super::{Setup, network_guard};
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
 use crate::host::replace_file::{self, PRIVATE};
-use crate::tool::ip::{Address, Interface, Network};
-use crate::tool::proxmox_cli::{ProxmoxCli, number};
+use crate::tool::ip;
+use crate::tool::proxmox_cli::ProxmoxCli;
+use crate::value::host_network::{Address, ConfiguredInterface, Interface, Network};
 use crate::value::node_name::NodeName;
 use anyhow::Context as _;
-use serde_json::Value;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -57,21 +57,20 @@ struct Make {
 }
 
 pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
-    let cli = ProxmoxCli::new(setup.host, Deadline::after(LIMIT));
+    let cli = ProxmoxCli::here(setup.host, Deadline::after(LIMIT));
     let node = match &setup.choices.node {
         Some(node) => node.to_string(),
         None => cli.node_name()?,
     };
     let node = NodeName::parse(&node)?;
     let bridge = setup.choices.bridge.as_str();
-    let network = Network::look(Deadline::after(LOOK))?;
-    let path = format!("/nodes/{node}/network");
-    let rows = cli.rows("pvesh", &["get", &path])?;
+    let network = ip::network(Deadline::after(LOOK))?;
+    let rows = cli.interfaces(&node)?;
     let under_way = UnderWay(setup.configuration_file("bridge-under-way"));
     let (pending, ours) = (network_guard::pending_file(), under_way.0.exists());
     let rows = if ours && pending.exists() {
-        cli.run("pvesh", &["delete", &path])?;
-        cli.rows("pvesh", &["get", &path])?
+        cli.revert_network(&node)?;
+        cli.interfaces(&node)?
     } else {
         rows
     };
@@ -100,14 +99,14 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
         goal.address = Some(make.address);
         goal.gateway = make.gateway;
         goal.port = make.uplink.clone();
-        write_plan(setup, &cli, &path, bridge, make).or_else(|error| {
-            let error = revert(&path, error);
+        write_plan(setup, &cli, &node, bridge, make).or_else(|error| {
+            let error = revert(&cli, &node, error);
             under_way.end()?;
             Err(error)
         })?;
     }
     let snapshot = Snapshot::take(&network, before, goal)?;
-    let applied = apply(setup, &cli, &path, &snapshot);
+    let applied = apply(setup, &cli, &node, &snapshot);
     // Good or put back: nothing of ours is pending.
     under_way.end()?;
     applied
@@ -131,12 +130,12 @@ impl UnderWay {
 fn plan(
     bridge: &str,
     network: &Network,
-    rows: &[Value],
+    rows: &[ConfiguredInterface],
     pool: Option<&crate::value::address::Ipv4Pool>,
 ) -> anyhow::Result<Plan> {
-    let configured = rows.iter().find(|row| text(row, "iface") == bridge);
-    let configured = configured.filter(|row| text(row, "type").to_lowercase().ends_with("bridge"));
-    let kept = configured.is_some_and(|row| number(&row["autostart"]) == Some(1))
+    let configured = ConfiguredInterface::find(bridge, rows);
+    let configured = configured.filter(|row| row.kind().to_lowercase().ends_with("bridge"));
+    let kept = configured.is_some_and(|row| row.starts_with_node)
         // Made at boot by the package that they belong to.
         || ["virbr", "docker"].iter().any(|prefix| bridge.starts_with(prefix));
     match network.interface(bridge) {
@@ -194,9 +193,14 @@ fn plan(
 
 /// A bridge that another file than Proxmox' own configures (a VNet of its SDN, a file of `interfaces.d`) is taken as it
 /// is: written into `interfaces`, it would be configured twice. One of Open vSwitch cannot be used.
-fn elsewhere(bridge: &str, network: &Network, rows: &[Value], stanzas: &[Stanza]) -> anyhow::Result<bool> {
-    let row = rows.iter().find(|row| text(row, "iface") == bridge);
-    let is_ovs = row.is_some_and(|row| text(row, "type").starts_with("OVS"))
+fn elsewhere(
+    bridge: &str,
+    network: &Network,
+    rows: &[ConfiguredInterface],
+    stanzas: &[Stanza],
+) -> anyhow::Result<bool> {
+    let row = ConfiguredInterface::find(bridge, rows);
+    let is_ovs = row.is_some_and(|row| row.kind().starts_with("OVS"))
         || Path::new("/sys/class/net").join(bridge).join("upper_ovs-system").exists();
     anyhow::ensure!(
         !is_ovs,
@@ -224,7 +228,7 @@ fn check_losses(
     bridge: &str,
     make: &Make,
     network: &Network,
-    rows: &[Value],
+    rows: &[ConfiguredInterface],
     stanzas: &[Stanza],
     now: &Inventory,
 ) -> anyhow::Result<()> {
@@ -234,16 +238,15 @@ fn check_losses(
     if device.is_empty() {
         return Ok(());
     }
-    let row = rows.iter().find(|row| text(row, "iface") == device);
-    let six = |key: &str| row.map(|row| text(row, key)).unwrap_or_default();
+    let row = ConfiguredInterface::find(device, rows);
     let mut moving =
         Moving { device, addresses: vec![make.address], routers: make.gateway.into_iter().collect() };
-    if let Some((ip, prefix)) = six("cidr6").split_once('/')
+    if let Some((ip, prefix)) = row.and_then(|row| row.cidr6.as_deref()?.split_once('/'))
         && let (Ok(ip), Ok(prefix)) = (ip.parse(), prefix.parse())
     {
         moving.addresses.push(Address { ip, prefix });
     }
-    moving.routers.extend(six("gateway6").parse::<IpAddr>().ok());
+    moving.routers.extend(row.and_then(|row| row.gateway6.as_deref()?.parse::<IpAddr>().ok()));
     let losses = carry::losses(&moving, stanzas, now)?;
     anyhow::ensure!(
         losses.is_empty(),
@@ -276,15 +279,18 @@ fn existing(found: &Interface, network: &Network) -> anyhow::Result<Plan> {
 
 /// An interface whose address Proxmox does not know is configured by somebody else (netplan, a file below
 /// `interfaces.d`), who would give it back its address.
-fn check_uplink(uplink: &Interface, rows: &[Value]) -> anyhow::Result<()> {
-    let row = rows.iter().find(|row| text(row, "iface") == uplink.name);
-    let known = row.is_some_and(|row| !text(row, "address").is_empty() || text(row, "method") == "dhcp");
+fn check_uplink(uplink: &Interface, rows: &[ConfiguredInterface]) -> anyhow::Result<()> {
+    let row = ConfiguredInterface::find(&uplink.name, rows);
+    let known = row.is_some_and(|row| {
+        row.address.as_deref().is_some_and(|address| !address.is_empty())
+            || row.method.as_deref() == Some("dhcp")
+    });
     anyhow::ensure!(
         known,
         "the address of {} is not configured in /etc/network/interfaces, so it cannot be moved to a bridge safely: move it there first (for cloud images: switch off cloud-init's network configuration)",
         uplink.name
     );
-    let kind = row.map(|row| text(row, "type")).unwrap_or_default();
+    let kind = row.map(ConfiguredInterface::kind).unwrap_or_default();
     anyhow::ensure!(
         ["eth", "bond", "vlan"].contains(&kind),
         "{} is of type {kind:?}, which cannot be the port of a bridge here: make the bridge by hand",
@@ -297,47 +303,36 @@ fn check_uplink(uplink: &Interface, rows: &[Value]) -> anyhow::Result<()> {
 fn write_plan(
     setup: &Setup<'_>,
     cli: &ProxmoxCli,
-    path: &str,
+    node: &NodeName,
     bridge: &str,
     make: &Make,
 ) -> anyhow::Result<()> {
-    let rows = cli.rows("pvesh", &["get", path])?;
+    let rows = cli.interfaces(node)?;
     let address = make.address.to_string();
     let gateway = make.gateway.map(|gateway| gateway.to_string());
-    let mut create = vec!["create", path, "--iface", bridge, "--type", "bridge", "--autostart", "1"];
-    create.extend(["--cidr", &address]);
-    let mut six: Vec<(&str, String)> = Vec::new();
-    if let Some(uplink) = &make.uplink {
-        create.extend(["--bridge_ports", uplink]);
-        let row = rows.iter().find(|row| text(row, "iface") == uplink);
-        let kind =
-            row.map(|row| text(row, "type")).filter(|kind| !kind.is_empty()).unwrap_or("eth").to_owned();
+    let mut create = vec![("iface", bridge), ("type", "bridge"), ("autostart", "1"), ("cidr", &address)];
+    let uplink = make.uplink.as_deref().map(|name| (name, ConfiguredInterface::find(name, &rows)));
+    if let Some((name, row)) = uplink {
+        create.push(("bridge_ports", name));
+        let kind = row.map(ConfiguredInterface::kind).filter(|kind| !kind.is_empty()).unwrap_or("eth");
         // It gives up what the bridge gets, or Proxmox refuses the second default route.
-        let held = ["cidr", "address", "netmask", "gateway", "cidr6", "address6", "netmask6", "gateway6"];
-        let held = held.iter().filter(|key| row.is_some_and(|row| !row[**key].is_null()));
-        let held: Vec<&str> = held.copied().collect();
-        for key in ["cidr6", "gateway6"] {
-            let value = row.map(|row| text(row, key)).unwrap_or_default();
-            if !value.is_empty() {
-                six.push((key, value.to_owned()));
-            }
+        let held = row.map(ConfiguredInterface::held).unwrap_or_default().join(",");
+        let mut set = vec![("type", kind), ("autostart", "1")];
+        if !held.is_empty() {
+            set.push(("delete", &held));
         }
-        let own = format!("{path}/{uplink}");
-        let delete = held.join(",");
-        let mut set = vec!["set", own.as_str(), "--type", kind.as_str(), "--autostart", "1"];
-        if !delete.is_empty() {
-            set.extend(["--delete", delete.as_str()]);
-        }
-        cli.run("pvesh", &set)?;
+        cli.change_interface(node, name, &set)?;
     }
     if let Some(gateway) = &gateway {
-        create.extend(["--gateway", gateway]);
+        create.push(("gateway", gateway));
     }
-    for (key, value) in &six {
-        create.push(if *key == "cidr6" { "--cidr6" } else { "--gateway6" });
-        create.push(value);
+    if let Some((_, Some(row))) = uplink {
+        for (key, value) in [("cidr6", &row.cidr6), ("gateway6", &row.gateway6)] {
+            let value = value.as_deref().filter(|value| !value.is_empty());
+            create.extend(value.map(|value| (key, value)));
+        }
     }
-    cli.run("pvesh", &create)?;
+    cli.add_interface(node, &create)?;
     setup.host.step("setup.bridge.planned")?;
     let pending = network_guard::pending_file();
     let written = crate::host::read_file::text(&pending)
@@ -351,24 +346,23 @@ fn write_plan(
     Ok(())
 }
 
-fn revert(path: &str, error: anyhow::Error) -> anyhow::Error {
-    let cli = ProxmoxCli::uninterrupted(Deadline::after(Duration::from_secs(30)));
-    match cli.run("pvesh", &["delete", path]) {
-        Ok(_) => error,
+fn revert(cli: &ProxmoxCli, node: &NodeName, error: anyhow::Error) -> anyhow::Error {
+    match cli.undoing(Duration::from_secs(30)).revert_network(node) {
+        Ok(()) => error,
         Err(second) => error.context(format!("and the pending changes could not be reverted ({second})")),
     }
 }
 
 /// Applies what is pending, under the eyes of the guard. `pvesh` says nothing about the end of its task (H32): the
 /// kernel is asked.
-fn apply(setup: &Setup<'_>, cli: &ProxmoxCli, path: &str, snapshot: &Snapshot) -> anyhow::Result<()> {
+fn apply(setup: &Setup<'_>, cli: &ProxmoxCli, node: &NodeName, snapshot: &Snapshot) -> anyhow::Result<()> {
     let settle = failpoint::limit("setup-settle", SETTLE);
-    let guard = network_guard::start(snapshot).map_err(|error| revert(path, error))?;
+    let guard = network_guard::start(snapshot).map_err(|error| revert(cli, node, error))?;
     let applied = setup
         .host
         .step("setup.bridge.guarded")
-        .and_then(|()| Ok(cli.run("pvesh", &["set", path])?))
-        .and_then(|_| setup.host.step("setup.bridge.applied"))
+        .and_then(|()| Ok(cli.apply_network(node)?))
+        .and_then(|()| setup.host.step("setup.bridge.applied"))
         .and_then(|()| snapshot.settled(Deadline::after(settle), &setup.host.interrupt));
     match applied {
         Ok(()) => guard.dismiss(),
@@ -384,9 +378,9 @@ fn apply(setup: &Setup<'_>, cli: &ProxmoxCli, path: &str, snapshot: &Snapshot) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tool::ip::DefaultRoute;
     use crate::value::address::{Ipv4Network, Ipv4Pool};
-    use serde_json::json;
+    use crate::value::host_network::DefaultRoute;
+    use serde_json::{Value, json};
 
     fn interface(name: &str, is_bridge: bool, addresses: &[&str]) -> Interface {
         let addresses = addresses.iter().map(|text| {
@@ -409,7 +403,7 @@ mod tests {
     }
 
     fn planned(network: &Network, rows: Value, pool: &Ipv4Pool) -> Result<Plan, String> {
-        let rows = rows.as_array().unwrap().clone();
+        let rows: Vec<ConfiguredInterface> = serde_json::from_value(rows).unwrap();
         plan("vmbr0", network, &rows, Some(pool)).map_err(|error| error.to_string())
     }
 

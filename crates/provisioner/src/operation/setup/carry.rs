@@ -4,7 +4,8 @@
 use super::interfaces_file::Stanza;
 use super::network_inventory::{Inventory, key};
 use crate::host::clock::Deadline;
-use crate::tool::ip::{Address, ip};
+use crate::tool::ip::ip;
+use crate::value::host_network::Address;
 use serde::Deserialize;
 use std::net::IpAddr;
 use std::path::Path;

@@ -2,9 +2,9 @@
 
 use crate::host::Host;
 use crate::store::document::Document;
-use crate::store::settings::Settings;
+use crate::store::settings::{Settings, guests_bridge, pool_of_keys};
 use crate::store::tfvars::Tfvars;
-use crate::value::address::{Ipv4Network, Ipv4Pool};
+use crate::value::address::Ipv4Pool;
 use crate::value::node_name::NodeName;
 use crate::value::pve_user::PveUser;
 use crate::value::text::{BridgeName, PlainName, StorageId};
@@ -60,8 +60,7 @@ impl Choices {
         anyhow::ensure!(session.is_object(), "the configuration on standard input is no JSON object");
         warn_of_unknown(&session);
         let given = Document::of(Path::new("wizard"), session["provisioner"].clone())?;
-        let db_yaml = host.config_file("db.yaml");
-        let settings = if db_yaml.exists() { Some(Settings::read(host)?) } else { None };
+        let settings = Settings::read_if_there(host)?;
         let given_dir = given.text("terraform_dir")?;
         let terraform_dir = match (&given_dir, &settings) {
             (Some(text), _) => checked_folder(text)?,
@@ -83,16 +82,13 @@ impl Choices {
             }
             (start, end) => range((start.unwrap_or(DEFAULT_RANGE.0), end.unwrap_or(DEFAULT_RANGE.1)))?,
         };
-        let template = Vmid::new(number("template_vmid")?.unwrap_or(super::DEFAULT_TEMPLATE))?;
+        let template = number("template_vmid")?.map_or(Ok(Vmid::DEFAULT_TEMPLATE), Vmid::new)?;
         anyhow::ensure!(
             !vmids.contains(template),
             "template_vmid {template} lies within {vmids}, the VMIDs of customers' VMs: it would be handed out"
         );
-        let bridge = match (either("bridge", "proxmox_bridge")?, &settings) {
-            (Some(text), _) => BridgeName::parse(&text)?,
-            (None, Some(settings)) => settings.bridge.clone(),
-            (None, None) => BridgeName::parse("vmbr0")?,
-        };
+        let named = either("bridge", "proxmox_bridge")?.map(|text| BridgeName::parse(&text)).transpose()?;
+        let bridge = guests_bridge(named, || Ok(settings.as_ref().map(|settings| settings.bridge.clone())))?;
         let more_storages = ["disk_datastore", "cloudinit_datastore"]
             .iter()
             .filter_map(|key| tfvars.get(key))
@@ -197,18 +193,10 @@ fn range((start, end): (u64, u64)) -> anyhow::Result<VmidRange> {
 }
 
 fn pool(given: &Document) -> anyhow::Result<Option<Ipv4Pool>> {
-    let Some(network) = given.text("ip_network")?.filter(|text| !text.is_empty()) else { return Ok(None) };
-    let network = given.checked("ip_network", Ipv4Network::parse(&network))?;
-    let address = |key: &str| -> anyhow::Result<std::net::Ipv4Addr> {
-        let text = given.require(key, given.text_or_number(key)?)?;
-        given.checked(key, network.pool_end(&text))
-    };
-    let pool = Ipv4Pool {
-        network,
-        start: address("ip_start")?,
-        end: address("ip_end")?,
-        gateway: address("gateway")?,
-    };
+    if given.text("ip_network")?.is_none_or(|text| text.is_empty()) {
+        return Ok(None);
+    }
+    let pool = pool_of_keys(given, ["ip_network", "ip_start", "ip_end", "gateway"])?;
     anyhow::ensure!(
         pool.start <= pool.end && pool.addresses().next().is_some(),
         "ip_start {} to ip_end {}: no address in there can be given to a VM",

@@ -4,7 +4,7 @@
 //! spelling ([`crate::plan::yaml_keys`]).
 
 use super::terraform_folder::by_blockhost;
-use super::{DEFAULT_TEMPLATE, Setup, pool_choice, sandbox};
+use super::{Setup, pool_choice, sandbox};
 use crate::host::Host;
 use crate::host::clock::Deadline;
 use crate::host::replace_file::{self, PRIVATE};
@@ -12,8 +12,9 @@ use crate::operation::Context;
 use crate::operation::create::traces_of_vms;
 use crate::plan::yaml_keys;
 use crate::store::document::Document;
-use crate::tool::ip::Network;
+use crate::tool::ip;
 use crate::value::address::Ipv4Pool;
+use crate::value::vmid::Vmid;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -58,7 +59,7 @@ fn free_pool(setup: &Setup<'_>) -> anyhow::Result<Ipv4Pool> {
         .choices
         .pool
         .context("the addresses of VMs are not known: ip_network, ip_start, ip_end and gateway are needed")?;
-    let network = Network::look(Deadline::after(LOOK))
+    let network = ip::network(Deadline::after(LOOK))
         .context("cannot check the pool against this host's own addresses")?;
     let (pool, held) = pool_choice::narrowed(&chosen, &pool_choice::taken(&network))?;
     if !held.is_empty() {
@@ -114,9 +115,9 @@ fn keys(
         }
     }
     // The root agent's template actions believe this file alone.
-    let template = u64::from(choices.template.get());
-    if template != DEFAULT_TEMPLATE || document.value("template_vmid")?.is_some() {
-        keys.push(("template_vmid", json!(template)));
+    let template = choices.template;
+    if template != Vmid::DEFAULT_TEMPLATE || document.value("template_vmid")?.is_some() {
+        keys.push(("template_vmid", json!(template.get())));
     }
     Ok(keys)
 }

@@ -1,10 +1,13 @@
 //! What the wizard shows to choose from: node, storages, bridges, addresses, template. Changes nothing.
 
-use super::{DEFAULT_TEMPLATE, choices::Choices, pool_choice, text};
+use super::{choices::Choices, pool_choice};
 use crate::host::Host;
 use crate::host::clock::Deadline;
-use crate::tool::ip::{Address, Network};
-use crate::tool::proxmox_cli::{ProxmoxCli, number};
+use crate::tool::ip;
+use crate::tool::proxmox_cli::ProxmoxCli;
+use crate::value::host_network::{Address, Network};
+use crate::value::node_name::NodeName;
+use crate::value::vmid::Vmid;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -14,28 +17,24 @@ const LIMIT: Duration = Duration::from_secs(12);
 /// Looks around. What cannot be found out is null or empty, and said on stderr: the wizard has text fields then.
 pub fn resources(host: &Host, input: &str) -> anyhow::Result<Value> {
     let chosen = Choices::read(host, input).ok();
-    let template = chosen.as_ref().map_or(DEFAULT_TEMPLATE, |choices| u64::from(choices.template.get()));
-    let cli = ProxmoxCli::new(host, Deadline::after(LIMIT));
+    let template = chosen.as_ref().map_or(Vmid::DEFAULT_TEMPLATE, |choices| choices.template);
+    let cli = ProxmoxCli::here(host, Deadline::after(LIMIT));
     let node = or_said("cannot find out the node's name", cli.node_name());
     let storages =
         node.as_ref().and_then(|node| or_said("cannot list the node's storages", storages(&cli, node)));
-    let machines = or_said(
-        "cannot list the node's VMs",
-        cli.rows("pvesh", &["get", "/cluster/resources", "--type", "vm"]),
-    );
-    let machines = machines.unwrap_or_default();
-    let network = or_said("cannot read this host's network", Network::look(Deadline::after(LIMIT)));
+    let guests = or_said("cannot list the node's VMs", cli.guests()).unwrap_or_default();
+    let network = or_said("cannot read this host's network", ip::network(Deadline::after(LIMIT)));
     // Names of bridges that are configured and not there yet.
     let rows = node.as_ref().filter(|_| network.is_some());
-    let rows = rows.and_then(|node| cli.rows("pvesh", &["get", &format!("/nodes/{node}/network")]).ok());
-    let used: Vec<String> = rows.iter().flatten().map(|row| text(row, "iface").to_owned()).collect();
-    let mut vmids: Vec<u64> = machines.iter().filter_map(|row| number(&row["vmid"])).collect();
+    let rows = rows.and_then(|node| cli.interfaces(&NodeName::parse(node).ok()?).ok());
+    let used: Vec<String> = rows.into_iter().flatten().filter_map(|row| row.name).collect();
+    let mut vmids: Vec<u64> = guests.iter().filter_map(|guest| guest.vmid).collect();
     vmids.sort_unstable();
-    let template = machines.iter().find(|row| number(&row["vmid"]) == Some(template)).map(|row| {
+    let template = guests.iter().find(|guest| guest.vmid == Some(template.get().into())).map(|guest| {
         json!({
-            "vmid": number(&row["vmid"]),
-            "name": text(row, "name"),
-            "is_template": number(&row["template"]) == Some(1),
+            "vmid": guest.vmid,
+            "name": guest.name.as_deref().unwrap_or_default(),
+            "is_template": guest.is_template,
         })
     });
     Ok(json!({
@@ -55,22 +54,21 @@ fn or_said<T>(what: &str, found: anyhow::Result<T>) -> Option<T> {
 
 /// Active storages, those for disk images first, the roomiest first.
 fn storages(cli: &ProxmoxCli, node: &str) -> anyhow::Result<Vec<Value>> {
-    let path = format!("/nodes/{node}/storage");
-    let rows = cli.rows("pvesh", &["get", &path, "--enabled", "1"])?;
+    let rows = cli.storages(node)?;
     let mut found: Vec<(bool, u64, Value)> = rows
         .iter()
-        .filter(|row| number(&row["active"]) == Some(1))
-        .map(|row| {
-            let images = text(row, "content").split(',').any(|content| content.trim() == "images");
-            let gib = |key: &str| number(&row[key]).unwrap_or(0) >> 30;
+        .filter(|storage| storage.is_active)
+        .map(|storage| {
+            let images = storage.takes_images();
+            let gib = |bytes: Option<u64>| bytes.unwrap_or(0) >> 30;
             let value = json!({
-                "name": text(row, "storage"),
-                "type": text(row, "type"),
-                "total_gib": gib("total"),
-                "free_gib": gib("avail"),
+                "name": storage.name.as_deref().unwrap_or_default(),
+                "type": storage.kind.as_deref().unwrap_or_default(),
+                "total_gib": gib(storage.total),
+                "free_gib": gib(storage.available),
                 "images": images,
             });
-            (images, gib("avail"), value)
+            (images, gib(storage.available), value)
         })
         .collect();
     found.sort_by_key(|(images, free, _)| (std::cmp::Reverse(*images), std::cmp::Reverse(*free)));

@@ -25,10 +25,7 @@ use crate::host::Host;
 use crate::host::accounts::{self, Account};
 use crate::operation::node_cloud_init;
 use choices::Choices;
-use serde_json::Value;
 
-/// The template's VMID where nobody chose one (`facts/contract/installer.md`).
-pub const DEFAULT_TEMPLATE: u64 = 9001;
 /// The root agent takes no VMID above this (`facts/contract/root-agent.md`).
 const HIGHEST_VMID: u64 = 999_999;
 
@@ -86,9 +83,4 @@ pub fn run(step: Step, host: &Host, input: &str) -> anyhow::Result<()> {
         Step::CloudInit => Ok(()),
     }?;
     node_cloud_init::switch_off(host)
-}
-
-/// What Proxmox printed, as an array of rows.
-fn text<'v>(row: &'v Value, key: &str) -> &'v str {
-    row[key].as_str().unwrap_or_default()
 }

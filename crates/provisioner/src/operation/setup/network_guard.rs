@@ -13,7 +13,8 @@ use crate::host::interrupt::Interrupt;
 use crate::host::lifeline::Lifeline;
 use crate::host::replace_file;
 use crate::host::run_process::{self, Input, Program};
-use crate::tool::ip::{Address, Network, ip};
+use crate::tool::ip::{self, ip};
+use crate::value::host_network::{Address, Network};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -85,7 +86,7 @@ impl Snapshot {
 
     /// What is not as planned, or was lost on the way: nothing that the host had may be missing.
     fn look(&self) -> anyhow::Result<Option<String>> {
-        if let Some(missing) = self.missing(&Network::look(Deadline::after(LOOK))?) {
+        if let Some(missing) = self.missing(&ip::network(Deadline::after(LOOK))?) {
             return Ok(Some(missing));
         }
         let port = self.goal.port.as_deref().filter(|_| !self.bridge_existed);
@@ -249,7 +250,7 @@ pub fn run(_host: &Host) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tool::ip::{DefaultRoute, Interface};
+    use crate::value::host_network::{DefaultRoute, Interface};
 
     fn network(bridge: &[&str], uplink: &[&str], port: bool, router: Option<&str>) -> Network {
         let addresses = |list: &[&str]| {

@@ -5,7 +5,8 @@
 
 use crate::host::clock::{self, Deadline};
 use crate::host::probe;
-use crate::tool::ip::{Address, ip};
+use crate::tool::ip::ip;
+use crate::value::host_network::Address;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;

@@ -4,8 +4,8 @@
 //! the network of a hoster's uplink is not ours to give out: there the proposal is a network of the VMs' own.
 
 use crate::store::side_files::host_name_servers;
-use crate::tool::ip::{Address, Interface, Network};
 use crate::value::address::{Ipv4Network, Ipv4Pool};
+use crate::value::host_network::{Address, Interface, Network};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -161,7 +161,7 @@ pub(super) fn narrowed(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tool::ip::DefaultRoute;
+    use crate::value::host_network::DefaultRoute;
 
     fn host(interfaces: &[(&str, bool, &str)], router: &str) -> Network {
         let interface = |(name, is_bridge, address): &(&str, bool, &str)| {

@@ -4,7 +4,7 @@ use super::super::build_template::work_folder::note_of_a_build;
 use super::Setup;
 use crate::host::clock::Deadline;
 use crate::host::run_process::{self, Input, Limit, Program, Stream};
-use crate::tool::proxmox_cli::{ProxmoxCli, number};
+use crate::tool::proxmox_cli::ProxmoxCli;
 use anyhow::Context as _;
 use std::path::Path;
 use std::time::Duration;
@@ -16,14 +16,13 @@ const GRACE: Duration = Duration::from_secs(120);
 
 pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     let choices = &setup.choices;
-    let cli = ProxmoxCli::new(setup.host, Deadline::after(Duration::from_secs(30)));
-    let rows = cli.rows("pvesh", &["get", "/cluster/resources", "--type", "vm"])?;
-    let wanted = u64::from(choices.template.get());
-    let found = rows.iter().find(|row| number(&row["vmid"]) == Some(wanted));
+    let cli = ProxmoxCli::here(setup.host, Deadline::after(Duration::from_secs(30)));
+    let wanted = Some(u64::from(choices.template.get()));
+    let found = cli.guests()?.into_iter().find(|guest| guest.vmid == wanted);
     // `qm template` says so before it converts the disks (H32), and a build that was killed may have left a VM that is
     // half made: what is under way the builder knows, and finishes.
     let under_way = note_of_a_build(&setup.host.cache_dir).exists();
-    if !under_way && found.is_some_and(|row| number(&row["template"]) == Some(1)) {
+    if !under_way && found.is_some_and(|guest| guest.is_template) {
         return Ok(());
     }
     build(setup)

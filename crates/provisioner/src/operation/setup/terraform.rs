@@ -14,7 +14,7 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     let token = ApiToken::parse(&text).with_context(|| path.display().to_string())?;
     let node = match &setup.choices.node {
         Some(node) => node.to_string(),
-        None => ProxmoxCli::new(setup.host, Deadline::after(Duration::from_secs(20))).node_name()?,
+        None => ProxmoxCli::here(setup.host, Deadline::after(Duration::from_secs(20))).node_name()?,
     };
     super::ssh_key::make(setup)?;
     setup.host.step("setup.terraform.key")?;

@@ -5,12 +5,13 @@ use super::Setup;
 use super::choices::Choices;
 use crate::host::Host;
 use crate::host::clock::Deadline;
-use crate::host::proxmox_api;
+use crate::host::proxmox_api::{self, LOCAL_ENDPOINT};
 use crate::host::replace_file::{self, PRIVATE};
 use crate::host::run_process::{self, Input, Limit, Program, Stream};
-use crate::store::document::Document;
+use crate::store::document::block;
 use crate::store::tfvars::{self, Setting};
 use crate::value::token::{ApiToken, Secret};
+use crate::value::web_address::is_loopback;
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -20,28 +21,13 @@ use std::time::Duration;
 pub const STEP: &str = "terraform-folder";
 /// Downloading the provider is most of it.
 const LIMIT: Duration = Duration::from_secs(280);
-const DEFAULT_ENDPOINT: &str = "https://127.0.0.1:8006";
 /// Names of the provider go away in 1.0; before 0.93 nothing was tried (`facts/provider.md`).
 const PROVIDER_VERSIONS: &str = ">= 0.93.0, < 1.0.0";
-
-/// Where the API is: what `provider.tf.json` says, else on this node.
-pub(super) fn endpoint(folder: &Path) -> String {
-    let found = Document::read_json(&folder.join("provider.tf.json")).ok().and_then(|doc| {
-        let provider = doc.value("provider.proxmox").ok()??.clone();
-        block(&provider)?.get("endpoint")?.as_str().map(|text| text.trim_end_matches('/').to_owned())
-    });
-    found.unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned())
-}
 
 /// The token in `terraform.tfvars`, where there is one.
 pub(super) fn token(folder: &Path) -> Option<ApiToken> {
     let values = tfvars::Tfvars::read(&folder.join("terraform.tfvars")).ok()?;
     ApiToken::parse(values.get("proxmox_api_token")?).ok()
-}
-
-/// JSON syntax allows a block as an object or as a list of one.
-fn block(value: &Value) -> Option<&Value> {
-    value.as_array().map_or(Some(value), |list| list.first())
 }
 
 /// Puts the token into `terraform.tfvars`.
@@ -239,11 +225,11 @@ fn write_provider(path: &Path) -> anyhow::Result<()> {
     let mut provider =
         block(&file["provider"]["proxmox"]).and_then(Value::as_object).cloned().unwrap_or_default();
     provider.remove("ssh");
-    let endpoint = provider.get("endpoint").and_then(Value::as_str).unwrap_or(DEFAULT_ENDPOINT).to_owned();
+    let endpoint = provider.get("endpoint").and_then(Value::as_str).unwrap_or(LOCAL_ENDPOINT).to_owned();
     provider.insert("endpoint".into(), json!(endpoint));
     provider.insert("api_token".into(), json!("${var.proxmox_api_token}"));
     // The node's certificate is its own; on loopback nobody can stand in between.
-    let on_loopback = proxmox_api::host_of(&endpoint).is_some_and(proxmox_api::is_loopback);
+    let on_loopback = proxmox_api::host_of(&endpoint).is_some_and(is_loopback);
     if on_loopback {
         provider.insert("insecure".into(), json!(true));
     } else {

@@ -3,12 +3,13 @@
 //! The token is separated from its user (`privsep 1`): it may what its own rules say *and* the user may, so that an
 //! existing user with more rights does not hand them on (hazard H29).
 
-use super::{Setup, terraform_folder, text};
+use super::{Setup, terraform_folder};
 use crate::host::clock::Deadline;
 use crate::host::proxmox_api::{ApiError, ProxmoxApi};
 use crate::host::replace_file::{self, PRIVATE};
 use crate::plan::privileges::{self, Grant, Reach};
-use crate::tool::proxmox_cli::{ProxmoxCli, has, number};
+use crate::store::node_access::endpoint_or_local;
+use crate::tool::proxmox_cli::ProxmoxCli;
 use crate::value::node_name::NodeName;
 use crate::value::token::ApiToken;
 use anyhow::Context as _;
@@ -34,8 +35,7 @@ impl Made {
         self.undo.push(undo.iter().map(|word| (*word).to_owned()).collect());
     }
 
-    fn take_back(self, setup: &Setup<'_>) -> Vec<String> {
-        let cli = ProxmoxCli::uninterrupted(Deadline::after(UNDO_LIMIT));
+    fn take_back(self, setup: &Setup<'_>, cli: &ProxmoxCli) -> Vec<String> {
         let calls = self.undo.iter().rev().map(|call| call.iter().map(String::as_str).collect::<Vec<_>>());
         let tools = calls.filter_map(|call| cli.run("pveum", &call).err().map(|error| error.to_string()));
         let former = self.in_tfvars.iter().map(|token| terraform_folder::set_token(setup, token));
@@ -45,8 +45,9 @@ impl Made {
 
 pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     let mut made = Made::default();
-    let Err(error) = grant_and_write(setup, &mut made) else { return Ok(()) };
-    match made.take_back(setup) {
+    let cli = ProxmoxCli::here(setup.host, Deadline::after(LIMIT));
+    let Err(error) = grant_and_write(setup, &cli, &mut made) else { return Ok(()) };
+    match made.take_back(setup, &cli.undoing(UNDO_LIMIT)) {
         left if left.is_empty() => Err(error),
         left => {
             Err(error.context(format!("and what was made could not be taken back ({})", left.join("; "))))
@@ -54,8 +55,7 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     }
 }
 
-fn grant_and_write(setup: &Setup<'_>, made: &mut Made) -> anyhow::Result<()> {
-    let cli = ProxmoxCli::new(setup.host, Deadline::after(LIMIT));
+fn grant_and_write(setup: &Setup<'_>, cli: &ProxmoxCli, made: &mut Made) -> anyhow::Result<()> {
     let choices = &setup.choices;
     let pool = choices.pve_pool.as_ref().context(
         "db.yaml sets pve_pool to an empty text: the token is granted rights on a pool, so name one",
@@ -64,18 +64,18 @@ fn grant_and_write(setup: &Setup<'_>, made: &mut Made) -> anyhow::Result<()> {
         Some(node) => node.clone(),
         None => NodeName::parse(&cli.node_name()?)?,
     };
-    make_pool(&cli, pool.as_str(), made)?;
+    make_pool(cli, pool.as_str(), made)?;
     setup.host.step("setup.token.pool")?;
-    set_roles(&cli, made)?;
+    set_roles(cli, made)?;
     setup.host.step("setup.token.roles")?;
-    make_user(&cli, choices.user.as_str(), made)?;
+    make_user(cli, choices.user.as_str(), made)?;
     setup.host.step("setup.token.user")?;
-    let (token, fresh) = make_token(setup, &cli, made)?;
+    let (token, fresh) = make_token(setup, cli, made)?;
     setup.host.step("setup.token.made")?;
     let mut storages = vec![&choices.storage];
     storages.extend(&choices.more_storages);
     let reach = Reach { pool, template: choices.template, storages, bridge: &choices.bridge, node: &node };
-    set_rules(&cli, choices.user.as_str(), token.id(), &reach.grants())?;
+    set_rules(cli, choices.user.as_str(), token.id(), &reach.grants())?;
     setup.host.step("setup.token.granted")?;
     if fresh {
         check(setup, &token)?;
@@ -88,7 +88,7 @@ fn grant_and_write(setup: &Setup<'_>, made: &mut Made) -> anyhow::Result<()> {
 }
 
 fn make_pool(cli: &ProxmoxCli, pool: &str, made: &mut Made) -> anyhow::Result<()> {
-    if has(&cli.rows("pveum", &["pool", "list"])?, "poolid", pool) {
+    if cli.has_pool(pool)? {
         return Ok(());
     }
     cli.run("pveum", &["pool", "add", pool, "--comment", "VMs of BlockHost"])?;
@@ -97,11 +97,11 @@ fn make_pool(cli: &ProxmoxCli, pool: &str, made: &mut Made) -> anyhow::Result<()
 }
 
 fn set_roles(cli: &ProxmoxCli, made: &mut Made) -> anyhow::Result<()> {
-    let known = cli.rows("pveum", &["role", "list"])?;
+    let known = cli.roles()?;
     for role in privileges::roles(cli.release()?) {
         let wanted = role.privileges.join(",");
-        match known.iter().find(|row| row["roleid"] == role.name) {
-            Some(row) if same_set(text(row, "privs"), &wanted) => {}
+        match known.iter().find(|row| row.name.as_deref() == Some(role.name)) {
+            Some(row) if same_set(row.privileges.as_deref().unwrap_or_default(), &wanted) => {}
             Some(_) => {
                 cli.run("pveum", &["role", "modify", role.name, "--privs", &wanted])?;
             }
@@ -125,7 +125,7 @@ fn same_set(one: &str, other: &str) -> bool {
 }
 
 fn make_user(cli: &ProxmoxCli, user: &str, made: &mut Made) -> anyhow::Result<()> {
-    if has(&cli.rows("pveum", &["user", "list"])?, "userid", user) {
+    if cli.has_user(user)? {
         return Ok(());
     }
     cli.run("pveum", &["user", "add", user, "--comment", "BlockHost provisioner"])?;
@@ -137,10 +137,10 @@ fn make_user(cli: &ProxmoxCli, user: &str, made: &mut Made) -> anyhow::Result<()
 /// Proxmox tells a secret once, so one that is lost is renewed.
 fn make_token(setup: &Setup<'_>, cli: &ProxmoxCli, made: &mut Made) -> anyhow::Result<(ApiToken, bool)> {
     let user = setup.choices.user.as_str();
-    let rows = cli.rows("pveum", &["user", "token", "list", user])?;
-    if let Some(row) = rows.iter().find(|row| row["tokenid"] == NAME) {
+    let known = cli.tokens(user)?.into_iter().find(|token| token.name.as_deref() == Some(NAME));
+    if let Some(known) = known {
         if let Some(token) = token_on_disk(setup, &format!("{user}!{NAME}"))? {
-            if number(&row["privsep"]) != Some(1) {
+            if !known.is_separated {
                 cli.run("pveum", &["user", "token", "modify", user, NAME, "--privsep", "1"])?;
             }
             return Ok((token, false));
@@ -148,9 +148,7 @@ fn make_token(setup: &Setup<'_>, cli: &ProxmoxCli, made: &mut Made) -> anyhow::R
         // Known to every release, other than `modify --regenerate`.
         cli.run("pveum", &["user", "token", "delete", user, NAME])?;
     }
-    let answer = cli.ask("pveum", &["user", "token", "add", user, NAME, "--privsep", "1"])?;
-    made.push(&["user", "token", "delete", user, NAME]);
-    let secret = answer["value"].as_str().context("pveum printed no token secret")?;
+    let secret = cli.add_token(user, NAME, || made.push(&["user", "token", "delete", user, NAME]))?;
     Ok((ApiToken::parse(&format!("{user}!{NAME}={secret}"))?, true))
 }
 
@@ -183,7 +181,7 @@ fn check(setup: &Setup<'_>, token: &ApiToken) -> anyhow::Result<()> {
 }
 
 fn ask_version(setup: &Setup<'_>, token: &ApiToken) -> Result<(), ApiError> {
-    let endpoint = terraform_folder::endpoint(&setup.choices.terraform_dir);
+    let endpoint = endpoint_or_local(&setup.choices.terraform_dir);
     let certificates = setup.host.config_file("pve-ca.pem");
     let api = ProxmoxApi::new(&endpoint, token.clone(), Some(certificates))
         .map_err(|error| ApiError::Unreachable { endpoint, why: error.to_string() })?;
@@ -193,12 +191,10 @@ fn ask_version(setup: &Setup<'_>, token: &ApiToken) -> Result<(), ApiError> {
 /// Sets our rules for user and token, and takes away those of ours that are no longer wanted (another storage was
 /// chosen). Rules with other roles are other people's.
 fn set_rules(cli: &ProxmoxCli, user: &str, token: &str, grants: &[Grant]) -> anyhow::Result<()> {
-    let rows = cli.rows("pveum", &["acl", "list"])?;
+    let rows = cli.acl()?;
     let held = |subject: &str, grant: &Grant| {
         rows.iter().any(|row| {
-            text(row, "ugid") == subject
-                && text(row, "path") == grant.path
-                && text(row, "roleid") == grant.role
+            text(&row.subject) == subject && text(&row.path) == grant.path && text(&row.role) == grant.role
         })
     };
     for grant in grants.iter().filter(|grant| !held(user, grant) || !held(token, grant)) {
@@ -206,7 +202,7 @@ fn set_rules(cli: &ProxmoxCli, user: &str, token: &str, grants: &[Grant]) -> any
         cli.run("pveum", &call)?;
     }
     for row in &rows {
-        let (path, role, subject) = (text(row, "path"), text(row, "roleid"), text(row, "ugid"));
+        let (path, role, subject) = (text(&row.path), text(&row.role), text(&row.subject));
         let ours = (subject == user || subject == token) && role.starts_with(privileges::ROLE_PREFIX);
         if ours && !grants.iter().any(|grant| grant.path == path && grant.role == role) {
             let kind = if subject == token { "--tokens" } else { "--users" };
@@ -214,6 +210,10 @@ fn set_rules(cli: &ProxmoxCli, user: &str, token: &str, grants: &[Grant]) -> any
         }
     }
     Ok(())
+}
+
+fn text(field: &Option<String>) -> &str {
+    field.as_deref().unwrap_or_default()
 }
 
 fn write(setup: &Setup<'_>, token: &ApiToken) -> anyhow::Result<()> {

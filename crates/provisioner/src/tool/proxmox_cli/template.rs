@@ -1,24 +1,16 @@
-//! `qm`, `pvesm`, `pvesh` and `pveum` as root calls them: on this machine, or on another one by ssh.
-//!
-//! This is for the installer's commands alone, which root runs. What concerns customers' VMs goes through the root agent
-//! ([`super::node`]), which checks for itself.
-//!
-//! An exit code proves little (H32): callers read the state back.
+//! What the template's builder asks of a node: VMs, their volumes, and who may do what with them.
 
-use super::guest_config::{self, GuestConfig, ListedVolume, StorageRow};
+use super::{AclEntry, ClusterGuest, ProxmoxCli, SHORT};
 use crate::host::clock::Deadline;
-use crate::host::interrupt::Interrupt;
-use crate::host::run_process::{self, Input, Program, RunError, Stream};
+use crate::host::run_process::{self, Ended, Input, RunError};
+use crate::tool::guest_config::{self, GuestConfig, ListedVolume, StorageRow};
 use crate::value::proxmox_host::ProxmoxHost;
 use crate::value::text::{BridgeName, StorageId};
 use crate::value::vmid::Vmid;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
 
-/// Limit of a call that only looks, or changes a line of a configuration; `qm` waits 10 s for a lock by itself.
-const SHORT: Duration = Duration::from_secs(60);
 /// Limit of a call that makes, frees or converts volumes.
 const LONG: Duration = Duration::from_secs(300);
 /// Limit of a call that copies a whole disk.
@@ -40,56 +32,49 @@ pub struct Grant {
     pub propagate: bool,
 }
 
-/// The node's tools.
-#[derive(Debug, Clone)]
-pub struct ProxmoxTools {
-    host: ProxmoxHost,
-    interrupt: Interrupt,
+/// Program and the words that tell what was done: a VM's options would fill a screen.
+fn short(name: &str, words: &[&str]) -> String {
+    let shown: Vec<&str> = words.iter().copied().take_while(|word| !word.starts_with("--")).collect();
+    format!("{name} {}", shown.join(" ")).trim_end().to_owned()
 }
 
-/// How a call ended.
+/// How a call ended, named in short.
 struct Said {
-    /// Program and the words that tell what was done.
     call: String,
-    good: bool,
-    stdout: String,
-    words: String,
+    ended: Ended,
 }
 
 impl Said {
+    /// Its standard output, where it ended well.
     fn must(self) -> anyhow::Result<String> {
-        anyhow::ensure!(self.good, "{} failed: {}", self.call, self.words_or_nothing());
-        Ok(self.stdout)
+        match self.refusal() {
+            None => Ok(self.ended.stdout),
+            Some(words) => anyhow::bail!("{} failed: {}", self.call, or_nothing(&words)),
+        }
     }
 
-    fn words_or_nothing(&self) -> &str {
-        if self.words.is_empty() { "it said nothing" } else { &self.words }
+    /// The end of what it said, where it failed.
+    fn refusal(&self) -> Option<String> {
+        (!self.ended.status.success()).then(|| self.ended.last_words())
     }
 
-    /// Both wordings of "there is no such VM" (H33).
-    fn says_missing(&self) -> bool {
-        let words = &self.words;
-        (words.contains("Configuration file '") && words.contains("' does not exist"))
-            || words.contains("unable to find configuration file for VM")
+    /// It failed, and said so in these words.
+    fn refused_with(&self, words: &str) -> bool {
+        self.refusal().is_some_and(|said| said.contains(words))
     }
 }
 
-impl ProxmoxTools {
-    /// The tools of a host; waits end with `interrupt`.
-    pub fn new(host: ProxmoxHost, interrupt: Interrupt) -> ProxmoxTools {
-        ProxmoxTools { host, interrupt }
-    }
+fn or_nothing(words: &str) -> &str {
+    if words.is_empty() { "it said nothing" } else { words }
+}
 
-    /// The same for undo, which a signal does not stop.
-    pub fn uninterrupted(&self) -> ProxmoxTools {
-        ProxmoxTools { host: self.host.clone(), interrupt: Interrupt::never() }
-    }
+/// Both wordings of "there is no such VM" (H33).
+fn says_missing(words: &str) -> bool {
+    (words.contains("Configuration file '") && words.contains("' does not exist"))
+        || words.contains("unable to find configuration file for VM")
+}
 
-    /// What ends its waits.
-    pub fn interrupt(&self) -> Interrupt {
-        self.interrupt.clone()
-    }
-
+impl ProxmoxCli {
     /// Whether the tools can be called at all; the error says what is missing.
     pub fn check(&self) -> anyhow::Result<()> {
         match &self.host {
@@ -106,52 +91,29 @@ impl ProxmoxTools {
                     run_process::find("ssh").is_some(),
                     "ssh is not installed (package openssh-client)"
                 );
-                let said = self.call("true", &[], Input::Nothing, SHORT, |_| {})?;
-                anyhow::ensure!(
-                    said.good,
-                    "cannot work on {target} by ssh: {}; the key must be in its authorized_keys, and its host key known here (try: ssh {target})",
-                    said.words_or_nothing()
-                );
+                if let Some(words) = self.say("true", &[], Input::Nothing, SHORT, |_| {})?.refusal() {
+                    anyhow::bail!(
+                        "cannot work on {target} by ssh: {}; the key must be in its authorized_keys, and its host key known here (try: ssh {target})",
+                        or_nothing(&words)
+                    );
+                }
             }
         }
         Ok(())
     }
 
-    fn call(
+    /// Runs a tool as [`ProxmoxCli::call`] does, and names it in short.
+    fn say(
         &self,
         name: &str,
         words: &[&str],
         input: Input,
         limit: Duration,
-        mut heard: impl FnMut(&str),
+        heard: impl FnMut(&str),
     ) -> anyhow::Result<Said> {
-        let shown: Vec<&str> = words.iter().copied().take_while(|word| !word.starts_with("--")).collect();
-        let call = format!("{name} {}", shown.join(" ")).trim_end().to_owned();
-        tracing::debug!("{}: {name} {}", self.host, words.join(" "));
-        let (program, arguments) = match &self.host {
-            ProxmoxHost::Local => (name, words.iter().map(Into::into).collect()),
-            ProxmoxHost::Ssh(target) => {
-                // ssh gives one line to a shell over there: each word is quoted (H27).
-                let line: Vec<String> =
-                    std::iter::once(&name).chain(words).map(|word| quoted(word)).collect();
-                let options =
-                    ["-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=15"];
-                let options = options.into_iter().chain(["--", target]).map(Into::into);
-                ("ssh", options.chain([line.join(" ").into()]).collect())
-            }
-        };
-        let program =
-            Program { name: program, arguments, folder: Path::new("/"), environment: vec![], without: &[] };
-        let ended = run_process::run(&program, input, limit, &self.interrupt, |stream, line| {
-            if stream == Stream::Out {
-                heard(line);
-            }
-        });
-        match ended {
-            Ok(ended) => {
-                let (good, words) = (ended.status.success(), ended.last_words());
-                Ok(Said { call, good, stdout: ended.stdout, words })
-            }
+        let call = short(name, words);
+        match self.call(name, words, input, limit, heard) {
+            Ok(ended) => Ok(Said { call, ended }),
             Err(RunError::TimedOut { limit, .. }) => {
                 anyhow::bail!("{call} did not end within {} s and was stopped", limit.as_secs())
             }
@@ -160,7 +122,7 @@ impl ProxmoxTools {
     }
 
     fn look(&self, name: &str, words: &[&str]) -> anyhow::Result<Said> {
-        self.call(name, words, Input::Nothing, SHORT, |_| {})
+        self.say(name, words, Input::Nothing, SHORT, |_| {})
     }
 
     /// A change; called again while somebody else holds the VM's file lock (H22).
@@ -168,11 +130,10 @@ impl ProxmoxTools {
         let deadline = Deadline::after(crate::host::failpoint::limit("template-locked", LOCKED));
         let mut pause = Duration::from_millis(500);
         loop {
-            let said = self.call("qm", words, Input::Nothing, limit, &mut heard)?;
-            if said.good || !said.words.contains("got timeout") || deadline.passed() {
-                return said.must();
-            }
-            tracing::info!("the node is busy with the VM ({}), trying again", said.words);
+            let said = self.say("qm", words, Input::Nothing, limit, &mut heard)?;
+            let busy = said.refusal().filter(|words| words.contains("got timeout"));
+            let Some(words) = busy.filter(|_| !deadline.passed()) else { return said.must() };
+            tracing::info!("the node is busy with the VM ({words}), trying again");
             self.interrupt.sleep(pause.min(deadline.left()));
             pause = (pause * 2).min(Duration::from_secs(5));
         }
@@ -182,7 +143,7 @@ impl ProxmoxTools {
     /// that is an error, no absence (H33, H49).
     pub fn config(&self, vmid: Vmid) -> anyhow::Result<Option<GuestConfig>> {
         let said = self.look("qm", &["config", &vmid.to_string()])?;
-        if !said.good && said.says_missing() {
+        if said.refusal().is_some_and(|words| says_missing(&words)) {
             return Ok(None);
         }
         said.must().map(|text| Some(GuestConfig::parse(&text)))
@@ -192,7 +153,7 @@ impl ProxmoxTools {
     pub fn is_free(&self, vmid: Vmid) -> anyhow::Result<bool> {
         let words = ["get", "/cluster/nextid", "--vmid", &vmid.to_string(), "--output-format", "json"];
         let said = self.look("pvesh", &words)?;
-        if !said.good && said.words.contains("already exists") {
+        if said.refused_with("already exists") {
             return Ok(false);
         }
         let text = said.must()?;
@@ -204,7 +165,7 @@ impl ProxmoxTools {
     /// A storage that takes disks; `None` where there is none of that name that does.
     pub fn storage(&self, storage: &StorageId) -> anyhow::Result<Option<StorageRow>> {
         let said = self.look("pvesm", &["status", "--storage", storage.as_str(), "--content", "images"])?;
-        if !said.good && said.words.contains("does not exist") {
+        if said.refused_with("does not exist") {
             return Ok(None);
         }
         said.must().map(|text| guest_config::storage(&text, storage.as_str()))
@@ -224,13 +185,13 @@ impl ProxmoxTools {
 
     /// Frees a volume that no VM has.
     pub fn free(&self, volid: &str) -> anyhow::Result<()> {
-        self.call("pvesm", &["free", volid], Input::Nothing, LONG, |_| {})?.must().map(drop)
+        self.say("pvesm", &["free", volid], Input::Nothing, LONG, |_| {})?.must().map(drop)
     }
 
     /// Whether the node has a network device of that name; the reason where not.
     pub fn bridge(&self, bridge: &BridgeName) -> anyhow::Result<Result<(), String>> {
-        let said = self.look("ip", &["link", "show", "dev", bridge.as_str()])?;
-        Ok(if said.good { Ok(()) } else { Err(said.words) })
+        let refusal = self.look("ip", &["link", "show", "dev", bridge.as_str()])?.refusal();
+        Ok(refusal.map_or(Ok(()), Err))
     }
 
     /// `qm create`.
@@ -308,18 +269,16 @@ impl ProxmoxTools {
     /// Who may do what with a VM. Proxmox forgets it with the VM, and the next one of that VMID has none.
     pub fn grants(&self, vmid: Vmid) -> anyhow::Result<Vec<Grant>> {
         let text = self.look("pveum", &["acl", "list", "--output-format", "json"])?.must()?;
-        let list: Vec<Value> = serde_json::from_str(&text)
+        let list: Vec<AclEntry> = serde_json::from_str(&text)
             .map_err(|error| anyhow::anyhow!("pveum acl list answered something else: {error}"))?;
         let path = format!("/vms/{vmid}");
-        let of_the_vm = list.iter().filter(|entry| entry["path"] == path.as_str());
-        let text = |entry: &Value, key: &str| entry[key].as_str().unwrap_or_default().to_owned();
+        let of_the_vm = list.into_iter().filter(|entry| entry.path.as_ref() == Some(&path));
         Ok(of_the_vm
             .map(|entry| Grant {
-                kind: text(entry, "type"),
-                ugid: text(entry, "ugid"),
-                roleid: text(entry, "roleid"),
-                // A number or a text, by version.
-                propagate: !["0", "\"0\"", "false"].contains(&entry["propagate"].to_string().as_str()),
+                kind: entry.kind.unwrap_or_default(),
+                ugid: entry.subject.unwrap_or_default(),
+                roleid: entry.role.unwrap_or_default(),
+                propagate: entry.propagates,
             })
             .collect())
     }
@@ -343,11 +302,10 @@ impl ProxmoxTools {
     pub fn pool(&self, vmid: Vmid) -> anyhow::Result<Option<String>> {
         let words = ["get", "/cluster/resources", "--type", "vm", "--output-format", "json"];
         let text = self.look("pvesh", &words)?.must()?;
-        let list: Vec<Value> = serde_json::from_str(&text).map_err(|error| {
+        let list: Vec<ClusterGuest> = serde_json::from_str(&text).map_err(|error| {
             anyhow::anyhow!("pvesh get /cluster/resources answered something else: {error}")
         })?;
-        let own = list.iter().find(|entry| entry["vmid"].to_string().trim_matches('"') == vmid.to_string());
-        Ok(own.and_then(|entry| entry["pool"].as_str()).map(str::to_owned))
+        Ok(list.into_iter().find(|guest| guest.vmid == Some(vmid.get().into())).and_then(|guest| guest.pool))
     }
 
     /// Brings a file to the node where that is another machine: into `folder`, which is made. Gives its name there.
@@ -362,7 +320,7 @@ impl ProxmoxTools {
         self.look("mkdir", &["-m", "0700", folder])?.must()?;
         let of = format!("of={path}");
         let words = [of.as_str(), "bs=1M", "conv=fsync", "status=none"];
-        self.call("dd", &words, Input::File(open), COPY, |_| {})?.must()?;
+        self.say("dd", &words, Input::File(open), COPY, |_| {})?.must()?;
         let there = self.look("stat", &["-c", "%s", &path])?.must()?;
         anyhow::ensure!(
             there.trim() == length.to_string(),
@@ -372,7 +330,7 @@ impl ProxmoxTools {
         Ok(path)
     }
 
-    /// Removes what [`ProxmoxTools::bring`] made.
+    /// Removes what [`ProxmoxCli::bring`] made.
     pub fn take_away(&self, folder: &str) -> anyhow::Result<()> {
         match self.host {
             ProxmoxHost::Local => Ok(()),
@@ -381,38 +339,16 @@ impl ProxmoxTools {
     }
 }
 
-/// A word for the shell at the other end of ssh.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn h27_words_reach_the_other_shell_as_they_are() {
-        for word in ["", "a b", "it's", "$(id)", "`id`", "\"", "\\", "a\nb", "-x", "*", "'';id #"] {
-            let shell = std::process::Command::new("sh")
-                .args(["-c", &format!("printf %s {}", quoted(word))])
-                .output()
-                .unwrap();
-            assert_eq!(String::from_utf8(shell.stdout).unwrap(), word);
-        }
-    }
-
-    #[test]
     fn h33_both_wordings_mean_that_there_is_no_such_vm() {
-        let said = |words: &str| Said {
-            call: String::new(),
-            good: false,
-            stdout: String::new(),
-            words: words.into(),
-        };
-        assert!(said("Configuration file 'nodes/pve/qemu-server/9001.conf' does not exist").says_missing());
-        assert!(said("unable to find configuration file for VM 9001 on node 'pve'").says_missing());
+        assert!(says_missing("Configuration file 'nodes/pve/qemu-server/9001.conf' does not exist"));
+        assert!(says_missing("unable to find configuration file for VM 9001 on node 'pve'"));
         for other in ["storage 'x' does not exist", "got timeout", "", "Configuration file is broken"] {
-            assert!(!said(other).says_missing(), "{other}");
+            assert!(!says_missing(other), "{other}");
         }
     }
 }

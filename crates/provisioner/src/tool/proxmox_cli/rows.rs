@@ -1,0 +1,176 @@
+//! Rows that `pvesh` and `pveum` print as JSON. A field that is missing, or of another type than it is in PVE 8 and 9,
+//! is nothing: these lists are of all that the node has, and one row that nobody foresaw must not hide the others.
+
+use crate::value::lenient;
+use serde::Deserialize;
+
+/// `pvesh get /version`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Version {
+    /// `8.4`, `9.0.3`.
+    #[serde(deserialize_with = "lenient::text")]
+    pub release: Option<String>,
+}
+
+/// A row of `pvesh get /cluster/status`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct ClusterMember {
+    /// `node`, `cluster`.
+    #[serde(rename = "type", deserialize_with = "lenient::text")]
+    pub kind: Option<String>,
+    /// It is the node that was asked.
+    #[serde(rename = "local", deserialize_with = "lenient::is_one")]
+    pub is_this: bool,
+    #[serde(deserialize_with = "lenient::text")]
+    pub name: Option<String>,
+}
+
+/// A VM or container, as `pvesh get /cluster/resources --type vm` shows it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ClusterGuest {
+    /// Its number.
+    #[serde(deserialize_with = "lenient::number")]
+    pub vmid: Option<u64>,
+    /// Its name.
+    #[serde(deserialize_with = "lenient::text")]
+    pub name: Option<String>,
+    /// It says that it is a template; its disks may tell another story (H32).
+    #[serde(rename = "template", deserialize_with = "lenient::is_one")]
+    pub is_template: bool,
+    /// The pool that it is in.
+    #[serde(deserialize_with = "lenient::text")]
+    pub pool: Option<String>,
+}
+
+/// A storage, as `pvesh get /nodes/NODE/storage` shows it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeStorage {
+    /// Its name.
+    #[serde(rename = "storage", deserialize_with = "lenient::text")]
+    pub name: Option<String>,
+    /// `lvmthin`, `dir` …
+    #[serde(rename = "type", deserialize_with = "lenient::text")]
+    pub kind: Option<String>,
+    /// What it takes, separated by commas: `images`, `iso` …
+    #[serde(deserialize_with = "lenient::text")]
+    pub content: Option<String>,
+    /// It can be reached.
+    #[serde(rename = "active", deserialize_with = "lenient::is_one")]
+    pub is_active: bool,
+    /// Its size in bytes.
+    #[serde(deserialize_with = "lenient::number")]
+    pub total: Option<u64>,
+    /// Free space in bytes.
+    #[serde(rename = "avail", deserialize_with = "lenient::number")]
+    pub available: Option<u64>,
+}
+
+impl NodeStorage {
+    /// Whether it takes disks.
+    pub fn takes_images(&self) -> bool {
+        let content = self.content.as_deref().unwrap_or_default();
+        content.split(',').any(|content| content.trim() == "images")
+    }
+}
+
+/// A row of `pveum pool list`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Pool {
+    #[serde(rename = "poolid", deserialize_with = "lenient::text")]
+    pub name: Option<String>,
+}
+
+/// A row of `pveum user list`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct User {
+    /// With its realm: `blockhost@pve`.
+    #[serde(rename = "userid", deserialize_with = "lenient::text")]
+    pub name: Option<String>,
+}
+
+/// A role, as `pveum role list` shows it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Role {
+    /// Its name.
+    #[serde(rename = "roleid", deserialize_with = "lenient::text")]
+    pub name: Option<String>,
+    /// What it allows, separated by commas.
+    #[serde(rename = "privs", deserialize_with = "lenient::text")]
+    pub privileges: Option<String>,
+}
+
+/// A token, as `pveum user token list` shows it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ApiToken {
+    /// Its name below the user's.
+    #[serde(rename = "tokenid", deserialize_with = "lenient::text")]
+    pub name: Option<String>,
+    /// It may only what its own rules say *and* its user may.
+    #[serde(rename = "privsep", deserialize_with = "lenient::is_one")]
+    pub is_separated: bool,
+}
+
+/// What `pveum user token add` prints.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct NewToken {
+    #[serde(deserialize_with = "lenient::text")]
+    pub value: Option<String>,
+}
+
+/// A rule of who may do what where, as `pveum acl list` shows it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct AclEntry {
+    /// `/vms/100`.
+    #[serde(deserialize_with = "lenient::text")]
+    pub path: Option<String>,
+    /// `user`, `group` or `token`.
+    #[serde(rename = "type", deserialize_with = "lenient::text")]
+    pub kind: Option<String>,
+    /// Who.
+    #[serde(rename = "ugid", deserialize_with = "lenient::text")]
+    pub subject: Option<String>,
+    /// The role.
+    #[serde(rename = "roleid", deserialize_with = "lenient::text")]
+    pub role: Option<String>,
+    /// It holds below the path, too.
+    #[serde(rename = "propagate", default = "lenient::yes", deserialize_with = "lenient::unless_off")]
+    pub propagates: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_read_as_either_release_prints_them() {
+        let text = r#"[{"vmid": 9001, "name": "t", "template": 1, "type": "qemu"},
+            {"vmid": "100", "template": "0", "pool": "blockhost"}, {"id": "odd", "vmid": {}, "name": 7}]"#;
+        let guests: Vec<ClusterGuest> = serde_json::from_str(text).unwrap();
+        assert_eq!(guests.iter().map(|row| row.vmid).collect::<Vec<_>>(), [Some(9001), Some(100), None]);
+        assert_eq!(guests.iter().map(|row| row.is_template).collect::<Vec<_>>(), [true, false, false]);
+        assert_eq!(guests[1].pool.as_deref(), Some("blockhost"));
+
+        let text =
+            r#"{"storage": "a", "type": "dir", "content": "iso, images", "active": "1", "avail": "5"}"#;
+        let storage: NodeStorage = serde_json::from_str(text).unwrap();
+        assert!(storage.takes_images() && storage.is_active && storage.available == Some(5));
+        let storage: NodeStorage =
+            serde_json::from_str(r#"{"storage": "a", "content": "vmimages"}"#).unwrap();
+        assert!(!storage.takes_images() && !storage.is_active);
+
+        let text = r#"[{"propagate": 1}, {"propagate": "1"}, {}, {"propagate": 0}, {"propagate": "0"}]"#;
+        let rules: Vec<AclEntry> = serde_json::from_str(text).unwrap();
+        let shown: Vec<bool> = rules.iter().map(|rule| rule.propagates).collect();
+        assert_eq!(shown, [true, true, true, false, false]);
+    }
+}
