@@ -5,6 +5,7 @@ use crate::support::{Commands, WALLET, edit, guest, read, until};
 use lab::Lab;
 use lab::model::{AgentMode, FaultAction, Power};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 #[test]
 fn the_log_of_a_failed_create_is_kept_without_the_token_and_named() {
@@ -30,6 +31,20 @@ fn the_log_of_a_failed_create_is_kept_without_the_token_and_named() {
     lab.vm_with("kill@create.applied", "create", &["web-3", "--owner-wallet", WALLET, "--apply"]);
     lab.vm("destroy", &["web-3"]).ok();
     assert_eq!(folder.read_dir().unwrap().count(), 2);
+}
+
+#[test]
+fn the_kept_log_is_named_also_where_the_undo_failed() {
+    // The root agent remembers a failed task: this lab is not used again.
+    let lab = Lab::builder().start().unwrap();
+    let control = lab.control();
+    control.fault("provider.create.disk.after", FaultAction::error("the storage went away"), 1).unwrap();
+    control.fault("qm.destroy", FaultAction::error("can't remove the disk"), 1).unwrap();
+    let said = lab.create("web-1", &[]).fails(&["the storage went away", "can't remove the disk"]);
+    let rest = said.err.split("its log is kept in ").nth(1).unwrap_or_else(|| panic!("{}", said.err));
+    let path = rest.split(';').next().unwrap();
+    let kept = read(Path::new(path));
+    assert!(kept.contains("the storage went away"), "{kept}");
 }
 
 #[test]

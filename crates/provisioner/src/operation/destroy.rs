@@ -112,7 +112,9 @@ pub fn destroy_when(
     let entry = vm.entry()?;
     let unfinished = entry.as_ref().filter(|e| matches!(e.step, Step::Taken | Step::Applying));
     if let Some(entry) = unfinished {
-        recovery::undo(&vm, entry, deadline.left(), recovery::MayBeLate::Yes)
+        let undone = recovery::undo(&vm, entry, deadline.left(), recovery::MayBeLate::Yes);
+        undone
+            .ended
             .with_context(|| format!("VM {name}: its create did not end and cannot be undone yet"))?;
         tracing::warn!(
             "VM {name}: its create had not ended; it was undone, and VMID {} has no machine of it any more",

@@ -57,9 +57,9 @@ fn undo_if_dead(ctx: &Context<'_>, name: &str) -> anyhow::Result<()> {
     match entry.step {
         Step::Taken | Step::Applying => {
             tracing::info!("VM {name}: undoing a create that died");
-            let undone = undo(&vm, &entry, BRIEF, MayBeLate::Yes);
-            vm.audit("undo-create", entry.checked_vmid().ok(), [None, None], &in_words(&undone));
-            undone?;
+            let ended = undo(&vm, &entry, BRIEF, MayBeLate::Yes).ended;
+            vm.audit("undo-create", entry.checked_vmid().ok(), [None, None], &in_words(&ended));
+            ended?;
             vm.forget();
             Ok(())
         }
@@ -115,15 +115,30 @@ pub enum MayBeLate {
     No,
 }
 
+/// How an undo ended.
+pub struct Undone {
+    /// Where what terraform printed is kept, whatever came after; `None` where none was run.
+    pub kept_log: Option<PathBuf>,
+    /// An error: not all is undone, and what is not is still held.
+    pub ended: anyhow::Result<()>,
+}
+
 /// Undoes an unregistered create: the machine, then its files, then its addresses, then the entry. Fails without
-/// giving anything back while the machine may still be there (H07). Where terraform was run, what it printed is kept:
-/// the file.
-pub fn undo(
+/// giving anything back while the machine may still be there (H07). Where terraform was run, what it printed is kept
+/// before anything else.
+pub fn undo(vm: &LockedVm<'_, '_>, entry: &Entry, patience: Duration, may_be_late: MayBeLate) -> Undone {
+    let mut kept_log = None;
+    let ended = undo_keeping(vm, entry, patience, may_be_late, &mut kept_log);
+    Undone { kept_log, ended }
+}
+
+fn undo_keeping(
     vm: &LockedVm<'_, '_>,
     entry: &Entry,
     patience: Duration,
     may_be_late: MayBeLate,
-) -> anyhow::Result<Option<PathBuf>> {
+    kept_log: &mut Option<PathBuf>,
+) -> anyhow::Result<()> {
     let (ctx, name) = (vm.ctx(), vm.name());
     let vmid = entry.checked_vmid()?;
     let folder = vm.folder();
@@ -135,7 +150,7 @@ pub fn undo(
     );
     // Without knowing the token nobody can tell that the log does not hold it.
     let access = ctx.api().ok();
-    let kept = access
+    *kept_log = access
         .and_then(|(access, _)| failed_logs::keep(ctx.host, access, name, entry.began_at, &folder.log()));
     if entry.step == Step::Applying {
         let uuid = entry.smbios_uuid.context("the journal entry has no UUID")?;
@@ -155,8 +170,7 @@ pub fn undo(
     crate::host::failpoint::reached("undo.snippets")?;
     give_back(ctx, entry)?;
     crate::host::failpoint::reached("undo.released")?;
-    vm.remove_entry()?;
-    Ok(kept)
+    vm.remove_entry()
 }
 
 /// Addresses leave the lists, and `next_vmid` goes back where nobody has moved it since.

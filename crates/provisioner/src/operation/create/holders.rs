@@ -3,7 +3,8 @@
 //!
 //! Gathered before the database is locked; what comes to the directories meanwhile is read again under the lock.
 
-use super::{Checked, Request};
+use super::Request;
+use super::check::Checked;
 use crate::host::clock::{self, Deadline};
 use crate::host::{failpoint, probe_address};
 use crate::operation::Context;

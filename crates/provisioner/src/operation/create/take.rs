@@ -1,8 +1,9 @@
 //! VMID and addresses: one locked change of the database, journalled before it is visible
 //! (`facts/contract/database.md#allocation`; hazards H01, H05, H13).
 
+use super::Request;
+use super::check::Checked;
 use super::holders::{self, Holders};
-use super::{Checked, Request};
 use crate::host::clock::{self, Deadline};
 use crate::host::proxmox_api::ApiError;
 use crate::operation::Context;
@@ -12,13 +13,30 @@ use crate::store::journal::{Entry, Step};
 use crate::store::vm_database::Contents;
 use crate::value::allocation::{Allocation, Held};
 use crate::value::vmid::{Vmid, VmidRange};
-use anyhow::Context as _;
 use serde_json::Value;
 use std::net::IpAddr;
 use std::time::Duration;
+use uuid::Uuid;
 
 /// Questions to the node about VMIDs, all of them together.
 const ASKING: Duration = Duration::from_secs(30);
+
+/// VMID and addresses that are this create's: in the journal, and held in the database. Nothing is on the node yet.
+pub struct Taken {
+    /// The journal entry, as it was written.
+    pub entry: Entry,
+    /// What the entry holds.
+    pub allocation: Allocation,
+    /// The VM's identity.
+    pub smbios_uuid: Uuid,
+}
+
+impl Taken {
+    /// The words errors begin with.
+    pub fn label(&self) -> String {
+        format!("VM {} (VMID {})", self.entry.name, self.allocation.vmid)
+    }
+}
 
 /// Takes them for `request` and writes the journal entry.
 ///
@@ -28,10 +46,10 @@ pub fn vmid_and_addresses(
     vm: &LockedVm<'_, '_>,
     request: &Request,
     checked: &Checked,
-    smbios_uuid: uuid::Uuid,
     not_these: &[Vmid],
-) -> anyhow::Result<Entry> {
+) -> anyhow::Result<Taken> {
     let ctx = vm.ctx();
+    let smbios_uuid = Uuid::new_v4();
     let range = ctx.settings.vmid_range()?;
     ctx.database.make_if_missing(range.start.get(), || traces_of_vms(ctx))?;
     let deadline = Deadline::after(ASKING);
@@ -84,10 +102,10 @@ pub fn vmid_and_addresses(
             vm.write_entry(&entry)?;
             ctx.host.step("create.journalled")?;
             hold(db, allocation, range);
-            Ok(Ok(entry))
+            Ok(Ok(Taken { entry, allocation, smbios_uuid }))
         })?;
         match taken {
-            Ok(entry) => return Ok(entry),
+            Ok(taken) => return Ok(taken),
             Err((other, not_probed)) => {
                 candidate = other;
                 holders.probe(ctx, request, &not_probed)?;
@@ -170,12 +188,6 @@ pub fn hold(db: &mut Contents<'_>, allocation: Allocation, range: VmidRange) {
     if let Some(ipv6) = allocation.ipv6 {
         db.hold("allocated_ipv6", &ipv6.to_string());
     }
-}
-
-/// What an entry holds.
-pub fn of_entry(entry: &Entry) -> anyhow::Result<Allocation> {
-    let ipv4 = entry.ipv4.context("the journal entry has no IPv4 address")?;
-    Ok(Allocation { vmid: entry.checked_vmid()?, ipv4, ipv6: entry.ipv6 })
 }
 
 /// `nextid?vmid=N` looks at every guest of the cluster, whatever our token may see (`facts/proxmox.md`, section 4).

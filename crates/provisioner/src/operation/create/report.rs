@@ -1,0 +1,88 @@
+//! The last phase: the registered VM is connected, and the caller is told. From registration on a signal no longer stops
+//! us: the VM is there and paid for.
+
+use super::attempt::Registered;
+use super::{Created, Request, VmResult};
+use crate::host::clock::Deadline;
+use crate::host::failpoint;
+use crate::operation::locked_vm::LockedVm;
+use crate::operation::{machine, network, recovery};
+use crate::store::journal::Entry;
+use crate::store::provisioning_queue::Ticket;
+use crate::tool::node::Node;
+use crate::value::allocation::Allocation;
+use anyhow::Context as _;
+use std::time::Duration;
+
+/// Prints the result.
+pub type Report<'a> = &'a mut dyn FnMut(&VmResult) -> anyhow::Result<()>;
+
+/// Route, isolation, result; then the journal entry goes. Returns what could not be done for the VM.
+pub fn registered(
+    vm: &LockedVm<'_, '_>,
+    registered: &Registered,
+    report: Report<'_>,
+) -> anyhow::Result<Vec<String>> {
+    let (ctx, name) = (vm.ctx(), vm.name());
+    failpoint::reached("create.registered")?;
+    let node: Node = ctx.node_uninterrupted();
+    let deadline = Deadline::after(Duration::from_secs(90));
+    let allocation = registered.allocation;
+    let warnings =
+        network::connect(ctx, &node, (allocation.vmid, &registered.identity), allocation.ipv6, deadline);
+    for warning in &warnings {
+        tracing::warn!("VM {name}: {warning}");
+    }
+    failpoint::reached("create.connected")?;
+    report(&registered.result)
+        .context("the VM was made, but its result could not be printed; run the same command again")?;
+    failpoint::reached("create.reported")?;
+    close_entry(vm)?;
+    Ok(warnings)
+}
+
+/// A create of this name was registered and never reported: the same wallet gets its result now.
+pub fn unreported(
+    vm: &LockedVm<'_, '_>,
+    request: &Request,
+    entry: &Entry,
+    report: Report<'_>,
+) -> anyhow::Result<Created> {
+    let (ctx, name) = (vm.ctx(), vm.name());
+    recovery::put_record_back(vm, entry)?;
+    let record = ctx.live_record(name)?;
+    let wallet = request.owner_wallet.as_ref().map(|w| w.as_str().to_string());
+    anyhow::ensure!(
+        entry.wallet_address == wallet,
+        "VM {name} exists already and belongs to another wallet (status {})",
+        record.status
+    );
+    // What is reported must be there: the caller counts on it, and on what it was paid for.
+    let deadline = Deadline::after(Duration::from_secs(30));
+    let place = machine::locate(ctx, &record, deadline)?;
+    let state = ctx.node().state(place.vmid, Some(&place.identity), deadline);
+    let state = state.with_context(|| format!("VM {name} (VMID {}): cannot ask the node", place.vmid))?;
+    anyhow::ensure!(
+        state.exists && state.is(&place.identity, name),
+        "VM {name} (VMID {}): it was made before and not reported, but the node has {} there: remove its record with blockhost-vm-destroy {name}, then create it again",
+        place.vmid,
+        if state.exists { state.found() } else { "no such machine".to_owned() }
+    );
+    tracing::info!("VM {name}: it was made before and not reported; finishing that");
+    // Nothing is waited for; the ticket of the one that died goes with ours.
+    let _ticket = Ticket::take(ctx.host, name.as_str())?;
+    let result = VmResult::of_record(&record);
+    let ipv4 = record.ipv4.or(entry.ipv4).context("the record has no IPv4 address")?;
+    let allocation = Allocation { vmid: record.vmid, ipv4, ipv6: record.ipv6 };
+    let warnings = registered(vm, &Registered { result, allocation, identity: place.identity }, report)?;
+    Ok(Created::Reported(warnings))
+}
+
+/// The entry goes, and with it the last copy of the record: an unlocked writer that had read the database before
+/// the registration may have written its old copy since, so that is looked at once more (H16).
+fn close_entry(vm: &LockedVm<'_, '_>) -> anyhow::Result<()> {
+    if let Some(entry) = vm.entry()? {
+        recovery::put_record_back(vm, &entry)?;
+    }
+    vm.remove_entry()
+}

@@ -1,0 +1,30 @@
+//! The turn of a create: few work side by side, in the order in which they came (hazard H18).
+
+use crate::host::clock::Deadline;
+use crate::operation::locked_vm::LockedVm;
+use crate::operation::{late_requests, recovery, restore};
+use crate::store::provisioning_queue::Ticket;
+
+/// It is this create's turn, until this is dropped. What others left has been looked after: their dead creates are undone,
+/// their records are there.
+pub struct Turn<'h> {
+    _ticket: Ticket<'h>,
+}
+
+impl<'h> Turn<'h> {
+    /// Takes a number, waits until it is called, then looks after what others left.
+    pub fn wait(vm: &LockedVm<'_, 'h>, deadline: Deadline) -> anyhow::Result<Turn<'h>> {
+        let (ctx, name) = (vm.ctx(), vm.name());
+        let ticket = Ticket::take(ctx.host, name.as_str())?;
+        ctx.host.step("create.queued")?;
+        ticket.wait_turn(ctx.settings.max_parallel_creates, deadline, &mut |text| {
+            tracing::info!("VM {name}: {text}")
+        })?;
+        ctx.host.step("create.turn")?;
+        recovery::undo_dead_creates(ctx, Some(name));
+        late_requests::look_again(ctx);
+        restore::vanished(ctx, Some(name));
+        restore::keep_copies(ctx, false);
+        Ok(Turn { _ticket: ticket })
+    }
+}
