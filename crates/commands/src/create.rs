@@ -1,12 +1,12 @@
 //! The flags of `blockhost-vm-create` and their meaning.
 
-use crate::{Common, answer, number};
+use crate::{Common, answer, number, spaced_json};
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser};
 use provisioner::host::Host;
-use provisioner::operation::Context;
 use provisioner::operation::audited::audited;
 use provisioner::operation::create::{Created, Request, VmResult, create};
+use provisioner::operation::{Context, mock};
 use provisioner::value::allocation::Wish;
 use provisioner::value::node_name::NodeName;
 use provisioner::value::text::{OneLine, PlainName, StorageId, Tag, UserName};
@@ -166,9 +166,13 @@ impl CreateCommand {
 
 fn run(host: &Host, mock: bool, request: &Request) -> anyhow::Result<()> {
     let ctx = Context::open(host, mock)?;
-    let act = || create(&ctx, request, &mut report);
-    // A mock VM leaves no trail, and no copy of its record beside a real one's files.
-    match if request.apply && !mock { audited(&ctx, "create", &request.name, act)? } else { act()? } {
+    let done = match (mock, request.apply) {
+        // A mock VM leaves no trail, and no copy of its record beside a real one's files.
+        (true, _) => mock::create(&ctx, request, &mut report)?,
+        (false, true) => audited(&ctx, "create", &request.name, || create(&ctx, request, &mut report))?,
+        (false, false) => create(&ctx, request, &mut report)?,
+    };
+    match done {
         Created::Planned(text) => answer(&text),
         Created::Reported(_) => Ok(()),
     }
@@ -196,17 +200,7 @@ fn name_behind(tags: &mut Vec<String>) -> Result<VmName, String> {
 
 /// One engine looks for the prefix, three take the last line that begins with `{`.
 fn report(result: &VmResult) -> anyhow::Result<()> {
-    answer(&format!("BLOCKHOST_RESULT: {0}\n{0}\n", spaced(&result.json)))
-}
-
-/// JSON with blanks after `:` and `,`, as the older package's Python printed it.
-fn spaced(value: &serde_json::Value) -> String {
-    let Some(object) = value.as_object() else {
-        return value.to_string();
-    };
-    let pairs: Vec<String> =
-        object.iter().map(|(k, v)| format!("{}: {v}", serde_json::Value::from(k.as_str()))).collect();
-    format!("{{{}}}", pairs.join(", "))
+    answer(&format!("BLOCKHOST_RESULT: {0}\n{0}\n", spaced_json::to_string(result)?))
 }
 
 /// The whole command.

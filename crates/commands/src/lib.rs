@@ -15,6 +15,7 @@ pub mod programs;
 pub mod reapply;
 pub mod resume;
 pub mod setup;
+pub mod spaced_json;
 pub mod start;
 pub mod status;
 pub mod stop;
@@ -199,8 +200,13 @@ pub fn warn(text: &str) {
 
 /// Prints the answer and makes sure it is out.
 pub fn answer(text: &str) -> anyhow::Result<()> {
+    answer_bytes(text.as_bytes())
+}
+
+/// The same of a text that was put together as bytes.
+pub fn answer_bytes(text: &[u8]) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("cannot write to stdout")
+    out.write_all(text).and_then(|()| out.flush()).context("cannot write to stdout")
 }
 
 fn start_logging(common: &Common) {

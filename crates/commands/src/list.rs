@@ -1,6 +1,6 @@
 //! `blockhost-vm-list`: a table or JSON.
 
-use crate::{Common, answer, complain, on_terminal};
+use crate::{Common, answer_bytes, complain, on_terminal, spaced_json};
 use clap::{Parser, ValueEnum};
 use provisioner::host::Host;
 use provisioner::operation::list::{Row, list};
@@ -67,37 +67,34 @@ impl ListCommand {
             complain(&format!("{error:#}"));
             new()
         });
-        answer(&printer.finish())
+        answer_bytes(&printer.finish())
     }
 }
 
 struct Printer {
     json: bool,
     aligned: bool,
-    out: String,
+    out: Vec<u8>,
     rows: Vec<[String; 4]>,
     empty: bool,
 }
 
-/// Python's spacing, which the reader's tests compare.
-const KEYS: [&str; 4] = ["\"name\": ", ", \"status\": ", ", \"ip\": ", ", \"created\": "];
 const HEADER: [&str; 4] = ["NAME", "STATUS", "IP", "CREATED"];
 
 impl Printer {
     fn new(json: bool, terminal: bool) -> Printer {
-        let out = if json { String::from("[") } else { String::new() };
+        let out = if json { vec![b'['] } else { Vec::new() };
         Printer { json, aligned: terminal, out, rows: Vec::new(), empty: true }
     }
 
     fn add(&mut self, row: &Row<'_>) {
         let cells = [row.name, row.status, row.ip, row.created];
         if self.json {
-            self.out.push_str(if self.empty { "{" } else { ", {" });
-            for (key, cell) in KEYS.iter().zip(cells) {
-                self.out.push_str(key);
-                push_json(&mut self.out, cell);
+            if !self.empty {
+                self.out.extend_from_slice(b", ");
             }
-            self.out.push('}');
+            // Four texts into memory: nothing can go wrong.
+            spaced_json::append(&mut self.out, row).unwrap_or_else(|error| tracing::error!("{error}"));
         } else if self.aligned {
             self.rows.push(cells.map(str::to_string));
         } else {
@@ -109,9 +106,9 @@ impl Printer {
         self.empty = false;
     }
 
-    fn finish(mut self) -> String {
+    fn finish(mut self) -> Vec<u8> {
         if self.json {
-            self.out.push_str("]\n");
+            self.out.extend_from_slice(b"]\n");
             return self.out;
         }
         if self.aligned {
@@ -125,8 +122,8 @@ impl Printer {
             for row in std::iter::once(&header).chain(&self.rows) {
                 let cells: Vec<String> =
                     row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-                self.out.push_str(cells.join("  ").trim_end());
-                self.out.push('\n');
+                self.out.extend_from_slice(cells.join("  ").trim_end().as_bytes());
+                self.out.push(b'\n');
             }
         } else if self.empty {
             push_line(&mut self.out, &HEADER);
@@ -135,30 +132,19 @@ impl Printer {
     }
 }
 
-fn push_line<T: AsRef<str>>(out: &mut String, cells: &[T]) {
+fn push_line<T: AsRef<str>>(out: &mut Vec<u8>, cells: &[T]) {
     for (index, cell) in cells.iter().enumerate() {
         if index > 0 {
-            out.push('\t');
+            out.push(b'\t');
         }
-        out.push_str(cell.as_ref());
+        out.extend_from_slice(cell.as_ref().as_bytes());
     }
-    out.push('\n');
+    out.push(b'\n');
 }
 
 /// A cell cannot break the table, whatever stands in the database.
 fn one_cell(text: &str) -> String {
     text.replace(|c: char| c.is_control(), " ")
-}
-
-fn push_json(out: &mut String, text: &str) {
-    let plain = text.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\' || b == b' ');
-    if plain {
-        out.push('"');
-        out.push_str(text);
-        out.push('"');
-    } else {
-        out.push_str(&serde_json::Value::from(text).to_string());
-    }
 }
 
 /// The whole command.
@@ -175,7 +161,7 @@ mod tests {
         let mut printer = Printer::new(json, terminal);
         printer.add(&Row { name: "a", status: "active", ip: "10.0.0.2", created: "2026-11-23" });
         printer.add(&Row { name: "longer-name", status: "destroyed", ip: "", created: "x\ty\"" });
-        printer.finish()
+        String::from_utf8(printer.finish()).unwrap()
     }
 
     #[test]
@@ -196,7 +182,7 @@ mod tests {
             ),
             "{table}"
         );
-        assert_eq!(Printer::new(true, false).finish(), "[]\n");
-        assert_eq!(Printer::new(false, false).finish(), "NAME\tSTATUS\tIP\tCREATED\n");
+        assert_eq!(Printer::new(true, false).finish(), b"[]\n");
+        assert_eq!(Printer::new(false, false).finish(), b"NAME\tSTATUS\tIP\tCREATED\n");
     }
 }

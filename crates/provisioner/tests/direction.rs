@@ -99,6 +99,36 @@ fn only_host_opens_a_door_to_the_machine() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Each command chooses once; whoever is called by either must not have to ask.
+#[test]
+fn mock_vms_are_one_files_affair() {
+    // The context reads a mock's settings, which name its database, and has no journal then; that it is opened so may be
+    // handed on.
+    let may = ["operation/mock.rs", "operation/mod.rs"];
+    let asks =
+        |line: &str| line.replace("mock: bool", "").replace("Context::open(host, mock)", "").contains("mock");
+    let mut wrong = BTreeSet::new();
+    for (file, lines) in product() {
+        if file.starts_with("operation/") && !may.contains(&file.as_str()) {
+            wrong.extend(lines.iter().filter(|l| asks(l)).map(|l| format!("{file}: {}", l.trim())));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What is made from several settings together is made in one place.
+#[test]
+fn each_vms_folder_and_the_nodes_access_are_made_in_one_place() {
+    for maker in ["VmFolder::new(", "LegacyFolder::new(", "NodeAccess::read(", "access.api("] {
+        let mut places = Vec::new();
+        for (file, lines) in product() {
+            let hits = lines.iter().filter(|line| line.contains(maker));
+            places.extend(hits.map(|line| format!("{file}: {}", line.trim())));
+        }
+        assert_eq!(places.len(), 1, "{maker} {places:#?}");
+    }
+}
+
 #[test]
 fn the_reading_of_sources_sees_what_it_must() {
     assert_eq!(named("use crate::store::settings::{Broker, Settings};"), ["store::settings"]);

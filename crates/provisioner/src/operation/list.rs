@@ -5,9 +5,10 @@ use super::status::LiveWord;
 use super::unfinished;
 use crate::store::vm_database::{DatabaseError, Fields};
 use crate::value::vm_record::Status;
+use serde::Serialize;
 
-/// One line of the list.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One line of the list; names and order of its keys in JSON are the contract's (`facts/contract/commands.md`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Row<'a> {
     /// The VM's name.
     pub name: &'a str,

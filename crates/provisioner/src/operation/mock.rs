@@ -4,24 +4,97 @@
 //! Whether a mock VM is on stands in a field of its record, so that the verbs agree with one another.
 
 use super::Context;
+use super::create::facts::Surroundings;
+use super::create::first_boot::{self, NoTemplate};
+use super::create::holders::Holders;
+use super::create::{Created, OnResult, Request, VmResult, check, preview, take};
 use super::destroy::{Destroyed, mark_destroyed};
 use super::gc::{self, Options, Report};
 use super::metrics::live_records;
 use super::resume::{Expiry, Resumed, record_expiry};
 use super::start::{Started, activate, becomes_active};
 use super::status::Shown;
-use crate::host::clock;
+use crate::host::{clock, replace_file};
+use crate::plan::create_vm::{self, Drawn, Facts, UserData};
 use crate::plan::garbage_collection::{self, is_due_for_destruction, is_due_for_suspension};
 use crate::plan::metrics::{Counters, Metrics, Named, RunState};
+use crate::plan::vm_record;
+use crate::store::settings::Broker;
+use crate::store::side_files;
+use crate::value::address::{Ipv6Pool, Ipv6Prefix};
+use crate::value::node_name::NodeName;
+use crate::value::text::StorageId;
 use crate::value::timestamp;
+use crate::value::token::Secret;
 use crate::value::vm_name::VmName;
 use crate::value::vm_record::{Status, VmRecord};
 use crate::value::wallet::{NftTokenId, WalletAddress};
+use anyhow::Context as _;
 use chrono::TimeDelta;
 use serde_json::Value;
+use uuid::Uuid;
 
 /// The field that says whether a mock VM is on.
 const POWER: &str = "mock_power";
+
+/// See [`super::create::create`]: the same checks of the request, and nothing of the host but its cloud-init templates.
+pub fn create(ctx: &Context<'_>, request: &Request, report: OnResult<'_>) -> anyhow::Result<Created> {
+    let facts = facts(ctx, request)?;
+    let mut nobody = Holders::default();
+    if !request.apply {
+        return Ok(Created::Planned(preview::describe(ctx, request, &facts, &mut nobody)?));
+    }
+    let range = ctx.settings.vmid_range()?;
+    if let Some(folder) = ctx.database.path().parent().filter(|f| !f.as_os_str().is_empty()) {
+        replace_file::make_folder(folder, 0o770)?;
+    }
+    ctx.database.make_if_missing(range.start.get(), || Ok(None))?;
+    let allocation = ctx.database.update(|db| {
+        let allocation = take::choose(ctx, request, &facts, db, &[], &[], &mut nobody)?;
+        take::hold(db, allocation, range);
+        // There is no guest to sign anything.
+        let drawn = Drawn { allocation, smbios_uuid: Uuid::new_v4(), secret_key: Secret::new("") };
+        let record = create_vm::record(request, &facts, &drawn);
+        db.insert(request.name.as_str(), vm_record::fields(&record, clock::now(), &ctx.settings.fields));
+        Ok(allocation)
+    })?;
+    report(&VmResult::new(request, allocation))?;
+    Ok(Created::Reported(Vec::new()))
+}
+
+/// What the checks of a real create find, for a node that is not there.
+fn facts(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Facts> {
+    check::arguments(request)?;
+    if ctx.database.path().exists() {
+        check::no_vm_has(ctx, &request.name)?;
+    }
+    let prefix = Ipv6Prefix::parse("fd00::/120")?;
+    let pool = Ipv6Pool { prefix, start: 2, end: 254, gateway: prefix.at(1).context("fd00::1")? };
+    let broker = Some(Broker { pool, dns_zone: None });
+    check::wishes(ctx, request, broker.as_ref())?;
+    let user_data = first_boot::user_data(ctx.host, request).or_else(|error| {
+        let NoTemplate { name, .. } = error.downcast()?;
+        tracing::warn!("there is no cloud-init template {name}; the mock VM gets none");
+        anyhow::Ok(UserData::Proxmox)
+    })?;
+    let surroundings = Surroundings {
+        node: NodeName::parse("mock")?,
+        disk_datastore: StorageId::parse("local")?,
+        cloudinit_datastore: StorageId::parse("local")?,
+        bridge: None,
+        broker,
+        network_mode: side_files::network_mode(ctx.host, request.network_mode.as_ref()).unwrap_or_default(),
+        dns_servers: Vec::new(),
+        user_data,
+        ssh_keys: first_boot::ssh_keys(ctx.host),
+        one_time_password: (6, 300),
+    };
+    let known = surroundings.with(ctx, request)?;
+    if let Err(unusable) = create_vm::check(request, &known, ctx.settings.vmid_range()?.start) {
+        tracing::warn!("cloud-init template {} cannot be used: {}", unusable.template, unusable.why);
+    }
+    Ok(known)
+}
 
 /// Whether it is on. A suspended one is off.
 fn is_on(ctx: &Context<'_>, record: &VmRecord) -> bool {

@@ -75,21 +75,25 @@ pub struct Context<'h> {
     pub settings: Settings,
     /// The VM database (the mock one with `--mock`).
     pub database: VmDatabase,
-    /// `--mock`: the database is the node; nothing on the host is touched.
-    pub mock: bool,
-    /// How the node's API is reached, once it was read, and one client for all that is asked of it.
-    api: OnceLock<(NodeAccess, ProxmoxApi)>,
+    /// What is under way; nothing in a mock.
+    journal: Journal<'h>,
+    /// How the node's API is reached, once it was read.
+    access: OnceLock<NodeAccess>,
+    /// One client for all that is asked of it.
+    api: OnceLock<ProxmoxApi>,
 }
 
 impl<'h> Context<'h> {
-    /// Reads the settings.
+    /// Reads the settings. `mock`: those of a mock, for the verbs of [`mock`] alone, where the database is the node and
+    /// nothing on the host is touched.
     pub fn open(host: &'h Host, mock: bool) -> anyhow::Result<Context<'h>> {
         let settings = if mock { Settings::for_mock(host)? } else { Settings::read(host)? };
         let database = VmDatabase::new(&settings.db_file, &settings.fields);
+        let journal = if mock { Journal::none(host) } else { Journal::new(host) };
         if !mock {
             crate::store::provisioning_queue::tidy(host);
         }
-        Ok(Context { host, settings, database, mock, api: OnceLock::new() })
+        Ok(Context { host, settings, database, journal, access: OnceLock::new(), api: OnceLock::new() })
     }
 
     /// The node; waits end with a signal to us.
@@ -104,15 +108,26 @@ impl<'h> Context<'h> {
 
     /// How the node's API is reached, and the client for it.
     pub fn api(&self) -> anyhow::Result<(&NodeAccess, &ProxmoxApi)> {
-        let (access, api) = match self.api.get() {
+        let access = self.access()?;
+        let api = match self.api.get() {
             Some(known) => known,
             None => {
-                let access = NodeAccess::read(self.host, &self.settings)?;
                 let api = access.api(self.host)?;
-                self.api.get_or_init(|| (access, api))
+                self.api.get_or_init(|| api)
             }
         };
         Ok((access, api))
+    }
+
+    /// How the node's API is reached.
+    fn access(&self) -> anyhow::Result<&NodeAccess> {
+        match self.access.get() {
+            Some(known) => Ok(known),
+            None => {
+                let access = NodeAccess::read(self.host, &self.settings)?;
+                Ok(self.access.get_or_init(|| access))
+            }
+        }
     }
 
     /// The terraform folder of a VM.
@@ -126,15 +141,15 @@ impl<'h> Context<'h> {
     }
 
     /// The journal.
-    pub fn journal(&self) -> Journal<'h> {
-        if self.mock { Journal::none(self.host) } else { Journal::new(self.host) }
+    pub fn journal(&self) -> &Journal<'h> {
+        &self.journal
     }
 
     /// The guests' bridge: what tfvars says, else db.yaml. Where there is a terraform.tfvars that cannot be used, nobody
     /// knows which one the VMs are on, and a route to another would hide that.
     pub fn bridge(&self) -> anyhow::Result<BridgeName> {
-        let named = match NodeAccess::read(self.host, &self.settings) {
-            Ok(access) => access.bridge,
+        let named = match self.access() {
+            Ok(access) => access.bridge.clone(),
             Err(_) if !self.settings.terraform_dir.join("terraform.tfvars").exists() => None,
             Err(error) => return Err(error.context("cannot tell the guests' bridge")),
         };

@@ -77,7 +77,7 @@ pub fn keep_copy(ctx: &Context<'_>, name: &VmName) {
 fn live_names(ctx: &Context<'_>) -> anyhow::Result<HashSet<String>> {
     let gathered = ctx.database.gather(Look::Holding, HashSet::new, |names, view| {
         // A damaged record is there: whoever repairs it knows better.
-        if view.status_text() != Status::Destroyed.as_str() {
+        if !view.is_destroyed() {
             names.insert(view.key.to_string());
         }
     })?;

@@ -2,6 +2,7 @@
 
 pub mod allocation;
 pub mod cloud_init;
+pub mod create_vm;
 pub mod garbage_collection;
 pub mod guard;
 pub mod guest_command;

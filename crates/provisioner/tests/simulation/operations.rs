@@ -133,7 +133,7 @@ fn call(world: &World, verb: &Verb, name: &str) -> anyhow::Result<Done> {
                 if world.misfortune(|f| f.agent / 2) {
                     anyhow::bail!("broken pipe");
                 }
-                world.note(|| format!("    reported {}", result.json));
+                world.note(|| format!("    reported {result:?}"));
                 Ok(())
             })?;
             Done::Text(format!("{created:?}"))

@@ -1,27 +1,27 @@
 //! One try to make the VM. Its phases are types, so that none can be left out and each has what the one before it made:
 //!
 //! ```text
-//! Taken ──▶ snippets, terraform's file ──▶ Applied ──▶ the guest answers ──▶ Registered
+//! Taken ──▶ its plan ──▶ snippets, terraform's file ──▶ Applied ──▶ the guest answers ──▶ Registered
 //! ```
 //!
 //! Each step that takes something is in the journal before it is done. Nothing is undone here (`operation/create/tries.rs`).
 
-use super::check::{Checked, hint_for};
+use super::check::Checked;
 use super::take::{self, Taken};
-use super::{Request, VmResult, guest, template};
+use super::{Request, VmResult, first_boot, guest};
 use crate::host::clock::{self, Deadline};
 use crate::operation::locked_vm::LockedVm;
 use crate::operation::recovery::MayBeLate;
-use crate::plan::{cloud_init, terraform_json, vm_record};
+use crate::plan::create_vm::{CreatePlan, Drawn};
+use crate::plan::{terraform_json, vm_record};
 use crate::store::journal::Step;
+use crate::store::node_access::NodeAccess;
 use crate::store::record_copy;
 use crate::tool::terraform::Outcome;
 use crate::tool::terraform_events::{FailureKind, kind_of, lost_its_answer, said_once};
 use crate::value::allocation::Allocation;
 use crate::value::identity::Identity;
-use crate::value::token::Secret;
 use crate::value::vmid::Vmid;
-use crate::value::wallet::NftTokenId;
 use anyhow::Context as _;
 use serde_json::Value;
 use std::time::Duration;
@@ -64,17 +64,19 @@ pub struct Registered {
 pub fn attempt(
     vm: &LockedVm<'_, '_>,
     request: &Request,
-    checked: &Checked,
+    checked: &Checked<'_>,
     not_these: &[Vmid],
 ) -> Result<Registered, Failure> {
     let taken = take::vmid_and_addresses(vm, request, checked, not_these)?;
     vm.host.step("create.taken")?;
-    put_snippets(vm, request, checked, &taken).with_context(|| taken.label())?;
+    let plan = plan(request, checked, &taken).with_context(|| taken.label())?;
+    put_snippets(vm, &plan).with_context(|| taken.label())?;
     vm.host.step("create.snippets")?;
-    write_file(vm, request, checked, &taken).with_context(|| taken.label())?;
+    vm.folder().prepare(&plan.terraform_file).with_context(|| taken.label())?;
     vm.host.step("create.file")?;
     let applied = apply(vm, checked, taken)?;
-    wait_and_register(vm, request, checked, applied).map_err(|error| Failure {
+    // From here on terraform has ended and had an answer to everything.
+    wait_and_register(vm, request, checked, plan, applied).map_err(|error| Failure {
         error,
         kind: FailureKind::Other,
         vmid: None,
@@ -82,52 +84,44 @@ pub fn attempt(
     })
 }
 
+fn plan<'a>(request: &'a Request, checked: &'a Checked<'_>, taken: &Taken) -> anyhow::Result<CreatePlan<'a>> {
+    let drawn = Drawn {
+        allocation: taken.allocation,
+        smbios_uuid: taken.smbios_uuid,
+        secret_key: first_boot::signing_key()?,
+    };
+    Ok(CreatePlan::new(request, &checked.facts, &drawn)?)
+}
+
 /// User-data (where it is ours) and meta-data onto the node, by the root agent: no ssh, no upload (H29).
-fn put_snippets(
-    vm: &LockedVm<'_, '_>,
-    request: &Request,
-    checked: &Checked,
-    taken: &Taken,
-) -> anyhow::Result<()> {
-    let user_data = checked.user_data(vm, request, taken.allocation)?;
-    let meta_data = Secret::new(cloud_init::meta_data(&request.name, taken.smbios_uuid));
+fn put_snippets(vm: &LockedVm<'_, '_>, plan: &CreatePlan<'_>) -> anyhow::Result<()> {
     let node = vm.node();
     let deadline = Deadline::after(Duration::from_secs(90));
     // Meta-data for every VM: else Proxmox makes the instance-id of what may change on the node (H61).
-    for (kind, text) in user_data.map(|text| ("user", text)).into_iter().chain([("meta", meta_data)]) {
-        node.put_snippet(&request.name, kind, text.reveal(), deadline)
+    let user_data = plan.user_data.iter().map(|text| ("user", text));
+    for (kind, text) in user_data.chain([("meta", &plan.meta_data)]) {
+        node.put_snippet(vm.name(), kind, text.reveal(), deadline)
             .with_context(|| format!("failed to put the {kind}-data snippet onto the node"))?;
     }
     Ok(())
 }
 
-/// Makes the VM's terraform folder.
-fn write_file(
-    vm: &LockedVm<'_, '_>,
-    request: &Request,
-    checked: &Checked,
-    taken: &Taken,
-) -> anyhow::Result<()> {
-    let template = template::chosen(vm, request);
-    vm.folder().prepare(&checked.terraform_file(request, template, taken.allocation, taken.smbios_uuid))
-}
-
 /// Runs terraform, which clones, configures and starts the VM.
-fn apply(vm: &LockedVm<'_, '_>, checked: &Checked, mut taken: Taken) -> Result<Applied, Failure> {
+fn apply(vm: &LockedVm<'_, '_>, checked: &Checked<'_>, mut taken: Taken) -> Result<Applied, Failure> {
     taken.entry.step = Step::Applying;
     vm.write_entry(&taken.entry)?;
     vm.host.step("create.applying")?;
-    match run_terraform(vm, checked, &mut taken) {
+    match run_terraform(vm, checked.access, &mut taken) {
         Ok(()) => Ok(Applied(taken)),
         Err(failure) => Err(Failure { error: failure.error.context(taken.label()), ..failure }),
     }
 }
 
-fn run_terraform(vm: &LockedVm<'_, '_>, checked: &Checked, taken: &mut Taken) -> Result<(), Failure> {
+fn run_terraform(vm: &LockedVm<'_, '_>, access: &NodeAccess, taken: &mut Taken) -> Result<(), Failure> {
     let (folder, vmid) = (vm.folder(), taken.allocation.vmid);
     folder.ensure_fresh(vmid, taken.smbios_uuid)?;
-    let address = terraform_json::resource_address(&checked.name.resource_label());
-    let run = folder.run("apply", &[address], &checked.access)?;
+    let address = terraform_json::resource_address(&vm.name().resource_label());
+    let run = folder.run("apply", &[address], access)?;
     taken.entry.terraform_pid = Some(run.pid());
     vm.write_entry(&taken.entry)?;
     vm.host.step("create.terraform")?;
@@ -158,11 +152,42 @@ fn run_terraform(vm: &LockedVm<'_, '_>, checked: &Checked, taken: &mut Taken) ->
     }
 }
 
+/// What an operator can do about a terraform failure (`facts/provider.md`, section 4).
+fn hint_for(words: &str) -> &'static str {
+    const HINTS: [(&str, &str); 11] = [
+        ("HTTP 401", "; the API token is wrong or expired: blockhost-provisioner-setup token"),
+        ("no such token", "; the API token was deleted: blockhost-provisioner-setup token"),
+        (
+            "(/storage/",
+            "; either this storage does not exist (pvesm status) or the API token has no rights on it (blockhost-provisioner-setup token)",
+        ),
+        (
+            "(/pool/",
+            "; either this pool does not exist (pvesh get /pools) or the API token has no rights on it (blockhost-provisioner-setup token)",
+        ),
+        ("HTTP 403", "; the API token lacks a privilege: blockhost-provisioner-setup token"),
+        ("not enough memory", "; the node has not enough memory for this VM"),
+        ("free space", "; the storage is full: look at pvesm status"),
+        ("No space left", "; the storage is full: look at pvesm status"),
+        (
+            "Required plugins are not installed",
+            "; terraform has not been initialised: blockhost-provisioner-setup terraform",
+        ),
+        (
+            "Inconsistent dependency lock file",
+            "; terraform has not been initialised: blockhost-provisioner-setup terraform",
+        ),
+        ("disk resize failure", "; the disk asked for is smaller than the template's"),
+    ];
+    HINTS.iter().find(|(pattern, _)| words.contains(pattern)).map_or("", |(_, hint)| hint)
+}
+
 /// The second half of a try: the guest's own start, and the record.
 fn wait_and_register(
     vm: &LockedVm<'_, '_>,
     request: &Request,
-    checked: &Checked,
+    checked: &Checked<'_>,
+    plan: CreatePlan<'_>,
     applied: Applied,
 ) -> anyhow::Result<Registered> {
     vm.host.step("create.applied")?;
@@ -170,14 +195,14 @@ fn wait_and_register(
     let identity = Identity::Uuid(taken.smbios_uuid);
     wait_for_guest(vm, request, checked, &taken, &identity).with_context(|| taken.label())?;
     vm.host.step("create.ready")?;
-    register(vm, request, checked, taken, identity)
+    register(vm, plan, taken, identity)
 }
 
 /// What terraform made is there and ours, and its guest agent answers.
 fn wait_for_guest(
     vm: &LockedVm<'_, '_>,
     request: &Request,
-    checked: &Checked,
+    checked: &Checked<'_>,
     taken: &Taken,
     identity: &Identity,
 ) -> anyhow::Result<()> {
@@ -189,21 +214,19 @@ fn wait_for_guest(
     }
     let limit = request.guest_timeout.unwrap_or(vm.settings.guest_ready_timeout);
     tracing::info!("{}: waiting for the guest agent, at most {} s", taken.label(), limit.as_secs());
-    guest::wait_until_ready(&node, &checked.api, checked.node(), vmid, identity, limit)
+    guest::wait_until_ready(&node, checked.api, &checked.facts.node, vmid, identity, limit)
 }
 
 /// The record: in the journal first, then in a copy, then in the database.
 fn register(
     vm: &LockedVm<'_, '_>,
-    request: &Request,
-    checked: &Checked,
+    plan: CreatePlan<'_>,
     taken: Taken,
     identity: Identity,
 ) -> anyhow::Result<Registered> {
     let (name, label) = (vm.name(), taken.label());
-    let Taken { mut entry, allocation, smbios_uuid } = taken;
-    let new_vm = checked.record(request, allocation, Some(smbios_uuid));
-    let fields = vm_record::fields(&new_vm, clock::now(), &vm.settings.fields);
+    let Taken { mut entry, allocation, .. } = taken;
+    let fields = vm_record::fields(&plan.record, clock::now(), &vm.settings.fields);
     entry.step = Step::Registered;
     let record: serde_json::Map<String, Value> = fields.iter().cloned().collect();
     // What it is restored from when an unlocked writer drops it; the journal's goes when the create ends (H55).
@@ -215,9 +238,5 @@ fn register(
         db.insert(name.as_str(), fields);
         Ok(())
     })?;
-    let token = request.nft_token_id.as_ref().map_or(Value::Null, NftTokenId::to_json);
-    let ipv6 = allocation.ipv6.map(|a| a.to_string());
-    let (ipv4, username) = (allocation.ipv4.to_string(), request.username.as_str());
-    let result = VmResult::new(name, &ipv4, ipv6, allocation.vmid, token, username);
-    Ok(Registered { result, allocation, identity })
+    Ok(Registered { result: plan.result, allocation, identity })
 }

@@ -1,6 +1,5 @@
 //! What earlier operations on a VM of this name left: it is ended before a new VM begins.
 
-use super::Request;
 use super::check;
 use crate::host::clock::Deadline;
 use crate::operation::locked_vm::{LockedVm, in_words};
@@ -17,7 +16,7 @@ pub fn unreported(vm: &LockedVm<'_, '_>) -> anyhow::Result<Option<Entry>> {
 }
 
 /// Ends what did not end, and fails where the name is not free after that.
-pub fn make_way(vm: &LockedVm<'_, '_>, request: &Request) -> anyhow::Result<()> {
+pub fn make_way(vm: &LockedVm<'_, '_>) -> anyhow::Result<()> {
     let name = vm.name();
     // A destroy that did not end is ended by what follows: a live record makes the name taken, a tombstone's leftovers
     // are removed.
@@ -28,7 +27,7 @@ pub fn make_way(vm: &LockedVm<'_, '_>, request: &Request) -> anyhow::Result<()> 
         })?;
     }
     restore::of_vm(vm)?;
-    check::name_is_free(vm.ctx(), request)?;
+    check::name_is_free(vm.ctx(), name)?;
     remove_leftovers(vm)
 }
 

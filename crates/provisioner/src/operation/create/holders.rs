@@ -4,10 +4,11 @@
 //! Gathered before the database is locked; what comes to the directories meanwhile is read again under the lock.
 
 use super::Request;
-use super::check::Checked;
 use crate::host::clock::{self, Deadline};
-use crate::host::{failpoint, probe_address};
+use crate::host::{failpoint, probe_address, read_file};
 use crate::operation::Context;
+use crate::plan::create_vm::Facts;
+use crate::store::side_files;
 use crate::store::vm_database::Contents;
 use crate::store::withheld_vmids::{Withheld, WithheldVmids};
 use crate::tool::ip;
@@ -25,10 +26,11 @@ const ANSWER: Duration = Duration::from_millis(1200);
 /// An entry of the neighbour table that is old is asked about after 5 s, three times a second apart.
 const OLD_ENTRY: Duration = Duration::from_secs(9);
 
-/// What they hold.
+/// What they hold. By default there is nobody: for a mock.
 #[derive(Debug, Default)]
 pub struct Holders {
-    files: TerraformFiles,
+    files: Option<TerraformFiles>,
+    asks_network: bool,
     guests_vmids: Vec<u32>,
     guests_addresses: Vec<IpAddr>,
     host: HashSet<IpAddr>,
@@ -41,14 +43,19 @@ pub struct Holders {
 
 impl Holders {
     /// Looks. `ask_node`: the guests' configurations too; a preview asks the node nothing.
-    pub fn gather(ctx: &Context<'_>, checked: &Checked, ask_node: bool) -> anyhow::Result<Holders> {
-        let mut holders = Holders::default();
-        if ctx.mock {
-            return Ok(holders);
-        }
-        holders.files.read_new(&ctx.settings);
-        holders.withheld = WithheldVmids::new(ctx.host).all();
-        holders.host.extend(checked.name_servers());
+    pub fn gather(ctx: &Context<'_>, facts: &Facts, ask_node: bool) -> anyhow::Result<Holders> {
+        let mut files = TerraformFiles::default();
+        files.read_new(&ctx.settings);
+        let mut holders = Holders {
+            files: Some(files),
+            asks_network: ctx.settings.probe_addresses,
+            withheld: WithheldVmids::new(ctx.host).all(),
+            ..Holders::default()
+        };
+        // The guests' name servers and the host's own: some are in the guests' network.
+        let own = read_file::text("/etc/resolv.conf").unwrap_or_default();
+        holders.host.extend(side_files::host_name_servers(&own));
+        holders.host.extend(&facts.dns_servers);
         match ip::host_addresses(Deadline::after(LOOK)) {
             Ok(addresses) => holders.host.extend(addresses),
             Err(error) => {
@@ -69,10 +76,10 @@ impl Holders {
 
     /// Adds what they hold to what the database holds.
     pub fn add_to(&mut self, ctx: &Context<'_>, db: &Contents<'_>, held: &mut Held) {
-        if !ctx.mock {
-            self.files.read_new(&ctx.settings);
+        if let Some(files) = &mut self.files {
+            files.read_new(&ctx.settings);
         }
-        for described in &self.files.found {
+        for described in self.files.iter().flat_map(|files| &files.found) {
             let is_new = described.vmid.is_some_and(|vmid| !held.vmids.contains(&vmid.get()))
                 || described.addresses.iter().any(|address| !holds(held, *address));
             // Files that a destroy could not remove hold nothing: its tombstone says that the machine is gone.
@@ -110,8 +117,8 @@ impl Holders {
     }
 
     /// The addresses of an allocation that nobody was asked about yet.
-    pub fn not_probed(&self, ctx: &Context<'_>, allocation: Allocation) -> Vec<IpAddr> {
-        if ctx.mock || !ctx.settings.probe_addresses {
+    pub fn not_probed(&self, allocation: Allocation) -> Vec<IpAddr> {
+        if !self.asks_network {
             return Vec::new();
         }
         let both = [Some(allocation.ipv4.into()), allocation.ipv6.map(IpAddr::from)];

@@ -1,13 +1,13 @@
 //! What the node can tell before anything is taken; otherwise terraform would find out late, after a clone. The preview
 //! asks the same, so that it does not promise what `--apply` refuses. Every request here only reads.
 
-use super::check::Checked;
 use super::{Request, template};
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
-use crate::host::proxmox_api::ApiError;
+use crate::host::proxmox_api::{ApiError, ProxmoxApi};
 use crate::host::root_agent::AgentError;
 use crate::operation::Context;
+use crate::plan::create_vm::Facts;
 use crate::value::text::{PlainName, StorageId};
 use anyhow::Context as _;
 use serde_json::Value;
@@ -21,14 +21,20 @@ const MIB: u64 = 1 << 20;
 
 /// Asks the node. With `--apply` every failure is an error. In a preview only a "no" is one: that the node could not be
 /// asked, or that this host is not ready for terraform yet, is a warning, which is returned.
-pub fn preflight(ctx: &Context<'_>, checked: &Checked, request: &Request) -> anyhow::Result<Vec<String>> {
+pub fn preflight(
+    ctx: &Context<'_>,
+    api: &ProxmoxApi,
+    facts: &Facts,
+    request: &Request,
+) -> anyhow::Result<Vec<String>> {
     let mut warnings = Vec::new();
     if !request.apply
         && let Err(error) = ctx.folder_of(&request.name).check_terraform()
     {
         warnings.push(format!("--apply would be refused: {error:#}"));
     }
-    match ask(ctx, checked, request) {
+    let deadline = Deadline::after(failpoint::limit("preflight", LIMIT));
+    match ask(&Query { ctx, api, facts, deadline }, request) {
         Err(error) if !request.apply && was_not_asked(&error) => {
             warnings.push(format!("not checked against the node: {error:#}"));
         }
@@ -49,44 +55,46 @@ fn was_not_asked(error: &anyhow::Error) -> bool {
     by_api || by_agent.is_some_and(|error| !matches!(error, AgentError::Said { .. }))
 }
 
-fn ask(ctx: &Context<'_>, checked: &Checked, request: &Request) -> anyhow::Result<()> {
-    let deadline = Deadline::after(failpoint::limit("preflight", LIMIT));
-    checked.api.get("/version", deadline)?;
-    let template_mib = template_fits(ctx, checked, request, deadline)?;
+/// Whom to ask about what, and how long.
+struct Query<'q> {
+    ctx: &'q Context<'q>,
+    api: &'q ProxmoxApi,
+    facts: &'q Facts,
+    deadline: Deadline,
+}
+
+impl Query<'_> {
+    fn get(&self, path: &str) -> Result<Value, ApiError> {
+        self.api.get(path, self.deadline)
+    }
+}
+
+fn ask(query: &Query<'_>, request: &Request) -> anyhow::Result<()> {
+    let facts = query.facts;
+    query.get("/version")?;
+    let template_mib = template_fits(query, request)?;
     let disk = u64::from(request.disk_gb) * GIB;
     // A linked clone shares the template's data; a full one writes all of it at once.
-    let at_once = if checked.full_clone { template_mib.unwrap_or_default() * MIB } else { 0 };
-    let disks = &checked.access.disk_datastore;
-    storage(checked, disks, "--disk-datastore", Some(Room { disk, at_once }), deadline)?;
-    let drive = &checked.access.cloudinit_datastore;
+    let at_once = if facts.full_clone { template_mib.unwrap_or_default() * MIB } else { 0 };
+    let disks = &facts.disk_datastore;
+    storage(query, disks, "--disk-datastore", Some(Room { disk, at_once }))?;
+    let drive = &facts.cloudinit_datastore;
     if drive != disks {
-        storage(
-            checked,
-            drive,
-            "--cloudinit-datastore",
-            Some(Room { disk: 4 * MIB, at_once: 4 * MIB }),
-            deadline,
-        )?;
+        storage(query, drive, "--cloudinit-datastore", Some(Room { disk: 4 * MIB, at_once: 4 * MIB }))?;
     }
-    snippets(checked, deadline)?;
-    if let Some(pool) = &checked.pool {
-        check_pool(checked, pool, deadline)?;
+    snippets(query)?;
+    if let Some(pool) = &facts.pool {
+        check_pool(query, pool)?;
     }
     Ok(())
 }
 
 /// The template is one, and its disk fits into the one asked for. Its size in MiB.
-fn template_fits(
-    ctx: &Context<'_>,
-    checked: &Checked,
-    request: &Request,
-    deadline: Deadline,
-) -> anyhow::Result<Option<u64>> {
-    let node = &checked.access.node;
-    let template = template::chosen(ctx, request);
+fn template_fits(query: &Query<'_>, request: &Request) -> anyhow::Result<Option<u64>> {
+    let (node, template) = (&query.facts.node, query.facts.template);
     // The root agent is needed soon, and may look at every VM: the API says 403 of one that the token may not see,
     // there or not (H39).
-    let exists = match ctx.node().state(template, None, deadline) {
+    let exists = match query.ctx.node().state(template, None, query.deadline) {
         Ok(seen) => seen.exists,
         // Another one than the settings': the root agent tells nothing of it, the API whether the token may see it.
         Err(error) if error.code() == "range" => true,
@@ -96,7 +104,7 @@ fn template_fits(
         exists,
         "template VM {template} does not exist on node {node}; build it with blockhost-build-template"
     );
-    let config = match checked.api.get(&format!("/nodes/{node}/qemu/{template}/config"), deadline) {
+    let config = match query.get(&format!("/nodes/{node}/qemu/{template}/config")) {
         Ok(config) => config,
         Err(ApiError::Status { message, .. }) if message.contains("does not exist") => {
             anyhow::bail!(
@@ -135,16 +143,10 @@ struct Room {
 }
 
 /// The storage is there for this token, takes disk images, is in use on the node, and is large enough.
-fn storage(
-    checked: &Checked,
-    storage: &StorageId,
-    flag: &str,
-    room: Option<Room>,
-    deadline: Deadline,
-) -> anyhow::Result<()> {
-    let node = &checked.access.node;
+fn storage(query: &Query<'_>, storage: &StorageId, flag: &str, room: Option<Room>) -> anyhow::Result<()> {
+    let node = &query.facts.node;
     let path = format!("/nodes/{node}/storage/{storage}/status");
-    let status = match checked.api.get(&path, deadline) {
+    let status = match query.get(&path) {
         Ok(status) => status,
         // Rights are looked at before existence (H39).
         Err(ApiError::Forbidden { message, .. }) => anyhow::bail!(
@@ -208,19 +210,18 @@ fn judge(status: &Value, room: Option<Room>) -> Result<(), String> {
 }
 
 /// The token needs no rights on the storage of snippets, which the root agent writes: only what it may see counts.
-fn snippets(checked: &Checked, deadline: Deadline) -> anyhow::Result<()> {
-    let path = format!("/nodes/{}/storage/{}/status", checked.access.node, checked.snippet_storage);
-    match checked.api.get(&path, deadline) {
-        Ok(status) => judge(&status, None).map_err(|why| {
-            anyhow::anyhow!("storage {} (snippet_storage of db.yaml) {why}", checked.snippet_storage)
-        }),
+fn snippets(query: &Query<'_>) -> anyhow::Result<()> {
+    let (node, storage) = (&query.facts.node, &query.facts.snippet_storage);
+    match query.get(&format!("/nodes/{node}/storage/{storage}/status")) {
+        Ok(status) => judge(&status, None)
+            .map_err(|why| anyhow::anyhow!("storage {storage} (snippet_storage of db.yaml) {why}")),
         Err(_) => Ok(()),
     }
 }
 
 /// The pool exists, as far as the token can tell.
-fn check_pool(checked: &Checked, pool: &PlainName, deadline: Deadline) -> anyhow::Result<()> {
-    match checked.api.get(&format!("/pools/{pool}"), deadline) {
+fn check_pool(query: &Query<'_>, pool: &PlainName) -> anyhow::Result<()> {
+    match query.get(&format!("/pools/{pool}")) {
         Err(ApiError::Status { message, .. })
             if message.contains("no such pool") || message.contains("does not exist") =>
         {
@@ -231,7 +232,7 @@ fn check_pool(checked: &Checked, pool: &PlainName, deadline: Deadline) -> anyhow
         Err(ApiError::Forbidden { .. }) => {
             // To see a pool is a right of its own, which a create does not need; without any right there is none.
             let path = format!("/pool/{pool}");
-            let rights = checked.api.get(&format!("/access/permissions?path={path}"), deadline);
+            let rights = query.get(&format!("/access/permissions?path={path}"));
             let none = rights.is_ok_and(|all| {
                 all.get(&path).and_then(Value::as_object).is_none_or(serde_json::Map::is_empty)
             });

@@ -15,13 +15,13 @@ use anyhow::Context as _;
 use std::time::Duration;
 
 /// Prints the result.
-pub type Report<'a> = &'a mut dyn FnMut(&VmResult) -> anyhow::Result<()>;
+pub type OnResult<'a> = &'a mut dyn FnMut(&VmResult) -> anyhow::Result<()>;
 
 /// Route, isolation, result; then the journal entry goes. Returns what could not be done for the VM.
 pub fn registered(
     vm: &LockedVm<'_, '_>,
     registered: &Registered,
-    report: Report<'_>,
+    report: OnResult<'_>,
 ) -> anyhow::Result<Vec<String>> {
     let (ctx, name) = (vm.ctx(), vm.name());
     failpoint::reached("create.registered")?;
@@ -46,7 +46,7 @@ pub fn unreported(
     vm: &LockedVm<'_, '_>,
     request: &Request,
     entry: &Entry,
-    report: Report<'_>,
+    report: OnResult<'_>,
 ) -> anyhow::Result<Created> {
     let (ctx, name) = (vm.ctx(), vm.name());
     recovery::put_record_back(vm, entry)?;

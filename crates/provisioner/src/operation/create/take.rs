@@ -9,6 +9,7 @@ use crate::host::proxmox_api::ApiError;
 use crate::operation::Context;
 use crate::operation::locked_vm::LockedVm;
 use crate::plan::allocation::{self, Exhausted};
+use crate::plan::create_vm::Facts;
 use crate::store::journal::{Entry, Step};
 use crate::store::vm_database::Contents;
 use crate::value::allocation::{Allocation, Held};
@@ -45,7 +46,7 @@ impl Taken {
 pub fn vmid_and_addresses(
     vm: &LockedVm<'_, '_>,
     request: &Request,
-    checked: &Checked,
+    checked: &Checked<'_>,
     not_these: &[Vmid],
 ) -> anyhow::Result<Taken> {
     let ctx = vm.ctx();
@@ -60,7 +61,7 @@ pub fn vmid_and_addresses(
         .next_vmid_hint()?
         .and_then(|n| Vmid::new(u64::from(n)).ok())
         .filter(|v| range.contains(*v));
-    let mut holders = Holders::gather(ctx, checked, true)?;
+    let mut holders = Holders::gather(ctx, &checked.facts, true)?;
     let mut candidate = request.wish.vmid.or(hint).unwrap_or(range.start);
     loop {
         if free_on_node.contains(&candidate) {
@@ -77,9 +78,9 @@ pub fn vmid_and_addresses(
             foreign.extend(vmids_seen(checked, deadline));
         }
         let taken = ctx.database.update(|db| {
-            let entries = journal_entries(ctx)?;
-            let allocation = choose(ctx, request, checked, db, &entries, &foreign, &mut holders)?;
-            let not_probed = holders.not_probed(ctx, allocation);
+            let entries = ctx.journal().entries()?;
+            let allocation = choose(ctx, request, &checked.facts, db, &entries, &foreign, &mut holders)?;
+            let not_probed = holders.not_probed(allocation);
             if !free_on_node.contains(&allocation.vmid) || !not_probed.is_empty() {
                 return Ok(Err((allocation.vmid, not_probed)));
             }
@@ -119,16 +120,11 @@ pub fn vmid_and_addresses(
     }
 }
 
-/// The journal, for what its entries hold.
-pub fn journal_entries(ctx: &Context<'_>) -> anyhow::Result<Vec<Entry>> {
-    ctx.journal().entries()
-}
-
 /// Chooses from what the database, the journal and the node leave free.
 pub fn choose(
     ctx: &Context<'_>,
     request: &Request,
-    checked: &Checked,
+    facts: &Facts,
     db: &Contents<'_>,
     entries: &[Entry],
     foreign: &[Vmid],
@@ -159,9 +155,9 @@ pub fn choose(
         wary.foreign_vmids.extend(holders.unusable());
     }
     let range = ctx.settings.vmid_range()?;
-    let ipv6 = checked.broker.as_ref().map(|b| &b.pool);
+    let ipv6 = facts.ipv6_pool.as_ref();
     let next = db.next_vmid().map_err(anyhow::Error::msg)?;
-    let choose = |held: &Held| allocation::choose(held, next, range, checked.ipv4_pool(), ipv6, request.wish);
+    let choose = |held: &Held| allocation::choose(held, next, range, &facts.ipv4_pool, ipv6, request.wish);
     Ok(match choose(&wary) {
         Err(Exhausted::Vmids { .. }) => choose(&held)?,
         other => other?,
@@ -169,16 +165,10 @@ pub fn choose(
 }
 
 /// What the very first VM would get, where there is no database yet.
-pub fn first(ctx: &Context<'_>, request: &Request, checked: &Checked) -> anyhow::Result<Allocation> {
-    let ipv6 = checked.broker.as_ref().map(|b| &b.pool);
-    Ok(allocation::choose(
-        &Held::default(),
-        None,
-        ctx.settings.vmid_range()?,
-        checked.ipv4_pool(),
-        ipv6,
-        request.wish,
-    )?)
+pub fn first(ctx: &Context<'_>, request: &Request, facts: &Facts) -> anyhow::Result<Allocation> {
+    let range = ctx.settings.vmid_range()?;
+    let ipv6 = facts.ipv6_pool.as_ref();
+    Ok(allocation::choose(&Held::default(), None, range, &facts.ipv4_pool, ipv6, request.wish)?)
 }
 
 /// Writes an allocation into the database.
@@ -191,7 +181,7 @@ pub fn hold(db: &mut Contents<'_>, allocation: Allocation, range: VmidRange) {
 }
 
 /// `nextid?vmid=N` looks at every guest of the cluster, whatever our token may see (`facts/proxmox.md`, section 4).
-fn is_free_on_node(checked: &Checked, vmid: Vmid, deadline: Deadline) -> anyhow::Result<bool> {
+fn is_free_on_node(checked: &Checked<'_>, vmid: Vmid, deadline: Deadline) -> anyhow::Result<bool> {
     match checked.api.get(&format!("/cluster/nextid?vmid={vmid}"), deadline) {
         Ok(_) => Ok(true),
         Err(ApiError::Status { status: 400, message, .. }) if message.contains("already exists") => Ok(false),
@@ -203,7 +193,7 @@ fn is_free_on_node(checked: &Checked, vmid: Vmid, deadline: Deadline) -> anyhow:
 }
 
 /// The VMIDs our token can see: a hint that saves questions, never a proof of absence.
-fn vmids_seen(checked: &Checked, deadline: Deadline) -> Vec<Vmid> {
+fn vmids_seen(checked: &Checked<'_>, deadline: Deadline) -> Vec<Vmid> {
     let list = checked.api.get("/cluster/resources?type=vm", deadline).unwrap_or_default();
     let guests = list.as_array().cloned().unwrap_or_default();
     guests
@@ -215,7 +205,7 @@ fn vmids_seen(checked: &Checked, deadline: Deadline) -> Vec<Vmid> {
 
 /// Why a missing database is a loss: VMs have left traces.
 pub fn traces_of_vms(ctx: &Context<'_>) -> anyhow::Result<Option<String>> {
-    if let Some(entry) = journal_entries(ctx)?.first() {
+    if let Some(entry) = ctx.journal().entries()?.first() {
         return Ok(Some(format!("the journal has an entry of VM {}", entry.name)));
     }
     let vms = ctx.settings.terraform_dir.join("vms");

@@ -1,6 +1,5 @@
 //! The template VM that a create clones: which one, whether it can be cloned into a VM of ours, and whether it is free.
 
-use super::Request;
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
 use crate::host::patience::Patience;
@@ -13,11 +12,6 @@ use std::time::Duration;
 const LOCKED: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-/// `--template-vmid`, else the one of db.yaml.
-pub fn chosen(ctx: &Context<'_>, request: &Request) -> Vmid {
-    request.template_vmid.unwrap_or(ctx.settings.template_vmid)
-}
 
 /// Fails where a clone would not be the VM that is asked for: the provider knows one disk, scsi0, and makes an empty one
 /// where the template has none; a hook script would run on the node for each VM.

@@ -10,6 +10,7 @@ use crate::host::interrupt::Interrupted;
 use crate::host::replace_file;
 use crate::operation::locked_vm::LockedVm;
 use crate::operation::{Context, recovery};
+use crate::plan::create_vm::Facts;
 use crate::store::journal::Step;
 use crate::store::withheld_vmids::WithheldVmids;
 use crate::tool::terraform_events::{FailureKind, volume_of};
@@ -66,21 +67,20 @@ impl KeptLog {
 pub fn until_registered(
     vm: &LockedVm<'_, '_>,
     request: &Request,
-    checked: &Checked,
+    checked: &Checked<'_>,
     _turn: &Turn<'_>,
 ) -> anyhow::Result<(Registered, KeptLog)> {
     let (ctx, name) = (vm.ctx(), vm.name());
     let mut tries = Tries { not_these: Vec::new(), vmids_tried: 1, passing: 1, kept_log: KeptLog::default() };
     loop {
-        template::wait_until_free(ctx, template::chosen(ctx, request))
-            .with_context(|| format!("VM {name}"))?;
+        template::wait_until_free(ctx, checked.facts.template).with_context(|| format!("VM {name}"))?;
         let failure = match attempt(vm, request, checked, &tries.not_these) {
             Ok(registered) => return Ok((registered, tries.kept_log)),
             Err(failure) => failure,
         };
         let is_registered = undo(vm, &failure, &mut tries.kept_log)?;
         if let (FailureKind::VmidTaken, Some(vmid)) = (failure.kind, failure.vmid) {
-            pass_over(ctx, checked, name, vmid, &failure.error);
+            pass_over(ctx, &checked.facts, name, vmid, &failure.error);
         }
         tries.again_after(vm, request, failure, is_registered)?;
         ctx.host.interrupt.check()?;
@@ -152,12 +152,12 @@ impl Tries {
 }
 
 /// Remembers a VMID that cannot be used: it would be the next create's too, and fail it likewise (H63).
-fn pass_over(ctx: &Context<'_>, checked: &Checked, name: &VmName, vmid: Vmid, error: &anyhow::Error) {
+fn pass_over(ctx: &Context<'_>, facts: &Facts, name: &VmName, vmid: Vmid, error: &anyhow::Error) {
     let words = format!("{error:#}");
     let left_over = volume_of(&words, vmid.get()).map(|volume| match volume.contains(':') {
         true => volume,
-        false if volume.contains("cloudinit") => format!("{}:{volume}", checked.access.cloudinit_datastore),
-        false => format!("{}:{volume}", checked.access.disk_datastore),
+        false if volume.contains("cloudinit") => format!("{}:{volume}", facts.cloudinit_datastore),
+        false => format!("{}:{volume}", facts.disk_datastore),
     });
     let advice = left_over.map_or_else(
         || "look what is left of it on the node".to_string(),

@@ -172,7 +172,7 @@ pub(super) fn candidates(
     let now = clock::now();
     let mut found = ctx.database.gather(Fields::Due, Candidates::default, |found, view| {
         // Ten thousand records: only what could matter is read closely.
-        if view.status_text() == Status::Destroyed.as_str() {
+        if view.is_destroyed() {
             return;
         }
         if view.is_paid_for(now) {

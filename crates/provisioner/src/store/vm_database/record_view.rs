@@ -112,6 +112,11 @@ impl<'a> RecordView<'a> {
         self.text(Field::Status).unwrap_or_default()
     }
 
+    /// A tombstone. A record whose status cannot be read is none.
+    pub fn is_destroyed(&self) -> bool {
+        self.status_text() == Status::Destroyed.as_str()
+    }
+
     /// The IPv4 address as it stands.
     pub fn ip_text(&self) -> Cow<'a, str> {
         self.text(Field::IpAddress).unwrap_or_default()
