@@ -31,11 +31,6 @@ pub(crate) async fn run(node: &Shared, argv: &[String]) -> Outcome<ToolOutput> {
     let words: Vec<&str> = parsed.words.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["user", "add", user] | ["useradd", user] => add_user(node, user, &parsed),
-        ["user", "list"] => {
-            let users: Vec<Value> =
-                node.state().access.users.keys().map(|user| json!({"userid": user})).collect();
-            Ok(show(&json!(users), &parsed))
-        }
         ["user", "delete", user] | ["userdel", user] => {
             let mut state = node.state();
             state.access.users.remove(*user);
@@ -50,16 +45,6 @@ pub(crate) async fn run(node: &Shared, argv: &[String]) -> Outcome<ToolOutput> {
             let gone = node.state().access.tokens.remove(&id);
             gone.map(|_| ToolOutput::default()).ok_or_else(|| no_such_token(&id))
         }
-        ["user", "token", "list", user] => {
-            let state = node.state();
-            let prefix = format!("{user}!");
-            let own =
-                state.access.tokens.iter().filter_map(|(id, token)| Some((id.strip_prefix(&prefix)?, token)));
-            let tokens: Vec<Value> = own
-                .map(|(id, token)| json!({"tokenid": id, "privsep": u8::from(token.privsep), "expire": 0}))
-                .collect();
-            Ok(show(&json!(tokens), &parsed))
-        }
         ["role", act @ ("add" | "modify"), role] => set_role(node, act, role, &parsed),
         ["roleadd", role] => set_role(node, "add", role, &parsed),
         ["rolemod", role] => set_role(node, "modify", role, &parsed),
@@ -68,25 +53,9 @@ pub(crate) async fn run(node: &Shared, argv: &[String]) -> Outcome<ToolOutput> {
             gone.map(|_| ToolOutput::default())
                 .ok_or_else(|| Refusal::die(format!("role '{role}' does not exist")))
         }
-        ["role", "list"] => {
-            let state = node.state();
-            let roles = state.access.roles.iter().map(|(role, privs)| {
-                json!({"roleid": role, "privs": privs.iter().cloned().collect::<Vec<_>>().join(",")})
-            });
-            Ok(show(&roles.collect(), &parsed))
-        }
         ["acl", act @ ("modify" | "delete"), path] => change_rules(node, act, path, &parsed),
         ["aclmod", path] => change_rules(node, "modify", path, &parsed),
         ["acldel", path] => change_rules(node, "delete", path, &parsed),
-        ["acl", "list"] => {
-            let state = node.state();
-            let rules = state.access.rules.iter().map(|rule| {
-                let kind = if rule.subject.contains('!') { "token" } else { "user" };
-                json!({"path": rule.path, "ugid": rule.subject, "roleid": rule.role, "type": kind,
-                    "propagate": u8::from(rule.propagate)})
-            });
-            Ok(show(&rules.collect(), &parsed))
-        }
         ["pool", "add", pool] => {
             let mut params = vec![("poolid".to_owned(), (*pool).to_owned())];
             params.extend(parsed.get("comment").map(|text| ("comment".to_owned(), text.to_owned())));
@@ -106,8 +75,40 @@ pub(crate) async fn run(node: &Shared, argv: &[String]) -> Outcome<ToolOutput> {
             let pools = api::dispatch(node, &Caller::Root, "GET", "/pools", &Params::default()).await?;
             Ok(show(&pools, &parsed))
         }
-        _ => Err(Refusal::die(format!("ERROR: unknown command 'pveum {}'", words.join(" ")))),
+        words => match list(node, words) {
+            Some(rows) => Ok(show(&json!(rows), &parsed)),
+            None => Err(Refusal::die(format!("ERROR: unknown command 'pveum {}'", words.join(" ")))),
+        },
     }
+}
+
+/// What the commands print that only list; `None` of other commands.
+fn list(node: &Shared, words: &[&str]) -> Option<Vec<Value>> {
+    let access = &node.state().access;
+    Some(match words {
+        ["user", "list"] => access.users.keys().map(|user| json!({"userid": user})).collect(),
+        ["user", "token", "list", user] => {
+            let prefix = format!("{user}!");
+            let own = access.tokens.iter().filter_map(|(id, token)| Some((id.strip_prefix(&prefix)?, token)));
+            own.map(|(id, token)| json!({"tokenid": id, "privsep": u8::from(token.privsep), "expire": 0}))
+                .collect()
+        }
+        ["role", "list"] => {
+            let roles = access.roles.iter().map(|(role, privs)| {
+                json!({"roleid": role, "privs": privs.iter().cloned().collect::<Vec<_>>().join(",")})
+            });
+            roles.collect()
+        }
+        ["acl", "list"] => {
+            let rules = access.rules.iter().map(|rule| {
+                let kind = if rule.subject.contains('!') { "token" } else { "user" };
+                json!({"path": rule.path, "ugid": rule.subject, "roleid": rule.role, "type": kind,
+                    "propagate": u8::from(rule.propagate)})
+            });
+            rules.collect()
+        }
+        _ => return None,
+    })
 }
 
 fn show(value: &Value, parsed: &Parsed) -> ToolOutput {

@@ -109,25 +109,9 @@ pub fn destroy_when(
         return Ok(answer);
     }
     restore::of_vm(&vm)?;
-    let entry = vm.entry()?;
-    let unfinished = entry.as_ref().filter(|e| matches!(e.step, Step::Taken | Step::Applying));
-    if let Some(entry) = unfinished {
-        let undone = recovery::undo(&vm, entry, deadline.left(), recovery::MayBeLate::Yes);
-        undone
-            .ended
-            .with_context(|| format!("VM {name}: its create did not end and cannot be undone yet"))?;
-        tracing::warn!(
-            "VM {name}: its create had not ended; it was undone, and VMID {} has no machine of it any more",
-            entry.vmid
-        );
-        if nothing_to_do(ctx, name)?.is_some() {
-            vm.forget();
-            return Ok(Destroyed::Undone);
-        }
-    } else if let Some(entry) = &entry
-        && entry.step == Step::Registered
-    {
-        recovery::put_record_back(&vm, entry)?;
+    if end_its_create(&vm, deadline)? && nothing_to_do(ctx, name)?.is_some() {
+        vm.forget();
+        return Ok(Destroyed::Undone);
     }
     let Some(record) = vm.record_now()? else {
         return remove_leftovers_of_unknown(vm, deadline);
@@ -173,6 +157,27 @@ pub fn destroy_when(
     }
     vm.forget();
     Ok(Destroyed::Gone)
+}
+
+/// A create that did not end is undone; the record of one that nobody has seen the result of is put back. Whether one was
+/// undone.
+fn end_its_create(vm: &LockedVm<'_, '_>, deadline: Deadline) -> anyhow::Result<bool> {
+    let (name, Some(entry)) = (vm.name(), vm.entry()?) else { return Ok(false) };
+    match entry.step {
+        Step::Taken | Step::Applying => {
+            let undone = recovery::undo(vm, &entry, deadline.left(), recovery::MayBeLate::Yes);
+            undone
+                .ended
+                .with_context(|| format!("VM {name}: its create did not end and cannot be undone yet"))?;
+            tracing::warn!(
+                "VM {name}: its create had not ended; it was undone, and VMID {} has no machine of it any more",
+                entry.vmid
+            );
+            Ok(true)
+        }
+        Step::Registered => recovery::put_record_back(vm, &entry).map(|()| false),
+        Step::Destroying => Ok(false),
+    }
 }
 
 /// Unknown or destroyed, with nothing left over: the answer at once.

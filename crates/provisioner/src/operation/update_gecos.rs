@@ -1,10 +1,12 @@
 //! `blockhost-vm-update-gecos`: who owns the VM, in the guest's own user database.
 
-use super::{Context, machine};
+use super::Context;
+use super::machine::{self, Machine};
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
 use crate::host::root_agent::{AgentError, with_way_out};
 use crate::tool::guest_agent;
+use crate::tool::node::Node;
 use crate::value::text::UserName;
 use crate::value::vm_name::VmName;
 use crate::value::wallet::{NftTokenId, WalletAddress};
@@ -38,73 +40,101 @@ pub fn update_gecos(
         (None, None) => UserName::parse("admin")?,
     };
     let machine = machine::of_record(&vm, record, deadline)?;
-    let (node, label) = (ctx.node(), machine.label());
-    let asked = node.update_gecos(machine.vmid, &machine.identity, &user, &gecos, deadline);
-    let mut slow = false;
-    let asked = asked.and_then(|answer| {
-        slow = guest_agent::is_job(&answer);
-        guest_agent::until_begun(&node, machine.vmid, &machine.identity, answer, deadline.at_most(BEGIN))
-    });
-    match asked {
-        // It may have been done, or be done later: what the guest has by then decides (H48).
-        Err(error) if error.outcome_unknown() => {
-            tracing::warn!("{label}: {error}; reading what the guest has");
-        }
-        Err(AgentError::Said { error, .. }) => {
-            anyhow::bail!("{label}: the GECOS of user {user} was not changed: {}", with_way_out(&error));
-        }
-        Err(error) => {
-            return Err(error).with_context(|| format!("{label}: the GECOS of user {user} was not changed"));
-        }
-        Ok(answer) if guest_agent::is_job(&answer) => {
-            tracing::warn!("{label}: the node is busy, qm has not answered; reading what the guest has");
-        }
-        // usermod goes on: what it says when it fails is the better answer, its end is not waited for alone.
-        Ok(answer) if answer.contains_key("pid") && !slow => {
-            let ended =
-                guest_agent::end_of(&node, machine.vmid, &machine.identity, &answer, deadline.at_most(BEGIN));
-            if let Ok(Some(ended)) = ended
-                && ended.exit_code != 0
-            {
-                anyhow::bail!(
-                    "{label}: the GECOS of user {user} was not changed: usermod in the guest ended with {}: {}; another user is chosen with --username",
-                    ended.exit_code,
-                    String::from_utf8_lossy(&ended.stderr).trim()
-                );
-            }
-        }
-        Ok(_) => {}
-    }
+    let update =
+        Update { node: ctx.node(), label: machine.label(), machine: &machine, user, gecos, deadline };
+    update.write()?;
     ctx.host.step("gecos.written")?;
-    // usermod may still run when the request has ended: read until it stands there or the time is over.
-    let command = format!("getent passwd {user}");
-    let mut found = None;
-    while !deadline.passed() {
-        let read =
-            guest_agent::run(&node, machine.vmid, &machine.identity, &command, deadline, Duration::ZERO);
-        if let Err(error) = &read
-            && deadline.passed()
-        {
-            tracing::debug!("{label}: {error:#}");
-            break;
-        }
-        match read.with_context(|| format!("{label}: the GECOS of user {user} cannot be read back"))? {
-            None => break,
-            Some(ended) => {
-                let line = String::from_utf8_lossy(&ended.stdout);
-                match line.trim_end().split(':').nth(4).map(str::to_string) {
-                    Some(there) if there == gecos => return Ok(gecos),
-                    Some(there) => found = Some(there),
-                    None => anyhow::bail!(
-                        "{label}: the guest has no user {user} (getent ended with {})",
-                        ended.exit_code
-                    ),
+    update.read_back()
+}
+
+/// One change of the GECOS of one user.
+struct Update<'m> {
+    node: Node,
+    machine: &'m Machine,
+    label: String,
+    user: UserName,
+    gecos: String,
+    deadline: Deadline,
+}
+
+impl Update<'_> {
+    /// Has it written. What cannot be known is no error here: what the guest has by then decides (H48).
+    fn write(&self) -> anyhow::Result<()> {
+        let Update { node, machine, label, user, deadline, .. } = self;
+        let (vmid, identity) = (machine.vmid, &machine.identity);
+        let asked = node.update_gecos(vmid, identity, user, &self.gecos, *deadline);
+        let mut slow = false;
+        let asked = asked.and_then(|answer| {
+            slow = guest_agent::is_job(&answer);
+            guest_agent::until_begun(node, vmid, identity, answer, deadline.at_most(BEGIN))
+        });
+        match asked {
+            // It may have been done, or be done later.
+            Err(error) if error.outcome_unknown() => {
+                tracing::warn!("{label}: {error}; reading what the guest has");
+            }
+            Err(AgentError::Said { error, .. }) => {
+                anyhow::bail!("{label}: the GECOS of user {user} was not changed: {}", with_way_out(&error));
+            }
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("{label}: the GECOS of user {user} was not changed"));
+            }
+            Ok(answer) if guest_agent::is_job(&answer) => {
+                tracing::warn!("{label}: the node is busy, qm has not answered; reading what the guest has");
+            }
+            // usermod goes on: what it says when it fails is the better answer, its end is not waited for alone.
+            Ok(answer) if answer.contains_key("pid") && !slow => {
+                let ended = guest_agent::end_of(node, vmid, identity, &answer, deadline.at_most(BEGIN));
+                if let Ok(Some(ended)) = ended
+                    && ended.exit_code != 0
+                {
+                    anyhow::bail!(
+                        "{label}: the GECOS of user {user} was not changed: usermod in the guest ended with {}: {}; another user is chosen with --username",
+                        ended.exit_code,
+                        String::from_utf8_lossy(&ended.stderr).trim()
+                    );
                 }
             }
+            Ok(_) => {}
         }
-        node.pause(Duration::from_millis(300).min(deadline.left()))?;
+        Ok(())
     }
-    let has = found
-        .map_or_else(|| "no answer came from the guest".to_string(), |it| format!("the guest has {it:?}"));
-    anyhow::bail!("{label}: the GECOS of user {user} should be {gecos:?}, but {has}; try again later")
+
+    /// Reads until it stands there, for usermod may still run when the request has ended, or the time is over.
+    fn read_back(self) -> anyhow::Result<String> {
+        let Update { node, machine, label, user, gecos, deadline } = self;
+        let command = format!("getent passwd {user}");
+        let mut found = None;
+        while !deadline.passed() {
+            let read =
+                guest_agent::run(&node, machine.vmid, &machine.identity, &command, deadline, Duration::ZERO);
+            if let Err(error) = &read
+                && deadline.passed()
+            {
+                tracing::debug!("{label}: {error:#}");
+                break;
+            }
+            match read.with_context(|| format!("{label}: the GECOS of user {user} cannot be read back"))? {
+                None => break,
+                Some(ended) => {
+                    let line = String::from_utf8_lossy(&ended.stdout);
+                    match line.trim_end().split(':').nth(4).map(str::to_string) {
+                        Some(there) if there == gecos => return Ok(gecos),
+                        Some(there) => found = Some(there),
+                        None => anyhow::bail!(
+                            "{label}: the guest has no user {user} (getent ended with {})",
+                            ended.exit_code
+                        ),
+                    }
+                }
+            }
+            node.pause(Duration::from_millis(300).min(deadline.left()))?;
+        }
+        let has = found.map_or_else(
+            || "no answer came from the guest".to_string(),
+            |it| format!("the guest has {it:?}"),
+        );
+        anyhow::bail!("{label}: the GECOS of user {user} should be {gecos:?}, but {has}; try again later")
+    }
 }

@@ -264,6 +264,7 @@ fn running_active(world: &World) -> Vec<u32> {
     running.map(|(vmid, _)| *vmid).collect()
 }
 
+#[allow(clippy::too_many_lines, reason = "one arm for each verb")]
 fn look_at_result(world: &World, verb: &Verb, name: &str, done: &Done) {
     let record = world.record(name).unwrap_or_default();
     let status = text(&record, "status").to_string();

@@ -141,6 +141,7 @@ pub fn without_lock(world: &World, older_copy: bool) {
 }
 
 /// An operator on the node, or somebody else's automation.
+#[allow(clippy::too_many_lines, reason = "one arm for each thing that somebody may do")]
 pub fn by_hand(world: &World) {
     let now = world.elapsed.get();
     let mut rng = world.rng.borrow_mut();
