@@ -19,8 +19,9 @@ command -v dpkg-query >/dev/null 2>&1 || die "this is no Debian system (no dpkg-
 # bats: the tests of the first-boot hook; chromium: the wizard's pages in a browser; mmdebstrap, libguestfs-tools,
 # qemu-utils: a small Debian image and virt-customize for the template; gnupg, apt-utils, dpkg-dev: small signed
 # repositories; iproute2, util-linux, nftables: network and mount namespaces, and the rules in them; strace: which files
-# commands read, write and sync.
+# commands read, write and sync; debhelper, lintian, binutils: the package, built and checked as Debian does.
 wanted="bats chromium mmdebstrap gnupg apt-utils dpkg dpkg-dev qemu-utils libguestfs-tools iproute2 util-linux nftables strace"
+wanted="$wanted debhelper lintian binutils"
 
 # shellcheck disable=SC2086 # a list of words
 have=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' $wanted 2>/dev/null) || : # names unknown to dpkg are missing

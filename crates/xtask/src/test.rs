@@ -2,7 +2,8 @@
 
 use crate::python;
 use crate::sh::{cargo, command, root, shown, shown_and_read};
-use std::path::Path;
+use anyhow::Context as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 #[derive(Default)]
@@ -66,30 +67,65 @@ pub fn run() -> anyhow::Result<bool> {
     Ok(tally.failed == 0)
 }
 
-/// What ships is what was tested: the demo, and the tests of one suite that need no failpoint (those are in debug builds
-/// only), with the release binaries.
+/// What ships is what was tested: the package's own tests, and with its programs the demo and the tests of one suite that
+/// need no failpoint (those are in debug builds only).
 fn release_tests(tally: &mut Tally) -> anyhow::Result<()> {
     const MODULES: [&str; 5] = ["first_boot::", "forms::", "node_says::", "starts::", "terraform::"];
-    let build =
-        ["build", "--quiet", "--release", "-p", "commands", "-p", "lab", "-p", "terraform-provider-proxmox"];
-    if !tally.part("release build", shown(cargo(&build))) {
+    if !tally.part("package", shown(command("./build-deb.sh", &[]))) {
         return Ok(());
     }
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| root().join("target"), Into::into)
-        .join("release");
-    let mut demo = cargo(&["run", "--quiet", "--package", "xtask", "--", "demo-here"]);
-    tally.part(
-        "demo with the release binaries",
-        shown({
-            demo.env("LAB_TARGET", &target).stdout(Stdio::null());
-            demo
-        }),
-    );
-    let mut life = cargo(&["test", "--workspace", "--test", "life", "--no-fail-fast", "--"]);
-    // One of them shortens a limit.
-    life.args(MODULES).args(["--skip", "h54_isolation_is_read_back"]).env("LAB_TARGET", &target);
-    counted(tally, life)
+    let target = shipped()?;
+    let (package, report) = std::thread::scope(|scope| {
+        // They wait for dpkg more than they work.
+        let package = scope.spawn(package_tests);
+        let mut demo = cargo(&["run", "--quiet", "--package", "xtask", "--", "demo-here"]);
+        demo.env("LAB_TARGET", &target).stdout(Stdio::null());
+        tally.part("demo with the package's programs", shown(demo));
+        let mut life = cargo(&["test", "--workspace", "--test", "life", "--no-fail-fast", "--"]);
+        // One of them shortens a limit.
+        life.args(MODULES).args(["--skip", "h54_isolation_is_read_back"]).env("LAB_TARGET", &target);
+        counted(tally, life)?;
+        package.join().map_err(|_| anyhow::anyhow!("the tests of the package panicked"))
+    })?;
+    print!("{report}");
+    tally.passed += package.passed;
+    tally.failed += package.failed;
+    Ok(())
+}
+
+/// `target/shipped`: the programs as the package has them, beside those of the lab.
+fn shipped() -> anyhow::Result<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    let (built, into) = (target.join("debug"), target.join("shipped"));
+    if into.exists() {
+        std::fs::remove_dir_all(&into)?;
+    }
+    let mut package = std::fs::read_dir(root().join("build"))?.flatten().map(|file| file.path());
+    let package = package
+        .find(|path| path.extension().is_some_and(|end| end == "deb"))
+        .context("build-deb.sh left no package in build/")?;
+    let (package, tree) = (package.to_string_lossy().into_owned(), into.join("tree"));
+    std::fs::create_dir_all(&tree)?;
+    let unpacked = shown(command("dpkg-deb", &["-x", &package, &tree.to_string_lossy()]))?;
+    anyhow::ensure!(unpacked, "dpkg-deb cannot unpack {package}");
+    for program in std::fs::read_dir(tree.join("usr/bin"))? {
+        let program = program?;
+        std::fs::rename(program.path(), into.join(program.file_name()))?;
+    }
+    for program in ["lab", "terraform-provider-proxmox"] {
+        std::fs::hard_link(built.join(program), into.join(program))?;
+    }
+    Ok(into)
+}
+
+/// The package on Debian hosts.
+fn package_tests() -> (Tally, String) {
+    let (mut tally, mut report) = (Tally::default(), String::new());
+    match python::environment("venv", "tests/python/requirements.txt") {
+        Ok(venv) => pytest(&mut tally, &mut report, &venv, &["tests/package"]),
+        Err(error) => tally.count(&format!("package: {error:#}"), 0, 1, &mut report),
+    }
+    (tally, report)
 }
 
 /// Shell and Python, with all that was printed.
@@ -105,6 +141,10 @@ fn other_tests() -> (Tally, String) {
             pytest(&mut tally, &mut report, &venv, &["tests/python"]);
             // Real packets in network namespaces.
             pytest(&mut tally, &mut report, &venv, &["tests/guard"]);
+            // A minute for each Debian, once; the package is tested in copies of them.
+            let (good, text) = heard(command(venv.join("bin/python"), &["tests/package/conftest.py"]));
+            report += &text;
+            tally.count("Debian roots", u64::from(good), u64::from(!good), &mut report);
         }
         Err(error) => tally.count(&format!("Python: {error:#}"), 0, 1, &mut report),
     }
