@@ -1,6 +1,7 @@
 //! The door to the node's HTTPS API: a token, a deadline for every call, certificates checked (hazards H23, H31).
 
 use super::clock::Deadline;
+use crate::value::api_endpoint::host_of;
 use crate::value::token::ApiToken;
 use crate::value::web_address::is_loopback;
 use serde_json::Value;
@@ -233,19 +234,6 @@ fn limit(deadline: Deadline) -> Duration {
     deadline.left().max(Duration::from_millis(1))
 }
 
-/// Where a node's own API is, for programs of that node.
-pub const LOCAL_ENDPOINT: &str = "https://127.0.0.1:8006";
-
-/// The host part of `https://host[:port]`; `None` for anything else.
-pub fn host_of(endpoint: &str) -> Option<&str> {
-    let authority = endpoint.strip_prefix("https://")?.split('/').next()?;
-    let host = match authority.strip_prefix('[') {
-        Some(rest) => rest.split(']').next()?,
-        None => authority.split(':').next()?,
-    };
-    (!host.is_empty() && !authority.contains('@')).then_some(host)
-}
-
 /// The token goes to an unchecked certificate on loopback alone (hazard H31): here, before any verb asks the API or
 /// starts terraform, which reads this file by itself. A text may be a formula of terraform's, so it is as good as true.
 pub fn refuse_unchecked(path: &Path, provider: &Value) -> anyhow::Result<()> {
@@ -289,16 +277,6 @@ pub(super) fn certificates(extra: Option<PathBuf>) -> Vec<Certificate<'static>> 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn h31_only_loopback_goes_unchecked() {
-        assert_eq!(host_of("https://127.0.0.1:8006"), Some("127.0.0.1"));
-        assert_eq!(host_of("https://[::1]:8006/"), Some("::1"));
-        assert_eq!(host_of("https://localhost"), Some("localhost"));
-        for bad in ["http://127.0.0.1:8006", "127.0.0.1", "https://", "https://127.0.0.1@evil.example"] {
-            assert_eq!(host_of(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn messages_name_the_parameter() {

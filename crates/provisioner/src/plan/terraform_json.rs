@@ -11,6 +11,11 @@ use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use uuid::Uuid;
 
+/// A block of terraform's JSON syntax, which may be an object or a list of one.
+pub fn block(value: &Value) -> Option<&Value> {
+    value.as_array().map_or(Some(value), |list| list.first())
+}
+
 /// How a guest gets its first-boot configuration.
 #[derive(Debug, Clone)]
 pub enum FirstBoot<'a> {

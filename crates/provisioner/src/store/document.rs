@@ -4,11 +4,6 @@ use crate::host::read_file::text_for_people;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
-/// A block of terraform's JSON syntax, which may be an object or a list of one.
-pub fn block(value: &Value) -> Option<&Value> {
-    value.as_array().map_or(Some(value), |list| list.first())
-}
-
 /// A configuration file that is a mapping.
 #[derive(Debug, Clone)]
 pub struct Document {

@@ -4,7 +4,9 @@ use super::document::{self, Document};
 use super::settings::Settings;
 use super::tfvars::Tfvars;
 use crate::host::Host;
-use crate::host::proxmox_api::{self, LOCAL_ENDPOINT, ProxmoxApi};
+use crate::host::proxmox_api::{self, ProxmoxApi};
+use crate::plan::terraform_json::block;
+use crate::value::api_endpoint::{self, LOCAL_ENDPOINT};
 use crate::value::node_name::NodeName;
 use crate::value::text::{BridgeName, StorageId};
 use crate::value::token::ApiToken;
@@ -97,7 +99,7 @@ impl NodeAccess {
 
 /// What `provider.tf.json` says of where the API is, unchecked.
 fn endpoint_of(doc: &Document) -> anyhow::Result<Option<&Value>> {
-    let provider = doc.value("provider.proxmox")?.and_then(document::block);
+    let provider = doc.value("provider.proxmox")?.and_then(block);
     Ok(provider.and_then(|provider| provider.get("endpoint")))
 }
 
@@ -119,7 +121,7 @@ fn endpoint(path: &Path) -> anyhow::Result<String> {
     }
     match endpoint_of(&doc)? {
         None => Ok(LOCAL_ENDPOINT.to_string()),
-        Some(Value::String(text)) if proxmox_api::host_of(text).is_some() => {
+        Some(Value::String(text)) if api_endpoint::host_of(text).is_some() => {
             Ok(text.trim_end_matches('/').to_string())
         }
         Some(Value::String(text)) => anyhow::bail!(

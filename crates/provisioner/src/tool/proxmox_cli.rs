@@ -10,13 +10,14 @@
 mod rows;
 mod template;
 
-pub use rows::{AclEntry, ApiToken, ClusterGuest, NodeStorage, Role};
+pub use rows::{AclEntry, ApiToken, Role};
 pub use template::Grant;
 
 use crate::host::Host;
 use crate::host::clock::Deadline;
 use crate::host::interrupt::Interrupt;
 use crate::host::run_process::{self, Ended, Input, Program, RunError, Stream};
+use crate::value::cluster_rows::{ClusterGuest, NodeStorage};
 use crate::value::host_network::ConfiguredInterface;
 use crate::value::node_name::NodeName;
 use crate::value::proxmox_host::ProxmoxHost;
@@ -134,7 +135,7 @@ impl ProxmoxCli {
     }
 
     /// Configures an interface that is not there yet; nothing is applied. `options` are pairs of an option's name and value.
-    pub fn add_interface(&self, node: &NodeName, options: &[(&str, &str)]) -> Result<(), RunError> {
+    pub fn add_interface(&self, node: &NodeName, options: &[(&str, String)]) -> Result<(), RunError> {
         self.configure(&["create", &network_of(node)], options)
     }
 
@@ -143,14 +144,14 @@ impl ProxmoxCli {
         &self,
         node: &NodeName,
         name: &str,
-        options: &[(&str, &str)],
+        options: &[(&str, String)],
     ) -> Result<(), RunError> {
         self.configure(&["set", &format!("{}/{name}", network_of(node))], options)
     }
 
-    fn configure(&self, words: &[&str], options: &[(&str, &str)]) -> Result<(), RunError> {
+    fn configure(&self, words: &[&str], options: &[(&str, String)]) -> Result<(), RunError> {
         let names: Vec<String> = options.iter().map(|(name, _)| format!("--{name}")).collect();
-        let pairs = names.iter().zip(options).flat_map(|(name, (_, value))| [name.as_str(), *value]);
+        let pairs = names.iter().zip(options).flat_map(|(name, (_, value))| [name.as_str(), value]);
         let words: Vec<&str> = words.iter().copied().chain(pairs).collect();
         self.run("pvesh", &words).map(drop)
     }

@@ -2,7 +2,9 @@
 
 pub mod address;
 pub mod allocation;
+pub mod api_endpoint;
 pub mod apt_repository;
+pub mod cluster_rows;
 pub mod field_names;
 pub mod host_network;
 pub mod identity;

@@ -5,7 +5,7 @@
 
 use crate::host::Host;
 use crate::host::read_file::Beneath;
-use crate::store::document::block;
+use crate::plan::terraform_json::block;
 use crate::store::settings::Settings;
 use crate::tool::guest_config::GuestConfig;
 use crate::tool::proxmox_cli::ProxmoxCli;

@@ -10,12 +10,14 @@ use crate::host::clock::Deadline;
 use crate::host::replace_file::{self, PRIVATE};
 use crate::operation::Context;
 use crate::operation::create::traces_of_vms;
+use crate::plan::address_proposal::narrowed;
+use crate::plan::db_yaml::{self, DbYaml};
 use crate::plan::yaml_keys;
 use crate::store::document::Document;
 use crate::tool::ip;
 use crate::value::address::Ipv4Pool;
-use crate::value::vmid::Vmid;
 use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -41,14 +43,20 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     replace_file::make_folder(&setup.host.config_dirs[0], 0o755)?;
     replace_file::replace_as(&path, new.as_bytes(), PRIVATE, setup.configuration_owner(), "db-yaml")?;
     setup.host.step("setup.db_config.written")?;
-    by_blockhost(setup, DATABASE_STEP, &json!({"first_vmid": setup.choices.vmids.start.get()}))
+    by_blockhost(setup, DATABASE_STEP, &json!(Work { first_vmid: Some(setup.choices.vmids.start.get()) }))
+}
+
+/// What that step is given.
+#[derive(Default, Serialize, Deserialize)]
+struct Work {
+    first_vmid: Option<u32>,
 }
 
 /// The hidden step: makes the VM database where it is missing, with the rights of whoever runs it.
 pub fn database(host: &Host, input: &str) -> anyhow::Result<()> {
     let work: Value = serde_json::from_str(input).context("the work is not JSON")?;
-    let first = work["first_vmid"].as_u64().and_then(|n| u32::try_from(n).ok());
-    let first = first.context("the work has no first_vmid")?;
+    let Work { first_vmid } = serde_json::from_value(work).unwrap_or_default();
+    let first = first_vmid.context("the work has no first_vmid")?;
     let ctx = Context::open(host, false)?;
     ctx.database.make_if_missing(first, || traces_of_vms(&ctx))
 }
@@ -61,7 +69,7 @@ fn free_pool(setup: &Setup<'_>) -> anyhow::Result<Ipv4Pool> {
         .context("the addresses of VMs are not known: ip_network, ip_start, ip_end and gateway are needed")?;
     let network = ip::network(Deadline::after(LOOK))
         .context("cannot check the pool against this host's own addresses")?;
-    let (pool, held) = pool_choice::narrowed(&chosen, &pool_choice::taken(&network))?;
+    let (pool, held) = narrowed(&chosen, &pool_choice::taken(&network))?;
     if !held.is_empty() {
         let held: Vec<String> = held.iter().map(ToString::to_string).collect();
         let narrowed = if pool == chosen {
@@ -79,47 +87,29 @@ fn free_pool(setup: &Setup<'_>) -> anyhow::Result<Ipv4Pool> {
     Ok(pool)
 }
 
-/// Our keys with their values. What the wizard does not ask for is set only where it is missing.
+/// Our keys with their values.
 fn keys(
     setup: &Setup<'_>,
     document: &Document,
     pool: Ipv4Pool,
 ) -> anyhow::Result<Vec<(&'static str, Value)>> {
     let choices = &setup.choices;
-    let range = json!({"start": choices.vmids.start.get(), "end": choices.vmids.end.get()});
-    let mut keys = vec![
-        ("db_file", json!(db_file(setup, document)?)),
-        ("terraform_dir", json!(choices.terraform_dir)),
-        ("bridge", json!(choices.bridge.as_str())),
-        ("vmid_range", range.clone()),
-        (
-            "ip_pool",
-            json!({
-                "network": pool.network.to_string(),
-                "start": pool.start.to_string(),
-                "end": pool.end.to_string(),
-                "gateway": pool.gateway.to_string(),
-            }),
-        ),
-    ];
-    // The other name of the same key, which older programs read.
-    if document.value("vmid_pool")?.is_some() {
-        keys.push(("vmid_pool", range));
-    }
-    if let Some(days) = choices.gc_grace_days {
-        keys.push(("gc_grace_days", json!(days)));
-    }
-    for (key, value) in [("default_expiry_days", 30), ("gc_grace_days", 7)] {
-        if document.value(key)?.is_none() && !keys.iter().any(|(known, _)| *known == key) {
-            keys.push((key, json!(value)));
+    let mut present = Vec::new();
+    for key in db_yaml::ASKED {
+        if document.value(key)?.is_some() {
+            present.push(key);
         }
     }
-    // The root agent's template actions believe this file alone.
-    let template = choices.template;
-    if template != Vmid::DEFAULT_TEMPLATE || document.value("template_vmid")?.is_some() {
-        keys.push(("template_vmid", json!(template.get())));
+    Ok(DbYaml {
+        db_file: &db_file(setup, document)?,
+        terraform_dir: &choices.terraform_dir,
+        bridge: &choices.bridge,
+        vmids: choices.vmids,
+        pool,
+        gc_grace_days: choices.gc_grace_days,
+        template: choices.template,
     }
-    Ok(keys)
+    .keys(&present))
 }
 
 /// Where engines and the shared library look; a database that is elsewhere already holds VMs, and stays.

@@ -1,21 +1,7 @@
-//! `/etc/network/interfaces` and what it includes, as far as one must know before an interface's settings move to a
-//! bridge: Proxmox carries addresses and routers over, and nothing else.
+//! `/etc/network/interfaces` with all that it includes ([`crate::plan::interfaces_file`]).
 
+use crate::plan::interfaces_file::{Part, Stanza, fits, parts};
 use std::path::{Path, PathBuf};
-
-/// One `iface` paragraph.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stanza {
-    pub file: PathBuf,
-    /// The interface's name.
-    pub name: String,
-    /// `inet`, `inet6`; empty where the paragraph names none (ifupdown2).
-    pub family: String,
-    /// `static`, `manual`, `dhcp`, `auto` …; empty as above.
-    pub method: String,
-    /// The lines below it, blanks made single.
-    pub options: Vec<String>,
-}
 
 /// How deep files may include each other.
 const DEPTH: usize = 4;
@@ -29,65 +15,17 @@ pub(super) fn read(file: &Path) -> Vec<Stanza> {
 
 fn add(file: &Path, depth: usize, found: &mut Vec<Stanza>) {
     let Ok(text) = crate::host::read_file::text(file) else { return };
-    let text = text.replace("\\\n", " ");
-    let mut open = false;
-    for line in text.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        match words.as_slice() {
-            [] => {}
-            [first, ..] if first.starts_with('#') => {}
-            ["iface", name, rest @ ..] => {
-                let word = |at: usize| rest.get(at).map_or_else(String::new, |word| (*word).to_owned());
-                let mut options = Vec::new();
-                if rest.len() > 2 {
-                    options.push(rest[2..].join(" "));
-                }
-                found.push(Stanza {
-                    file: file.to_owned(),
-                    name: (*name).to_owned(),
-                    family: word(0),
-                    method: word(1),
-                    options,
-                });
-                open = true;
-            }
-            ["source", pattern] if depth > 0 => {
-                open = false;
-                for path in matching(file, pattern) {
+    for part in parts(file, &text) {
+        match part {
+            Part::Stanza(stanza) => found.push(stanza),
+            Part::Include(pattern) if depth > 0 => {
+                for path in matching(file, &pattern) {
                     add(&path, depth - 1, found);
                 }
             }
-            ["source-directory", directory] if depth > 0 => {
-                open = false;
-                for path in matching(file, &format!("{directory}/*")) {
-                    add(&path, depth - 1, found);
-                }
-            }
-            [first, ..] if is_keyword(first) => open = false,
-            _ if open => {
-                if let Some(stanza) = found.last_mut() {
-                    stanza.options.push(words.join(" "));
-                }
-            }
-            _ => {}
+            Part::Include(_) => {}
         }
     }
-}
-
-fn is_keyword(word: &str) -> bool {
-    [
-        "auto",
-        "mapping",
-        "rename",
-        "vlan",
-        "template",
-        "no-auto-down",
-        "no-scripts",
-        "source",
-        "source-directory",
-    ]
-    .contains(&word)
-        || word.starts_with("allow-")
 }
 
 /// Files that a pattern names; only its last part may have stars, as everybody writes it.
@@ -101,17 +39,11 @@ fn matching(file: &Path, pattern: &str) -> Vec<PathBuf> {
     if !name.contains('*') {
         return vec![pattern];
     }
-    let (start, end) = name.split_once('*').unwrap_or((name, ""));
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let mut found: Vec<PathBuf> = entries
         .map(|entry| entry.path())
         .filter(|path| path.is_file())
-        .filter(|path| {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            name.starts_with(start)
-                && name.ends_with(end.rsplit('*').next().unwrap_or_default())
-                && !name.starts_with('.')
-        })
+        .filter(|path| fits(name, path.file_name().and_then(|name| name.to_str()).unwrap_or_default()))
         .collect();
     found.sort();
     found

@@ -5,7 +5,7 @@
 //! Putting back: the former `/etc/network/interfaces`, `ifreload -a`, and where addresses, routes and rules are still not
 //! what they were ([`Inventory`]), by `ip` itself.
 
-use super::network_inventory::Inventory;
+use super::network_inventory;
 use crate::host::Host;
 use crate::host::clock::{self, Deadline};
 use crate::host::failpoint;
@@ -13,18 +13,19 @@ use crate::host::interrupt::Interrupt;
 use crate::host::lifeline::Lifeline;
 use crate::host::replace_file;
 use crate::host::run_process::{self, Input, Program};
+use crate::plan::bridge_goal::Goal;
+use crate::plan::connectivity::Inventory;
+use crate::plan::interfaces_file::MAIN_FILE as INTERFACES;
 use crate::tool::ip::{self, ip};
-use crate::value::host_network::{Address, Network};
+use crate::value::host_network::Network;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The hidden step's name.
 pub const STEP: &str = "network-guard";
 
-pub(super) const INTERFACES: &str = "/etc/network/interfaces";
 /// How long the change may take in all, beyond the limits of its parts.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// What Proxmox' own task, which goes on without us, gets to finish.
@@ -35,18 +36,6 @@ const LOOK: Duration = Duration::from_secs(10);
 /// Changes that Proxmox has written and not applied.
 pub(super) fn pending_file() -> PathBuf {
     PathBuf::from(format!("{INTERFACES}.new"))
-}
-
-/// What the network is to be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Goal {
-    pub bridge: String,
-    /// A port of the bridge.
-    pub port: Option<String>,
-    /// An address of the bridge.
-    pub address: Option<Address>,
-    /// The default router, reached through the bridge.
-    pub gateway: Option<IpAddr>,
 }
 
 /// What the network was, and what it is to be.
@@ -86,39 +75,16 @@ impl Snapshot {
 
     /// What is not as planned, or was lost on the way: nothing that the host had may be missing.
     fn look(&self) -> anyhow::Result<Option<String>> {
-        if let Some(missing) = self.missing(&ip::network(Deadline::after(LOOK))?) {
+        if let Some(missing) = self.goal.missing(&ip::network(Deadline::after(LOOK))?) {
             return Ok(Some(missing));
         }
         let port = self.goal.port.as_deref().filter(|_| !self.bridge_existed);
         let moved = port.map(|port| (port, self.goal.bridge.as_str()));
-        let now = Inventory::take(Deadline::after(LOOK))?;
-        Ok(self.before.lost(&now, moved).or_else(|| self.before.silent(moved, Deadline::after(LOOK))))
-    }
-
-    /// What is not as planned.
-    fn missing(&self, network: &Network) -> Option<String> {
-        let Goal { bridge, port, address, gateway } = &self.goal;
-        let Some(found) = network.interface(bridge).filter(|one| one.is_bridge) else {
-            return Some(format!("there is no bridge {bridge}"));
-        };
-        if !found.is_up {
-            return Some(format!("bridge {bridge} is down"));
-        }
-        if let Some(address) = address.filter(|address| !found.addresses.contains(address)) {
-            return Some(format!("bridge {bridge} has not the address {address}"));
-        }
-        if let Some(port) = port.as_ref().filter(|port| !network.ports_of(bridge).contains(&port.as_str())) {
-            return Some(format!("{port} is no port of {bridge}"));
-        }
-        if let Some(gateway) = gateway
-            && !network
-                .default_routes
-                .iter()
-                .any(|route| route.gateway == *gateway && route.device == *bridge)
-        {
-            return Some(format!("the default route by {gateway} does not lead through {bridge}"));
-        }
-        None
+        let now = network_inventory::take(Deadline::after(LOOK))?;
+        Ok(self
+            .before
+            .lost(&now, moved)
+            .or_else(|| network_inventory::silent(&self.before, moved, Deadline::after(LOOK))))
     }
 
     /// Puts back what was, and looks whether it is.
@@ -155,7 +121,7 @@ impl Snapshot {
     }
 
     fn as_before(&self) -> anyhow::Result<()> {
-        match self.before.lost(&Inventory::take(Deadline::after(LOOK))?, None) {
+        match self.before.lost(&network_inventory::take(Deadline::after(LOOK))?, None) {
             None => Ok(()),
             Some(what) => anyhow::bail!("{what}"),
         }
@@ -174,7 +140,7 @@ impl Snapshot {
         if let Some(port) = self.goal.port.as_ref().filter(|_| !self.bridge_existed) {
             run(&["link", "set", "dev", port, "nomaster"]);
         }
-        self.before.put_back(|| Deadline::after(LOOK));
+        network_inventory::put_back(&self.before, || Deadline::after(LOOK));
     }
 }
 
@@ -245,56 +211,4 @@ pub fn run(_host: &Host) -> anyhow::Result<()> {
     snapshot.put_back()?;
     clock::sleep(Duration::from_secs(1));
     snapshot.put_back()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::value::host_network::{DefaultRoute, Interface};
-
-    fn network(bridge: &[&str], uplink: &[&str], port: bool, router: Option<&str>) -> Network {
-        let addresses = |list: &[&str]| {
-            let parse = |text: &&str| Address { ip: text.parse().unwrap(), prefix: 24 };
-            list.iter().map(parse).collect::<Vec<_>>()
-        };
-        let master = port.then(|| "vmbr0".to_owned());
-        let (is_up, name) = (true, "vmbr0".to_owned());
-        let routes = router
-            .map(|device| DefaultRoute { gateway: "192.0.2.1".parse().unwrap(), device: device.into() });
-        Network {
-            interfaces: vec![
-                Interface { name, master: None, is_bridge: true, is_up, addresses: addresses(bridge) },
-                Interface {
-                    name: "eno1".into(),
-                    master,
-                    is_bridge: false,
-                    is_up,
-                    addresses: addresses(uplink),
-                },
-            ],
-            default_routes: routes.into_iter().collect(),
-        }
-    }
-
-    #[test]
-    fn nothing_less_than_what_was_planned_counts_as_settled() {
-        let address = Address { ip: "192.0.2.7".parse().unwrap(), prefix: 24 };
-        let goal = Goal {
-            bridge: "vmbr0".into(),
-            port: Some("eno1".into()),
-            address: Some(address),
-            gateway: Some("192.0.2.1".parse().unwrap()),
-        };
-        let snapshot =
-            Snapshot { interfaces: None, before: Inventory::default(), bridge_existed: false, goal };
-        assert_eq!(snapshot.missing(&network(&["192.0.2.7"], &[], true, Some("vmbr0"))), None);
-        for (now, word) in [
-            (network(&[], &["192.0.2.7"], true, Some("vmbr0")), "not the address"),
-            (network(&["192.0.2.7"], &[], false, Some("vmbr0")), "no port"),
-            (network(&["192.0.2.7"], &[], true, None), "default route"),
-            (network(&["192.0.2.7"], &[], true, Some("eno1")), "does not lead"),
-        ] {
-            assert!(snapshot.missing(&now).unwrap().contains(word), "{word}");
-        }
-    }
 }

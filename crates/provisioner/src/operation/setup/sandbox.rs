@@ -10,33 +10,14 @@ use crate::host::accounts::Account;
 use crate::host::clock::Deadline;
 use crate::host::replace_file;
 use crate::host::run_process::{self, Input, Program};
+use crate::plan::service_paths::{self, UNITS, has_control};
 use crate::store::document::Document;
 use anyhow::Context as _;
-use std::fmt::Write as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const UNITS: [&str; 2] = ["blockhost-gc.service", "blockhost-reapply.service"];
 const FILE: &str = "blockhost-paths.conf";
 const RELOAD: Duration = Duration::from_secs(60);
-
-/// What the units take away, and by which of their keys. `debian/` is compared with this in the tests.
-const HIDDEN: [(&str, &str); 12] = [
-    ("/home", "ProtectHome=yes"),
-    ("/root", "ProtectHome=yes"),
-    ("/run/user", "ProtectHome=yes"),
-    ("/tmp", "PrivateTmp=yes"),
-    ("/var/tmp", "PrivateTmp=yes"),
-    ("/dev", "PrivateDevices=yes"),
-    ("/proc", "ProtectKernelTunables=yes"),
-    ("/sys", "ProtectKernelTunables=yes"),
-    ("/usr", "ProtectSystem=strict"),
-    ("/boot", "ProtectSystem=strict"),
-    ("/efi", "ProtectSystem=strict"),
-    ("/etc", "ProtectSystem=strict"),
-];
-/// Too much to be made writable, although what is below may be.
-const TOO_WIDE: [&str; 3] = ["/", "/var", "/var/lib"];
 
 /// A directory that the services write.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,53 +46,14 @@ pub(super) fn places(setup: &Setup<'_>) -> anyhow::Result<Vec<Place>> {
 
 /// Refuses what the services could never write.
 pub(super) fn check(host: &Host, places: &[Place]) -> anyhow::Result<()> {
-    for place in places {
-        let path = place.path.display();
-        let plain = place.path.is_absolute()
-            && place.path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
-            && !has_control(&place.path);
-        anyhow::ensure!(
-            plain,
-            "{}: {:?} is not allowed: expected an absolute path without '..' and control characters",
-            place.named,
-            place.path
-        );
-        let real = resolved(&place.path);
-        let shown =
-            if real == place.path { String::new() } else { format!(" (it leads to {})", real.display()) };
-        let ours = is_ours(host, &real);
-        // A state directory that was moved there is no matter of the units.
-        if ours && hidden(&host.state_dir).is_some() {
-            continue;
-        }
-        for one in [&place.path, &real].into_iter().filter(|path| !is_of_lab(host, path)) {
-            anyhow::ensure!(
-                ours || !TOO_WIDE.iter().any(|wide| one.as_path() == Path::new(wide)),
-                "{}: {path}{shown} is not allowed: the services could then write everywhere below it; use a directory of \
-                 its own, like {}",
-                place.named,
-                host.state_dir.display()
-            );
-            if let Some((folder, why)) = hidden(one) {
-                anyhow::bail!(
-                    "{}: {path}{shown} lies below {folder}, which blockhost-gc.service and blockhost-reapply.service \
-                     cannot write ({why}): every run of theirs would fail; use a directory below {}, or one like \
-                     /srv/blockhost",
-                    place.named,
-                    host.state_dir.display()
-                );
-            }
-        }
+    for Place { named, path } in places {
+        service_paths::check_spelling(named, path)?;
+        let real = &resolved(path);
+        let (in_state_dir, state_dir) = (is_ours(host, real), &host.state_dir);
+        let place = service_paths::Place { named, path, real, in_state_dir, state_dir };
+        place.check(|path| is_of_lab(host, path))?;
     }
     Ok(())
-}
-
-fn has_control(path: &Path) -> bool {
-    path.to_string_lossy().chars().any(char::is_control)
-}
-
-fn hidden(path: &Path) -> Option<(&'static str, &'static str)> {
-    HIDDEN.into_iter().find(|(folder, _)| path.starts_with(folder))
 }
 
 /// Writes the drop-ins for what lies outside of the state directory, and removes those that are needed no longer.
@@ -127,6 +69,8 @@ pub(super) fn write(setup: &Setup<'_>, places: &[Place], besides: Option<&Path>)
             outside.push(path);
         }
     }
+    let ours = host.config_dirs.first().map_or(Path::new("/etc/blockhost"), PathBuf::as_path);
+    let text = service_paths::drop_in(&ours.join("db.yaml"), &host.state_dir, &outside);
     let units = host.etc().join("systemd/system");
     let mut changed = !outside.is_empty();
     for unit in UNITS {
@@ -142,7 +86,7 @@ pub(super) fn write(setup: &Setup<'_>, places: &[Place], besides: Option<&Path>)
             continue;
         }
         replace_file::make_folders(&folder, 0o755)?;
-        replace_file::replace_as(&path, text(host, &outside).as_bytes(), 0o644, Account::own(), "sandbox")?;
+        replace_file::replace_as(&path, text.as_bytes(), 0o644, Account::own(), "sandbox")?;
     }
     if !changed {
         return Ok(());
@@ -155,30 +99,6 @@ pub(super) fn write(setup: &Setup<'_>, places: &[Place], besides: Option<&Path>)
 /// The state directory is in the units already.
 fn is_ours(host: &Host, real: &Path) -> bool {
     real.starts_with(resolved(&host.state_dir))
-}
-
-/// The drop-in. `-`: a directory that is missing (a disk that is not mounted) must not keep the service from starting,
-/// which says more clearly what is missing.
-fn text(host: &Host, paths: &[PathBuf]) -> String {
-    let mut text = format!(
-        "# Made by blockhost-provisioner-setup (steps terraform and db_config), which removes it once it is not needed:\n\
-         # directories that {} names outside of {}.\n[Service]\n",
-        host.config_dirs
-            .first()
-            .map_or(Path::new("/etc/blockhost"), PathBuf::as_path)
-            .join("db.yaml")
-            .display(),
-        host.state_dir.display()
-    );
-    for path in paths {
-        let _ = writeln!(text, "ReadWritePaths=\"-{}\"", escaped(&path.to_string_lossy()));
-    }
-    text
-}
-
-/// As systemd reads it in quotes: `%` begins a specifier, a backslash an escape.
-fn escaped(path: &str) -> String {
-    path.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%")
 }
 
 /// systemd reads unit files when it is told to. In an image that is being built, and in a lab, there is none to tell.
@@ -308,29 +228,5 @@ mod tests {
         );
         let real = resolved(&path("elsewhere"));
         assert_eq!(resolved(&path("state/vms/new/one")), real.join("new/one"));
-    }
-
-    #[test]
-    fn the_drop_in_is_written_as_systemd_reads_it() {
-        let text = text(&host("/"), &["/srv/a b".into(), "/mnt/100%\"x\\y".into()]);
-        let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
-        assert_eq!(
-            lines,
-            ["[Service]", "ReadWritePaths=\"-/srv/a b\"", "ReadWritePaths=\"-/mnt/100%%\\\"x\\\\y\""]
-        );
-    }
-
-    #[test]
-    fn the_units_hide_what_this_table_says() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../debian");
-        for unit in UNITS {
-            let text = std::fs::read_to_string(folder.join(unit)).unwrap();
-            for (_, key) in HIDDEN {
-                assert!(text.lines().any(|line| line == key), "{unit}: {key}");
-            }
-            for key in ["ProtectHome", "ProtectSystem", "PrivateTmp", "ReadWritePaths"] {
-                assert!(text.contains(&format!("\n{key}=")), "{unit}: {key}");
-            }
-        }
     }
 }

@@ -5,13 +5,11 @@ use super::Setup;
 use super::choices::Choices;
 use crate::host::Host;
 use crate::host::clock::Deadline;
-use crate::host::proxmox_api::{self, LOCAL_ENDPOINT};
 use crate::host::replace_file::{self, PRIVATE};
 use crate::host::run_process::{self, Input, Limit, Program, Stream};
-use crate::store::document::block;
+use crate::plan::terraform_settings;
 use crate::store::tfvars::{self, Setting};
 use crate::value::token::{ApiToken, Secret};
-use crate::value::web_address::is_loopback;
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -21,8 +19,6 @@ use std::time::Duration;
 pub const STEP: &str = "terraform-folder";
 /// Downloading the provider is most of it.
 const LIMIT: Duration = Duration::from_secs(280);
-/// Names of the provider go away in 1.0; before 0.93 nothing was tried (`facts/provider.md`).
-const PROVIDER_VERSIONS: &str = ">= 0.93.0, < 1.0.0";
 
 /// The token in `terraform.tfvars`, where there is one.
 pub(super) fn token(folder: &Path) -> Option<ApiToken> {
@@ -98,7 +94,7 @@ pub(super) fn by_blockhost(setup: &Setup<'_>, step: &str, work: &Value) -> anyho
         })?;
     let answer: Value = serde_json::from_str(ended.stdout.trim())
         .with_context(|| format!("step {step} ended without an error message: {}", ended.last_words()))?;
-    match answer["error"].as_str() {
+    match answer.get("error").and_then(Value::as_str) {
         None => Ok(()),
         Some(error) => Err(anyhow::anyhow!("{error}")),
     }
@@ -137,9 +133,9 @@ pub fn run(host: &Host, input: &str) -> anyhow::Result<()> {
         write_values(values, &work)?;
         host.step("setup.terraform.values")?;
         let Some(settings) = &work.settings else { return Ok(()) };
-        write_variables(variables, settings)?;
+        write_json(variables, &terraform_settings::variables(json_file(variables)?, settings), "variables")?;
         host.step("setup.terraform.variables")?;
-        write_provider(provider)?;
+        write_json(provider, &terraform_settings::provider(json_file(provider)?), "provider")?;
         host.step("setup.terraform.provider")?;
         init(host, &work.folder)
     };
@@ -200,49 +196,6 @@ fn json_file(path: &Path) -> anyhow::Result<Value> {
 
 fn write_json(path: &Path, value: &Value, label: &str) -> anyhow::Result<()> {
     Ok(replace_file::replace(path, format!("{value:#}\n").as_bytes(), PRIVATE, label)?)
-}
-
-/// Each variable but the token has its value as default, so that `terraform console` works without a file of values.
-fn write_variables(path: &Path, settings: &Map<String, Value>) -> anyhow::Result<()> {
-    let mut file = json_file(path)?;
-    if !file["variable"].is_object() {
-        file["variable"] = json!({});
-    }
-    file["variable"]["proxmox_api_token"] = json!({"type": "string", "sensitive": true});
-    for (key, value) in settings {
-        let kind = if value.is_number() { "number" } else { "string" };
-        file["variable"][key] = json!({"type": kind, "default": value});
-    }
-    write_json(path, &file, "variables")
-}
-
-/// A version and an endpoint that somebody set stay. An `ssh` block goes: nothing here reaches the node by ssh, and its
-/// key would be root's (hazard H29).
-fn write_provider(path: &Path) -> anyhow::Result<()> {
-    let mut file = json_file(path)?;
-    let version = file["terraform"]["required_providers"]["proxmox"]["version"].as_str();
-    let version = version.unwrap_or(PROVIDER_VERSIONS).to_owned();
-    let mut provider =
-        block(&file["provider"]["proxmox"]).and_then(Value::as_object).cloned().unwrap_or_default();
-    provider.remove("ssh");
-    let endpoint = provider.get("endpoint").and_then(Value::as_str).unwrap_or(LOCAL_ENDPOINT).to_owned();
-    provider.insert("endpoint".into(), json!(endpoint));
-    provider.insert("api_token".into(), json!("${var.proxmox_api_token}"));
-    // The node's certificate is its own; on loopback nobody can stand in between.
-    let on_loopback = proxmox_api::host_of(&endpoint).is_some_and(is_loopback);
-    if on_loopback {
-        provider.insert("insecure".into(), json!(true));
-    } else {
-        provider.remove("insecure");
-    }
-    for key in ["terraform", "provider"] {
-        if !file[key].is_object() {
-            file[key] = json!({});
-        }
-    }
-    file["terraform"]["required_providers"]["proxmox"] = json!({"source": "bpg/proxmox", "version": version});
-    file["provider"]["proxmox"] = Value::Object(provider);
-    write_json(path, &file, "provider")
 }
 
 fn init(host: &Host, folder: &Path) -> anyhow::Result<()> {

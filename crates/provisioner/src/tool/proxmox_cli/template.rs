@@ -1,9 +1,10 @@
 //! What the template's builder asks of a node: VMs, their volumes, and who may do what with them.
 
-use super::{AclEntry, ClusterGuest, ProxmoxCli, SHORT};
+use super::{AclEntry, ProxmoxCli, SHORT};
 use crate::host::clock::Deadline;
 use crate::host::run_process::{self, Ended, Input, RunError};
 use crate::tool::guest_config::{self, GuestConfig, ListedVolume, StorageRow};
+use crate::value::cluster_rows::ClusterGuest;
 use crate::value::proxmox_host::ProxmoxHost;
 use crate::value::text::{BridgeName, StorageId};
 use crate::value::vmid::Vmid;
