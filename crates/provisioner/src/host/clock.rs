@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 /// The wall clock's time.
 #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
 pub fn now() -> DateTime<Utc> {
-    #[cfg(debug_assertions)]
     if let Some(machine) = super::simulated::machine() {
         return machine.wall_clock();
     }
@@ -16,7 +15,6 @@ pub fn now() -> DateTime<Utc> {
 
 /// How long the machine has been up; `None` where it does not say which boot this is.
 pub fn uptime() -> Option<Uptime> {
-    #[cfg(debug_assertions)]
     if super::simulated::machine().is_some() {
         return None;
     }
@@ -27,7 +25,6 @@ pub fn uptime() -> Option<Uptime> {
 
 /// Lets time pass. What should end at a signal sleeps by [`super::interrupt::Interrupt::sleep`].
 pub fn sleep(time: Duration) {
-    #[cfg(debug_assertions)]
     if let Some(machine) = super::simulated::machine() {
         return machine.sleep(time);
     }
@@ -36,7 +33,6 @@ pub fn sleep(time: Duration) {
 
 /// The clock that no one sets.
 fn instant() -> Instant {
-    #[cfg(debug_assertions)]
     if let Some(machine) = super::simulated::machine() {
         return machine.instant();
     }

@@ -14,141 +14,117 @@
 //!
 //! Where a thread works on a simulated machine (`simulated`), that one decides instead.
 
-use std::io;
+use super::{FOR_TESTS, simulated};
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 /// Passes the point `name`.
 pub fn reached(name: &str) -> io::Result<()> {
-    #[cfg(debug_assertions)]
-    match super::simulated::machine() {
-        Some(machine) => machine.reached(name)?,
-        None => debug::reached(name)?,
+    match simulated::machine() {
+        _ if !FOR_TESTS => Ok(()),
+        Some(machine) => machine.reached(name),
+        None => obey(name),
     }
-    let _ = name;
-    Ok(())
 }
 
 /// Asked before each file write: fails as a full disk does.
 pub fn before_write() -> io::Result<()> {
-    #[cfg(debug_assertions)]
-    match super::simulated::machine() {
-        Some(machine) => machine.before_write()?,
-        None => debug::before_write()?,
+    match simulated::machine() {
+        _ if !FOR_TESTS => Ok(()),
+        Some(machine) => machine.before_write(),
+        None => disk_is_full(),
     }
-    Ok(())
 }
 
 /// A time limit of an operation, which tests may make shorter: a guest that never shuts down is waited for 45 s.
 pub fn limit(name: &str, usual: Duration) -> Duration {
-    #[cfg(debug_assertions)]
-    {
-        let shorter = match super::simulated::machine() {
-            Some(machine) => machine.limit(name),
-            None => debug::limit(name),
+    let shorter = match simulated::machine() {
+        _ if !FOR_TESTS => None,
+        Some(machine) => machine.limit(name),
+        None => shorter(name),
+    };
+    shorter.unwrap_or(usual)
+}
+
+#[derive(Default)]
+struct Rules {
+    list: Vec<(String, String)>,
+    passed: Mutex<HashMap<String, usize>>,
+}
+
+fn rules() -> &'static Rules {
+    static RULES: OnceLock<Rules> = OnceLock::new();
+    RULES.get_or_init(|| {
+        let text = std::env::var("BLOCKHOST_FAULT").unwrap_or_default();
+        let list = text.split_whitespace().filter_map(|rule| rule.split_once('@'));
+        Rules {
+            list: list.map(|(kind, at)| (kind.to_string(), at.to_string())).collect(),
+            ..Rules::default()
+        }
+    })
+}
+
+fn pass(name: &str) -> usize {
+    let mut passed = rules().passed.lock().unwrap_or_else(|e| e.into_inner());
+    let count = passed.entry(name.to_string()).or_default();
+    *count += 1;
+    *count
+}
+
+#[allow(clippy::disallowed_methods, reason = "a trace for tests, never in the package")]
+fn obey(name: &str) -> io::Result<()> {
+    if rules().list.is_empty() {
+        return Ok(());
+    }
+    let count = pass(name);
+    for (kind, at) in &rules().list {
+        let (point, wanted) = match at.rsplit_once(':') {
+            Some((point, n)) if n.parse::<usize>().is_ok() => (point, n.parse().unwrap_or(1)),
+            _ => (at.as_str(), 1),
         };
-        if let Some(shorter) = shorter {
-            return shorter;
+        match kind.as_str() {
+            "trace" => {
+                let mut file = std::fs::OpenOptions::new().append(true).create(true).open(at)?;
+                writeln!(file, "{name}")?;
+            }
+            "kill" if point == name && wanted == count => {
+                let me = rustix::process::getpid();
+                let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
+                std::thread::sleep(Duration::from_secs(5));
+            }
+            "error" if point == name && wanted == count => {
+                return Err(io::Error::other(format!("injected failure at {name}")));
+            }
+            "sleep" => {
+                if let Some((point, milliseconds)) = at.split_once('=')
+                    && point == name
+                {
+                    std::thread::sleep(Duration::from_millis(milliseconds.parse().unwrap_or(0)));
+                }
+            }
+            _ => {}
         }
     }
-    let _ = name;
-    usual
+    Ok(())
 }
 
-/// How many threads an operation uses: a simulated machine is there for the calling one alone.
-pub fn threads(usual: usize) -> usize {
-    #[cfg(debug_assertions)]
-    if super::simulated::machine().is_some() {
-        return 1;
-    }
-    usual
+fn shorter(name: &str) -> Option<Duration> {
+    let (_, milliseconds) = rules()
+        .list
+        .iter()
+        .filter(|(kind, _)| kind == "limit")
+        .filter_map(|(_, at)| at.split_once('='))
+        .find(|(point, _)| *point == name)?;
+    milliseconds.parse().ok().map(Duration::from_millis)
 }
 
-#[cfg(debug_assertions)]
-mod debug {
-    use std::collections::HashMap;
-    use std::io::{self, Write};
-    use std::sync::{Mutex, OnceLock};
-
-    #[derive(Default)]
-    struct Rules {
-        list: Vec<(String, String)>,
-        passed: Mutex<HashMap<String, usize>>,
-    }
-
-    fn rules() -> &'static Rules {
-        static RULES: OnceLock<Rules> = OnceLock::new();
-        RULES.get_or_init(|| {
-            let text = std::env::var("BLOCKHOST_FAULT").unwrap_or_default();
-            let list = text.split_whitespace().filter_map(|rule| rule.split_once('@'));
-            Rules {
-                list: list.map(|(kind, at)| (kind.to_string(), at.to_string())).collect(),
-                ..Rules::default()
-            }
-        })
-    }
-
-    fn pass(name: &str) -> usize {
-        let mut passed = rules().passed.lock().unwrap_or_else(|e| e.into_inner());
-        let count = passed.entry(name.to_string()).or_default();
-        *count += 1;
-        *count
-    }
-
-    #[allow(clippy::disallowed_methods, reason = "a trace for tests, never in the package")]
-    pub(super) fn reached(name: &str) -> io::Result<()> {
-        if rules().list.is_empty() {
-            return Ok(());
+fn disk_is_full() -> io::Result<()> {
+    for (kind, at) in &rules().list {
+        if kind == "enospc" && pass("file write") >= at.parse().unwrap_or(usize::MAX) {
+            return Err(io::Error::from_raw_os_error(28));
         }
-        let count = pass(name);
-        for (kind, at) in &rules().list {
-            let (point, wanted) = match at.rsplit_once(':') {
-                Some((point, n)) if n.parse::<usize>().is_ok() => (point, n.parse().unwrap_or(1)),
-                _ => (at.as_str(), 1),
-            };
-            match kind.as_str() {
-                "trace" => {
-                    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(at)?;
-                    writeln!(file, "{name}")?;
-                }
-                "kill" if point == name && wanted == count => {
-                    let me = rustix::process::getpid();
-                    let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
-                    std::thread::sleep(std::time::Duration::from_secs(5));
-                }
-                "error" if point == name && wanted == count => {
-                    return Err(io::Error::other(format!("injected failure at {name}")));
-                }
-                "sleep" => {
-                    if let Some((point, milliseconds)) = at.split_once('=')
-                        && point == name
-                    {
-                        std::thread::sleep(std::time::Duration::from_millis(
-                            milliseconds.parse().unwrap_or(0),
-                        ));
-                    }
-                }
-                _ => {}
-            }
-        }
-        Ok(())
     }
-
-    pub(super) fn limit(name: &str) -> Option<std::time::Duration> {
-        let (_, milliseconds) = rules()
-            .list
-            .iter()
-            .filter(|(kind, _)| kind == "limit")
-            .filter_map(|(_, at)| at.split_once('='))
-            .find(|(point, _)| *point == name)?;
-        milliseconds.parse().ok().map(std::time::Duration::from_millis)
-    }
-
-    pub(super) fn before_write() -> io::Result<()> {
-        for (kind, at) in &rules().list {
-            if kind == "enospc" && pass("file write") >= at.parse().unwrap_or(usize::MAX) {
-                return Err(io::Error::from_raw_os_error(28));
-            }
-        }
-        Ok(())
-    }
+    Ok(())
 }

@@ -19,11 +19,14 @@ pub mod replace_file;
 pub mod rights;
 pub mod root_agent;
 pub mod run_process;
-#[cfg(debug_assertions)]
 pub mod simulated;
 
 use interrupt::Interrupt;
 use std::path::{Path, PathBuf};
+
+/// Whether this is a build for tests: only there are fail points ([`failpoint`]) and simulated machines ([`simulated`]).
+/// The installed package is a release build, from which the compiler drops all that asks for it.
+const FOR_TESTS: bool = cfg!(debug_assertions);
 
 /// Where things are on this machine, and who asks.
 #[derive(Debug, Clone)]
@@ -46,6 +49,8 @@ pub struct Host {
     pub cache_dir: PathBuf,
     /// SIGTERM and SIGINT.
     pub interrupt: Interrupt,
+    /// How many threads an operation may use beside the one that it runs in.
+    pub more_threads: usize,
     /// What root brought before it became user blockhost; `None` where nobody gave rights up.
     pub brought: Option<rights::Brought>,
 }
@@ -73,6 +78,7 @@ impl Host {
             cache_dir: dir("BLOCKHOST_CACHE_DIR", "/var/cache/blockhost-provisioner"),
             mock_database: dir("BLOCKHOST_MOCK_DB", "accounting/mock-db.json"),
             interrupt,
+            more_threads: usize::MAX,
             brought: None,
         }
     }
@@ -122,14 +128,6 @@ pub fn variable(name: &str) -> Option<String> {
 pub fn free_kib(folder: &Path) -> Option<u64> {
     let figures = rustix::fs::statvfs(folder).ok()?;
     Some(figures.f_bavail.saturating_mul(figures.f_frsize) / 1024)
-}
-
-/// Whether this thread works on a simulated machine, which has no tools and no network of its own.
-pub fn is_simulated() -> bool {
-    #[cfg(debug_assertions)]
-    return simulated::machine().is_some();
-    #[cfg(not(debug_assertions))]
-    false
 }
 
 /// Whether `path` names something, a dangling link included.

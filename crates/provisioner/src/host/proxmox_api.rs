@@ -107,7 +107,7 @@ impl ProxmoxApi {
         let mut pause = Duration::from_millis(200);
         let mut overloaded = None;
         loop {
-            match (self.get_once(path, deadline), overloaded.take()) {
+            match (self.ask("GET", path, &[], deadline), overloaded.take()) {
                 (Err(error @ ApiError::Overloaded { .. }), _) if deadline.left() > pause => {
                     overloaded = Some(error);
                     super::clock::sleep(pause);
@@ -120,43 +120,44 @@ impl ProxmoxApi {
         }
     }
 
-    fn get_once(&self, path: &str, deadline: Deadline) -> Result<Value, ApiError> {
-        let request = format!("GET {path}");
-        #[cfg(debug_assertions)]
-        if let Some(machine) = super::simulated::machine() {
-            return self.simulated(&request, machine.api("GET", path, &[]));
-        }
-        let url = format!("{}/api2/json{path}", self.endpoint);
-        let call = self.agent.get(url).header("Authorization", self.authorization());
-        let answer = call.config().timeout_global(Some(limit(deadline))).build().call();
-        self.read(&request, answer)
-    }
-
     /// POST `path` with form fields; the value of `data`.
     pub fn post(&self, path: &str, fields: &[(&str, &str)], deadline: Deadline) -> Result<Value, ApiError> {
-        let request = format!("POST {path}");
-        #[cfg(debug_assertions)]
-        if let Some(machine) = super::simulated::machine() {
-            return self.simulated(&request, machine.api("POST", path, fields));
-        }
-        let url = format!("{}/api2/json{path}", self.endpoint);
-        let call = self.agent.post(url).header("Authorization", self.authorization());
-        let answer =
-            call.config().timeout_global(Some(limit(deadline))).build().send_form(fields.iter().copied());
-        self.read(&request, answer)
+        self.ask("POST", path, fields, deadline)
     }
 
     /// PUT `path` with form fields; the value of `data`.
     pub fn put(&self, path: &str, fields: &[(&str, &str)], deadline: Deadline) -> Result<Value, ApiError> {
-        let request = format!("PUT {path}");
-        #[cfg(debug_assertions)]
+        self.ask("PUT", path, fields, deadline)
+    }
+
+    /// One request; only POST and PUT have fields.
+    fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        fields: &[(&str, &str)],
+        deadline: Deadline,
+    ) -> Result<Value, ApiError> {
+        let request = format!("{method} {path}");
         if let Some(machine) = super::simulated::machine() {
-            return self.simulated(&request, machine.api("PUT", path, fields));
+            return match machine.api(method, path, fields) {
+                Ok((status, envelope)) => self.judge(&request, status, &envelope),
+                Err(why) => Err(ApiError::Unreachable { endpoint: self.endpoint.clone(), why }),
+            };
         }
         let url = format!("{}/api2/json{path}", self.endpoint);
-        let call = self.agent.put(url).header("Authorization", self.authorization());
-        let answer =
-            call.config().timeout_global(Some(limit(deadline))).build().send_form(fields.iter().copied());
+        let limit = Some(limit(deadline));
+        let answer = match method {
+            "GET" => {
+                let call = self.agent.get(url).header("Authorization", self.authorization());
+                call.config().timeout_global(limit).build().call()
+            }
+            _ => {
+                let call = if method == "POST" { self.agent.post(url) } else { self.agent.put(url) };
+                let call = call.header("Authorization", self.authorization());
+                call.config().timeout_global(limit).build().send_form(fields.iter().copied())
+            }
+        };
         self.read(&request, answer)
     }
 
@@ -176,14 +177,6 @@ impl ProxmoxApi {
         let status = answer.status().as_u16();
         let body = answer.body_mut().read_to_string().unwrap_or_default();
         self.judge(request, status, &serde_json::from_str(&body).unwrap_or_default())
-    }
-
-    #[cfg(debug_assertions)]
-    fn simulated(&self, request: &str, answer: Result<(u16, Value), String>) -> Result<Value, ApiError> {
-        match answer {
-            Ok((status, envelope)) => self.judge(request, status, &envelope),
-            Err(why) => Err(ApiError::Unreachable { endpoint: self.endpoint.clone(), why }),
-        }
     }
 
     fn judge(&self, request: &str, status: u16, envelope: &Value) -> Result<Value, ApiError> {

@@ -38,7 +38,6 @@ pub struct Program<'a> {
 /// Run by root, the child becomes the owner of its working folder, so that what it writes stays usable for
 /// user blockhost and nothing in that folder runs with root's rights.
 pub fn spawn_outliving(program: &Program<'_>, output: &Path, lock: File) -> std::io::Result<Child> {
-    #[cfg(debug_assertions)]
     if let Some(machine) = super::simulated::machine() {
         failpoint::reached(&format!("spawn.{}", program.name))?;
         return machine.spawn(program, output, lock).map(Child::Simulated);
@@ -257,6 +256,9 @@ pub fn run_as(
     interrupt: &Interrupt,
     mut heard: impl FnMut(Stream, &str),
 ) -> Result<Ended, RunError> {
+    if let Some(machine) = super::simulated::machine() {
+        return machine.run(program);
+    }
     let Limit { work: limit, grace } = limit.into();
     let not_started = |source| RunError::NotStarted { program: program.name.to_owned(), source };
     let mut command = start_dying_with_us(program, account).map_err(not_started)?;
@@ -462,7 +464,6 @@ pub enum Child {
     /// A process of this machine.
     Process(std::process::Child),
     /// One of a simulated machine.
-    #[cfg(debug_assertions)]
     Simulated(Box<dyn super::simulated::Process>),
 }
 
@@ -471,7 +472,6 @@ impl Child {
     pub fn id(&self) -> u32 {
         match self {
             Child::Process(child) => child.id(),
-            #[cfg(debug_assertions)]
             Child::Simulated(child) => child.id(),
         }
     }
@@ -480,7 +480,6 @@ impl Child {
     pub fn try_wait(&mut self) -> std::io::Result<Option<ExitStatus>> {
         match self {
             Child::Process(child) => child.try_wait(),
-            #[cfg(debug_assertions)]
             Child::Simulated(child) => Ok(child.try_wait()),
         }
     }
@@ -493,7 +492,6 @@ impl Child {
                     let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
                 }
             }
-            #[cfg(debug_assertions)]
             Child::Simulated(child) => child.terminate(),
         }
     }

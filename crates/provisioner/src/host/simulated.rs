@@ -1,11 +1,11 @@
 //! A simulated machine behind the doors of this room, for one thread: the randomised simulation
 //! (`tests/simulation`) runs whole operations against it, thousands in a second, with a clock of its own.
 //!
-//! Debug builds only, like [`super::failpoint`]: the installed package is a release build, which has no such
-//! module. Files, locks and everything above `host/` stay the real ones; what is simulated is what cannot be had
+//! Debug builds only, like [`super::failpoint`]: in the installed package, a release build, there is never one, and
+//! nothing is left of what asks for it. Files, locks and everything above `host/` stay the real ones; what is simulated is what cannot be had
 //! quickly or at will: time, the root agent, the node's API, child processes, and the faults of all of them.
 
-use super::run_process::Program;
+use super::run_process::{Ended, Program, RunError};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use std::cell::RefCell;
@@ -36,6 +36,8 @@ pub trait Machine {
     fn connect(&self) -> io::Result<UnixStream>;
     /// The request has been written; the machine reads it at its own end and answers there.
     fn answer(&self);
+    /// A child process runs to its end ([`super::run_process::run`]).
+    fn run(&self, program: &Program<'_>) -> Result<Ended, RunError>;
     /// A child process begins. It holds `lock` until its end.
     fn spawn(&self, program: &Program<'_>, output: &Path, lock: File) -> io::Result<Box<dyn Process>>;
     /// A request to the node's API: status and body; or why there was no answer.
@@ -73,5 +75,5 @@ impl Drop for Inside {
 
 /// The simulated machine of this thread.
 pub(super) fn machine() -> Option<Rc<dyn Machine>> {
-    MACHINE.with_borrow(Clone::clone)
+    if super::FOR_TESTS { MACHINE.with_borrow(Clone::clone) } else { None }
 }

@@ -14,7 +14,6 @@ use super::destroy::{Condition, Destroyed, LIMIT, MachineMust, destroy_when};
 use super::locked_vm::in_words;
 use super::{Context, late_requests, recovery, restore};
 use crate::host::clock::{self, Deadline, Stopwatch};
-use crate::host::failpoint;
 use crate::host::lock_file::LockFile;
 use crate::plan::garbage_collection::{self, BelievedClock, Brake, Candidates, Limits, OtherClocks};
 use crate::store::audit::{self, Change};
@@ -258,7 +257,7 @@ fn destroy_all(ctx: &Context<'_>, due: &[VmName], grace: TimeDelta, report: &mut
         }
     };
     std::thread::scope(|scope| {
-        for _ in 1..failpoint::threads(SIDE_BY_SIDE).min(due.len()) {
+        for _ in 0..(SIDE_BY_SIDE - 1).min(ctx.host.more_threads).min(due.len().saturating_sub(1)) {
             scope.spawn(work);
         }
         // This thread works too.
