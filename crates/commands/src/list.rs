@@ -1,10 +1,11 @@
 //! `blockhost-vm-list`: a table or JSON.
 
 use crate::{Common, answer_bytes, complain, on_terminal, spaced_json};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, ValueEnum};
 use provisioner::host::Host;
 use provisioner::operation::list::{Row, list};
-use provisioner::operation::status::{self, LiveWord};
+use provisioner::operation::status::{self, LiveWord, Shown};
 use provisioner::operation::{Context, mock};
 use provisioner::value::vm_record::VmRecord;
 
@@ -34,8 +35,8 @@ pub struct ListCommand {
     #[arg(long)]
     json: bool,
     /// Show only VMs with this status ("unknown" requires --live)
-    #[arg(long, value_name = "S", value_parser = ["active", "suspended", "destroyed", "unknown"])]
-    status: Option<String>,
+    #[arg(long, value_name = "S", value_parser = status_word())]
+    status: Option<Shown>,
     /// Query the node for each VM instead of trusting the database
     #[arg(long)]
     live: bool,
@@ -51,7 +52,7 @@ impl ListCommand {
     /// Runs the command.
     pub fn run(self, host: &Host) -> anyhow::Result<()> {
         let json = self.json || self.format == Format::Json;
-        let only = self.status.as_deref();
+        let only = self.status;
         let new = || Printer::new(json, on_terminal());
         let result = Context::open(host, self.mock).and_then(|ctx| {
             let on_node = status::on_node(&ctx);
@@ -69,6 +70,12 @@ impl ListCommand {
         });
         answer_bytes(&printer.finish())
     }
+}
+
+/// One of the words that a list shows.
+fn status_word() -> impl TypedValueParser<Value = Shown> {
+    let words = PossibleValuesParser::new(Shown::ALL.map(Shown::as_str));
+    words.map(|word| Shown::ALL.into_iter().find(|shown| shown.as_str() == word).unwrap_or(Shown::Unknown))
 }
 
 struct Printer {

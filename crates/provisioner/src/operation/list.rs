@@ -1,10 +1,9 @@
 //! `blockhost-vm-list`: every record, from the database alone unless the node is asked for.
 
 use super::Context;
-use super::status::LiveWord;
+use super::status::{LiveWord, Shown};
 use super::unfinished;
 use crate::store::vm_database::{DatabaseError, Fields};
-use crate::value::vm_record::Status;
 use serde::Serialize;
 
 /// One line of the list; names and order of its keys in JSON are the contract's (`facts/contract/commands.md`).
@@ -25,7 +24,7 @@ pub struct Row<'a> {
 /// record is skipped with a warning.
 pub fn list<T>(
     ctx: &Context<'_>,
-    only: Option<&str>,
+    only: Option<Shown>,
     live: Option<LiveWord<'_>>,
     new: impl Fn() -> T,
     mut row: impl FnMut(&mut T, Row<'_>),
@@ -34,25 +33,25 @@ pub fn list<T>(
     let fields = if live.is_some() { Fields::All } else { Fields::Listed };
     let begin = || (new(), Vec::new());
     let (gathered, warnings) = ctx.database.gather(fields, begin, |(gathered, warnings), view| {
-        let (status, ip, created) = (view.status_text(), view.ip_text(), view.created_date());
+        let (ip, created) = (view.ip_text(), view.created_date());
         let mut skip =
             |why: String| warnings.push(format!("{}: {why}; skipped", ctx.database.path().display()));
-        if Status::parse(&status).is_none() {
+        let Some(status) = view.status() else {
             return skip(view.to_record().err().unwrap_or_default());
-        }
-        let mut shown: &str = &status;
+        };
+        let mut shown = Shown::from(status);
         if let Some(live) = live {
             match view.to_record() {
                 Ok(record) => {
                     let (word, reason) = live(&record);
                     warnings.extend(reason);
-                    shown = word.as_str();
+                    shown = word;
                 }
                 Err(why) => return skip(why),
             }
         }
         if only.is_none_or(|wanted| wanted == shown) {
-            row(gathered, Row { name: &view.key, status: shown, ip: &ip, created: &created });
+            row(gathered, Row { name: &view.key, status: shown.as_str(), ip: &ip, created: &created });
         }
     })?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));

@@ -241,7 +241,8 @@ fn give_time(ctx: &Context<'_>, fields: &mut Fields, state: &VmState, now: DateT
     let names = &ctx.settings.fields;
     let mut remarks = Vec::new();
     let text = |fields: &Fields, key: &str| fields.get(key).and_then(Value::as_str).map(str::to_string);
-    let is_suspended = text(fields, &names.status).as_deref() == Some(Status::Suspended.as_str());
+    let status = text(fields, &names.status).and_then(|word| Status::parse(&word));
+    let is_suspended = status == Some(Status::Suspended);
     if is_suspended && !state.running {
         fields.insert("suspended_at".into(), timestamp::to_text(now).into());
         remarks.push("it is suspended, and its grace period begins anew".to_string());

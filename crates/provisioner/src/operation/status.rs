@@ -38,6 +38,19 @@ impl Shown {
             Shown::Unknown => "unknown",
         }
     }
+
+    /// All of them.
+    pub const ALL: [Shown; 4] = [Shown::Active, Shown::Suspended, Shown::Destroyed, Shown::Unknown];
+}
+
+impl From<Status> for Shown {
+    fn from(status: Status) -> Shown {
+        match status {
+            Status::Active => Shown::Active,
+            Status::Suspended => Shown::Suspended,
+            Status::Destroyed => Shown::Destroyed,
+        }
+    }
 }
 
 /// The word, and the reason for it where it needs one.

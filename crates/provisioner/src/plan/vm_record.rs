@@ -5,6 +5,7 @@ use crate::value::field_names::FieldNames;
 use crate::value::text::{OneLine, UserName};
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
+use crate::value::vm_record::Status;
 use crate::value::wallet::{NftTokenId, WalletAddress};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
@@ -47,7 +48,7 @@ pub fn fields(vm: &NewVm<'_>, now: DateTime<Utc>, names: &FieldNames) -> Vec<(St
         ("ipv6_address".into(), json!(vm.allocation.ipv6.map(|a| a.to_string()))),
         (names.expires_at.clone(), timestamp::to_text(expires).into()),
         (names.owner.clone(), vm.owner.as_str().into()),
-        (names.status.clone(), "active".into()),
+        (names.status.clone(), Status::Active.as_str().into()),
         (names.created_at.clone(), timestamp::to_text(now).into()),
         ("purpose".into(), vm.purpose.as_str().into()),
         ("wallet_address".into(), json!(wallet)),

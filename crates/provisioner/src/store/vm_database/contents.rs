@@ -189,9 +189,9 @@ impl<'a> Contents<'a> {
         let wanted = Wanted::new(&self.names, Fields::Holding);
         for record in &self.records {
             let view = view(record, &wanted);
-            match (view.status_text().as_ref(), view.vmid()) {
-                ("destroyed", _) => continue,
-                ("active" | "suspended", Some(vmid)) => drop(held.vmids.insert(vmid.get())),
+            match (view.status(), view.vmid()) {
+                (Some(Status::Destroyed), _) => continue,
+                (Some(Status::Active | Status::Suspended), Some(vmid)) => drop(held.vmids.insert(vmid.get())),
                 // What can be read of a bad record is held: there may be a machine behind it.
                 (_, vmid) => {
                     held.vmids.extend(vmid.map(Vmid::get));

@@ -112,9 +112,14 @@ impl<'a> RecordView<'a> {
         self.text(Field::Status).unwrap_or_default()
     }
 
+    /// The status; `None` where it is none of ours.
+    pub fn status(&self) -> Option<Status> {
+        Status::parse(&self.status_text())
+    }
+
     /// A tombstone. A record whose status cannot be read is none.
     pub fn is_destroyed(&self) -> bool {
-        self.status_text() == Status::Destroyed.as_str()
+        self.status() == Some(Status::Destroyed)
     }
 
     /// The IPv4 address as it stands.
@@ -142,7 +147,7 @@ impl<'a> RecordView<'a> {
 
     /// Active, and its time is not over: nothing else of such a record matters to gc. One that cannot be read is not.
     pub fn is_paid_for(&self, now: DateTime<Utc>) -> bool {
-        self.status_text() == Status::Active.as_str()
+        self.status() == Some(Status::Active)
             && self.vmid().is_some()
             && VmName::check(&self.key).is_ok()
             && self
