@@ -9,7 +9,7 @@ fn main() -> ExitCode {
         Some(program) => (program.main)(),
         None => {
             commands::complain(&format!(
-                "{} is no command of this package; start it under the name of one, like blockhost-vm-list",
+                "{} is not a command of this package; run it under the name of one, such as blockhost-vm-list",
                 name.display()
             ));
             ExitCode::from(2)

@@ -41,13 +41,13 @@ pub struct BuildTemplateCommand {
     /// Debian release
     #[arg(long, value_enum, default_value = "12")]
     debian: Release,
-    /// Where the image is fetched from; SHA512SUMS lies in the same folder [default: the release's at cloud.debian.org]
+    /// Where to download the image from; SHA512SUMS must be in the same directory [default: the release's at cloud.debian.org]
     #[arg(long, env = "IMAGE_URL", value_name = "URL")]
     image_url: Option<WebAddress>,
     /// Bridge of its network card [default: proxmox_bridge of terraform.tfvars, bridge of db.yaml, vmbr0]
     #[arg(long)]
     bridge: Option<BridgeName>,
-    /// Folder of the packages that go into it [default: template-packages in the state folder]
+    /// Directory of the packages to install in it [default: template-packages in the state directory]
     #[arg(long, value_name = "DIR")]
     packages_dir: Option<PathBuf>,
     /// Apt repository of Node.js

@@ -193,7 +193,7 @@ fn name_behind(tags: &mut Vec<String>) -> Result<VmName, String> {
             tags.pop();
             Ok(name)
         }
-        _ => Err("NAME is missing: --tags takes every word behind it; write NAME first, or --tags=a,b NAME"
+        _ => Err("NAME is missing: --tags takes every word after it; write NAME first, or --tags=a,b NAME"
             .to_string()),
     }
 }

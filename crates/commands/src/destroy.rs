@@ -22,7 +22,7 @@ pub struct DestroyCommand {
     /// Destroy the VM even if its record is protected
     #[arg(long)]
     force: bool,
-    /// Close the record alone: free its addresses and files, leave whatever has its VMID alone
+    /// Only close the record: free its addresses and files, and leave whatever has its VMID alone
     #[arg(long)]
     forget: bool,
     /// Do not ask before closing the record
@@ -56,8 +56,8 @@ pub fn main() -> std::process::ExitCode {
             // Engines note what stands on stdout.
             Destroyed::Gone => return crate::answer(&format!("VM {name} is destroyed\n")),
             Destroyed::Already => format!("VM {name} was destroyed before; nothing to do"),
-            Destroyed::NotDue | Destroyed::Runs => format!("VM {name} was left alone"),
-            Destroyed::Undone => format!("VM {name}: its create had not ended and was undone"),
+            Destroyed::NotDue | Destroyed::Runs => format!("VM {name}: left alone"),
+            Destroyed::Undone => format!("VM {name}: its create was interrupted; rolled it back"),
             Destroyed::Unknown => format!("VM {name} is unknown; nothing to do"),
         });
         Ok(())

@@ -5,7 +5,7 @@ use clap::Parser;
 use provisioner::host::run_process;
 use std::process::ExitCode;
 
-/// Tell by the exit code whether this is a Proxmox VE node
+/// Check whether this is a Proxmox VE node
 #[derive(Debug, Parser)]
 #[command(
     name = "blockhost-provisioner-detect",

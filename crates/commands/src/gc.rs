@@ -10,7 +10,7 @@ use provisioner::operation::mock;
 use provisioner::plan::garbage_collection::{Brake, Due};
 use provisioner::value::vm_name::VmName;
 
-/// Suspend VMs whose time is over, and destroy them after a grace period
+/// Suspend expired VMs, and destroy them after a grace period
 #[derive(Debug, Parser)]
 #[command(
     name = "blockhost-vm-gc",

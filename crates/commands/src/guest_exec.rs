@@ -17,8 +17,8 @@ const TIMED_OUT: u8 = 124;
     name = "blockhost-vm-guest-exec",
     version,
     styles = crate::STYLES,
-    after_help = "The arguments are joined with spaces and run by /bin/sh -c in the guest. Exit code 124: the command exceeded --timeout and may\n\
-        still be running in the guest; 128 + N: signal N ended it; 1: it could not be run.\n\n\
+    after_help = "The arguments are joined with spaces and run by /bin/sh -c in the guest. Exit code 124: the command exceeded --timeout and \
+        may still be running in the guest; 128 + N: signal N ended it; 1: it could not be run.\n\n\
         Examples:\n  blockhost-vm-guest-exec web-1 uptime\n  blockhost-vm-guest-exec web-1 --timeout 60 -- 'apt-get update && apt-get -y upgrade'"
 )]
 pub struct GuestExecCommand {
@@ -56,7 +56,7 @@ pub fn main() -> ExitCode {
         }
         Ok(None) => {
             crate::complain(&format!(
-                "VM {name}: the command did not end within {} s and may go on in the guest; a longer limit is --timeout",
+                "VM {name}: the command did not finish within {} s and may still be running in the guest; to wait longer, use --timeout",
                 command.timeout
             ));
             ExitCode::from(TIMED_OUT)

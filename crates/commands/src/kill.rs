@@ -29,7 +29,7 @@ pub fn main() -> std::process::ExitCode {
             true => mock::switch_off(&ctx, name)?,
             false => audited(&ctx, "kill", name, || kill(&ctx, name))?,
         };
-        crate::say(&format!("VM {} is {}", command.vm.name, if was_on { "off" } else { "off already" }));
+        crate::say(&format!("VM {} is {}", command.vm.name, if was_on { "off" } else { "already off" }));
         Ok(())
     })
 }

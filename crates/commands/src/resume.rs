@@ -93,7 +93,7 @@ pub fn main() -> std::process::ExitCode {
             (true, false, _) => "is active; it would be started if it is off",
             (false, true, _) => "is active again",
             (false, false, true) => "is already active",
-            (false, false, false) => "was off and runs again",
+            (false, false, false) => "was off and is running again",
         };
         crate::say(&format!("VM {name} {what}; {until}"));
         Ok(())

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::io::{self, IsTerminal as _, Read as _};
 use std::process::ExitCode;
 
-/// Carry out a step of the installation on this Proxmox VE node
+/// Run a setup step on this Proxmox VE node
 #[derive(Debug, Parser)]
 #[command(
     name = "blockhost-provisioner-setup",
@@ -31,7 +31,7 @@ pub struct SetupCommand {
 /// What can be asked for.
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub enum Step {
-    /// Look at the node: storages, bridges, addresses, template
+    /// Inspect the node: storages, bridges, addresses, template
     DetectResources,
     /// Create the Proxmox user, roles, pool and a least-privilege API token
     Token,
@@ -44,7 +44,7 @@ pub enum Step {
     Bridge,
     /// Build the template VM unless it exists
     Template,
-    /// Switch the node's own cloud-init off, which every other step does too: it would run guests' user-data as root
+    /// Disable the node's own cloud-init, which would run guests' user-data as root (every step does this)
     CloudInit,
     /// Part of bridge: puts the former network back
     #[command(hide = true)]

@@ -36,7 +36,7 @@ pub fn main() -> std::process::ExitCode {
         for warning in &started.warnings {
             crate::warn(&format!("VM {name}: {warning}"));
         }
-        let what = if started.was_running { "runs already" } else { "runs" };
+        let what = if started.was_running { "is already running" } else { "is running" };
         let more = if started.resumed { " and is active again" } else { "" };
         crate::say(&format!("VM {name} {what}{more}"));
         Ok(())

@@ -79,7 +79,7 @@ fn h05_h06_a_create_killed_anywhere_succeeds_when_run_again() {
         let site = killed_at(point);
         let again = run(&mut site.create("web-1"));
         if is_over(point) {
-            assert!(again.failed().contains("exists already"));
+            assert!(again.failed().contains("already exists"));
         } else {
             let result = again.succeeded().result();
             assert_eq!(result["vmid"], 100);
@@ -127,7 +127,7 @@ fn finish_the_registered_one(site: &Site) {
     assert_eq!((result["vmid"].as_u64(), result["status"].as_str()), (Some(100), Some("ok")));
     site.world().must_be(&REFERENCE.both, "after web-1 was reported");
     let again = run(&mut site.create("web-1")).failed();
-    assert!(again.contains("exists already"), "{again}");
+    assert!(again.contains("already exists"), "{again}");
 }
 
 #[test]

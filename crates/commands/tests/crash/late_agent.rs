@@ -111,7 +111,7 @@ fn h48_an_agent_that_closes_during_undo_is_asked_for_the_state() {
         let ended = run(&mut site.create("web-1"));
         asked(&ended);
         let error = ended.failed();
-        assert!(!error.contains("undoing it failed"), "{error}");
+        assert!(!error.contains("rolling back failed as well"), "{error}");
         site.world().must_be(&empty, "after the undo");
     });
 }
@@ -123,7 +123,7 @@ fn h48_h07_an_agent_that_is_gone_during_undo_keeps_everything_held() {
     control.fault("provider.create.start.after", FaultAction::error("no"), 1).unwrap();
     let ended = site.created_while_the_agent_fails("web-1", FaultAction::Garbage);
     let error = ended.failed();
-    assert!(error.contains("is not JSON") && error.contains("stay held"), "{error}");
+    assert!(error.contains("is not JSON") && error.contains("stay reserved"), "{error}");
     assert_eq!(site.guests(), [100]);
     control.clear_faults().unwrap();
     control.stop_root_agent().unwrap();

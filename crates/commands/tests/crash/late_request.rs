@@ -138,7 +138,7 @@ fn h57_a_vmid_whose_clone_is_still_under_way_is_not_given_up_however_late_it_is(
     run(&mut plain(site.destroy("web-1"))).succeeded();
     wait_until("the late clone has begun", || site.guests().contains(&100));
     let said = run(&mut site.destroy("nobody")).succeeded();
-    assert!(said.err.contains("cannot be settled yet"), "{}", said.err);
+    assert!(said.err.contains("cannot tell yet whether a late request"), "{}", said.err);
     assert!(note(&site, 100) && site.guests().contains(&100));
     site.lab().control().clear_faults().unwrap();
     site.settle();
@@ -180,7 +180,7 @@ fn destroy_says_that_it_undid_a_create() {
     let site = Site::new();
     run(site.create("web-1").env("BLOCKHOST_FAULT", "kill@create.ready")).was_killed();
     let said = site.destroyed("web-1");
-    assert!(said.err.contains("its create had not ended; it was undone"), "{}", said.err);
+    assert!(said.err.contains("its create was interrupted; it is rolled back"), "{}", said.err);
     assert!(!said.err.contains("nothing to do"), "{}", said.err);
     let said = site.destroyed("web-1");
     assert!(said.err.contains("is unknown"), "{}", said.err);

@@ -106,7 +106,7 @@ fn h44_h46_what_terraform_says_it_made_is_looked_at_before_it_is_registered() {
             "no machine"
         };
         let error = end_of(child).failed();
-        assert!(error.contains("terraform said it was made, but the node has"), "{error}");
+        assert!(error.contains("terraform reported success, but the node has"), "{error}");
         assert!(error.contains(found), "{error}");
         assert!(site.database()["vms"].as_object().unwrap().is_empty());
         if stands_in {
@@ -124,7 +124,7 @@ fn h46_h01_recovery_leaves_a_stranger_at_a_dead_creates_vmid_alone() {
     site.lab().control().add_guest(stranger("")).unwrap();
     let before = guest_100(&site);
     let ended = site.created("web-2");
-    assert!(ended.err.contains("is not ours") && ended.err.contains("left alone"), "{}", ended.err);
+    assert!(ended.err.contains("is not ours") && ended.err.contains("leaving it alone"), "{}", ended.err);
     assert_eq!(ended.result()["vmid"], 101);
     assert_eq!(guest_100(&site), before);
     assert_eq!(site.journal_step("web-1"), None);

@@ -96,7 +96,7 @@ fn h05_h07_a_clone_that_takes_long_keeps_its_vmid_until_it_is_over() {
     assert_eq!(other.result()["vmid"], 101);
     assert_eq!(other.result()["ip"], "192.168.122.201");
     assert!(
-        other.err.contains("warning: VM web-1") && other.err.contains("its VMID and addresses stay held"),
+        other.err.contains("warning: VM web-1") && other.err.contains("its VMID and addresses stay reserved"),
         "{}",
         other.err
     );

@@ -34,9 +34,9 @@ fn h07_an_undo_that_fails_holds_everything_and_says_so() {
     for words in [
         "VM web-1 (VMID 100)",
         "the storage went away",
-        "undoing it failed",
+        "rolling back failed as well",
         "can't remove the disk",
-        "VMID 100 and its addresses stay held",
+        "VMID 100 and its addresses stay reserved",
     ] {
         assert!(error.contains(words), "{words:?} is not in {error}");
     }
@@ -71,10 +71,13 @@ fn h07_nothing_is_given_away_while_the_machine_cannot_be_removed() {
     assert_eq!((result["vmid"].as_u64(), result["ip"].as_str()), (Some(101), Some("192.168.122.201")));
     assert_eq!(result["ipv6"], "2a11:6c7:f04:276::3");
     let warning = other.err.lines().find(|l| l.starts_with("warning: VM web-1")).unwrap();
-    assert!(warning.contains("can't remove the disk") && warning.contains("stay held"), "{warning}");
+    assert!(warning.contains("can't remove the disk") && warning.contains("stay reserved"), "{warning}");
     assert_eq!(site.guests(), [100, 101]);
     let again = run(&mut site.create("web-1")).failed();
-    assert!(again.contains("cannot be undone yet") && again.contains("can't remove the disk"), "{again}");
+    assert!(
+        again.contains("cannot be rolled back yet") && again.contains("can't remove the disk"),
+        "{again}"
+    );
     let destroyed = run(&mut site.destroy("web-1")).failed();
     assert!(destroyed.contains("can't remove the disk"), "{destroyed}");
     assert_eq!(site.guests(), [100, 101]);
@@ -91,7 +94,7 @@ fn h07_h48_a_node_that_cannot_be_asked_is_no_proof_of_absence() {
     control.fault("provider.create.start.before", FaultAction::error("no"), 1).unwrap();
     let ended = site.created_while_the_agent_fails("web-1", FaultAction::error("/etc/pve is not mounted"));
     let error = ended.failed();
-    assert!(error.contains("/etc/pve is not mounted") && error.contains("stay held"), "{error}");
+    assert!(error.contains("/etc/pve is not mounted") && error.contains("stay reserved"), "{error}");
     holds_everything(&site);
     control.clear_faults().unwrap();
     site.created("web-1");

@@ -51,7 +51,7 @@ fn h49_no_answer_about_the_machines_suspends_and_destroys_nobody() {
     ] {
         let site = site();
         site.lab.control().fault("agent.vm-state", fault.clone(), 9_999).unwrap();
-        let said = site.gc(&["--execute"]).fails(&["VM over-1", "cannot ask the node"]);
+        let said = site.gc(&["--execute"]).fails(&["VM over-1", "cannot query the node"]);
         assert!(said.out.ends_with("Done: 0 suspended, 0 destroyed, 4 failed\n"), "{fault:?}: {said:#?}");
         unharmed(&site, &format!("{fault:?}"));
         recovers(&site);
@@ -139,7 +139,7 @@ fn h23_a_root_agent_that_hangs_is_not_waited_for_once_for_each_vm() {
     run(command).fails(&["VM over-0", "did not answer vm-state within"]).says(&[
         "VM over-9",
         "does not answer",
-        "was not asked",
+        "skipped, because",
     ]);
     assert!(begun.elapsed() < LONG / 2, "{:?}", begun.elapsed());
     site.lab.control().clear_faults().unwrap();

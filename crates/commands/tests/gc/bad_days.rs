@@ -10,7 +10,7 @@ fn h49_machines_that_were_removed_by_hand() {
     for vmid in [100, 101, 102] {
         site.lab.control().remove_guest(vmid).unwrap();
     }
-    site.gc(&["--execute"]).ok().says(&["VM over (VMID 100)", "the node has no such machine"]);
+    site.gc(&["--execute"]).ok().says(&["VM over (VMID 100)", "the node has no such VM"]);
     assert_eq!(site.status("over"), "suspended");
     site.is_destroyed("due", 101);
     assert_eq!(site.status("paid"), "active", "what is paid is nothing to gc");
@@ -53,12 +53,16 @@ fn h02_h64_a_stranger_at_the_vmid_is_left_alone_and_ours_is_closed() {
         assert_eq!((site.status("over"), site.status("due")), ("active".into(), "suspended".into()));
     }
     write(&members, &good);
-    site.gc(&["--execute"]).ok().says(&["VM due (VMID 101)", "its record is closed", "left alone"]);
+    site.gc(&["--execute"]).ok().says(&[
+        "VM due (VMID 101)",
+        "closing its record",
+        "leaving the other guest alone",
+    ]);
     assert_eq!(strangers(&site), before);
     assert_eq!((site.status("over"), site.status("due")), ("suspended".into(), "destroyed".into()));
     site.days_pass(8);
     site.renew("paid", 10);
-    site.gc(&["--execute"]).ok().says(&["VM over (VMID 100)", "its record is closed"]);
+    site.gc(&["--execute"]).ok().says(&["VM over (VMID 100)", "closing its record"]);
     assert_eq!(strangers(&site), before);
     assert_eq!(site.status("over"), "destroyed");
     site.gc(&["--execute"]).ok();
@@ -199,9 +203,9 @@ fn h10_h16_the_database_replaced_by_an_older_copy() {
     let before = site.guest(101);
     write(&site.path("var/vms.json"), &older);
     // Ours is nowhere in the cluster: its record is suspended and closed, and the number left to its new owner.
-    site.gc(&["--execute"]).ok().says(&["VM due (VMID 101)", "the node has no such machine"]);
+    site.gc(&["--execute"]).ok().says(&["VM due (VMID 101)", "the node has no such VM"]);
     site.resume(&["due"]).fails(&["VM due (VMID 101)", "now belongs to another guest"]);
-    run(site.verb("destroy", &["due"])).ok().says(&["now belongs to another guest", "its record is closed"]);
+    run(site.verb("destroy", &["due"])).ok().says(&["now belongs to another guest", "closing its record"]);
     assert_eq!(site.guest(101), before, "the new customer's machine was touched");
     site.is_suspended("over", 100);
     site.is_active("paid", 102);
@@ -267,7 +271,7 @@ fn h09_a_destroy_that_died_after_the_machine_was_gone_is_finished_by_gc() {
     destroy.env("BLOCKHOST_FAULT", "kill@destroy.gone");
     run(destroy).was_killed();
     assert_eq!(site.status("web-1"), "active");
-    site.gc(&["--execute"]).ok().says(&["VM web-1", "a destroy that had died was finished"]);
+    site.gc(&["--execute"]).ok().says(&["VM web-1", "completed an interrupted destroy"]);
     site.is_destroyed("web-1", vmid);
     // One whose machine is still there is left to whoever began it: it is paid for.
     let vmid = site.made("web-2");
@@ -276,7 +280,7 @@ fn h09_a_destroy_that_died_after_the_machine_was_gone_is_finished_by_gc() {
     run(destroy).was_killed();
     site.gc(&["--execute"]).ok();
     assert_eq!((site.status("web-2").as_str(), site.runs(vmid)), ("active", true));
-    // Also where it is off already.
+    // Also where it is already off.
     let mut destroy = site.verb("destroy", &["web-2"]);
     destroy.env("BLOCKHOST_FAULT", "kill@destroy.stopped");
     run(destroy).was_killed();
@@ -321,11 +325,11 @@ fn h09_a_dead_destroy_that_cannot_be_finished_stops_none_of_the_others() {
     site.lab.control().fault("agent.snippet-delete", refusal, 1).unwrap();
     site.gc(&["--execute"])
         .fails(&["VM web-1", "the disk is read-only", "run the same command again"])
-        .says(&["VM web-2", "a destroy that had died was finished"]);
+        .says(&["VM web-2", "completed an interrupted destroy"]);
     site.is_destroyed("web-2", vmids[1]);
     site.is_destroyed("due", 150);
     // What was left of the first is still known, and goes with the next run.
-    site.gc(&["--execute"]).ok().says(&["VM web-1", "a destroy that had died was finished"]);
+    site.gc(&["--execute"]).ok().says(&["VM web-1", "completed an interrupted destroy"]);
     site.is_destroyed("web-1", vmids[0]);
     site.is_tidy();
 }
@@ -350,7 +354,7 @@ fn h17_a_corrupt_note_of_a_run_under_way_is_said_and_stays() {
     let path = site.path("var/gc-under-way.json");
     for text in ["{ torn", "{\"suspending\": 7}", "{\"suspending\": [\"../x\"]}"] {
         write(&path, text);
-        site.gc(&["--execute"]).fails(&["gc-under-way.json", "remove it"]);
+        site.gc(&["--execute"]).fails(&["gc-under-way.json", "remove the file"]);
         assert_eq!(read(&path), text);
     }
     site.is_suspended("over", 100);

@@ -233,7 +233,7 @@ fn what_would_be_done_says_since_when_it_is_due() {
 fn two_runs_at_once_are_one_run() {
     let site = Site::with(&[expired("over-1", 100)]);
     let first = site.gc_held_at("gc.noted", 8_000, &[]);
-    site.gc(&["--execute"]).fails(&["another gc is at work", "gc, PID"]);
+    site.gc(&["--execute"]).fails(&["another gc is running", "gc, PID"]);
     // Looking is allowed.
     site.gc(&[]).ok();
     drop(first);

@@ -90,7 +90,7 @@ fn h42_a_mock_run_tidies_up_after_nobody_and_leaves_no_trail() {
     assert!(everything(&site) == before, "--mock touched something real");
     assert_eq!(site.lab.control().last_call().unwrap(), calls);
     assert!(!trail.exists(), "nothing real was changed, so there is nothing to tell");
-    site.gc(&["--execute"]).ok().says(&["VM gone", "a destroy that had died was finished"]);
+    site.gc(&["--execute"]).ok().says(&["VM gone", "completed an interrupted destroy"]);
     assert!(!site.path("var/journal/half.json").exists());
 }
 

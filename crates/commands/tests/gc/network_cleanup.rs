@@ -55,7 +55,7 @@ fn a_clean_up_that_fails_or_hangs_does_not_keep_the_vm() {
         said.says(&["warning: VM due", "network mode broker", words, "blockhost-network-hook cleanup due"]);
         site.is_destroyed("due", 100);
         assert!(
-            trail(&site).contains("ok, but VM due: the clean-up of network mode broker failed"),
+            trail(&site).contains("ok, but VM due: the cleanup of network mode broker failed"),
             "{}",
             trail(&site)
         );
@@ -72,7 +72,7 @@ fn h10_a_renewal_during_the_clean_up_wins() {
         database.display()
     );
     install(&site, &renewal);
-    site.gc(&["--execute"]).ok().says(&["due", "renewed or changed meanwhile"]);
+    site.gc(&["--execute"]).ok().says(&["due", "renewed or changed in the meantime"]);
     assert!(site.exists(100));
     assert_eq!(site.status("due"), "suspended");
 }

@@ -65,8 +65,11 @@ fn h10_renewed_between_shutdown_and_off() {
     site.lab.control().guest(100, slow).unwrap();
     let running = site.gc_held_at("gc.asked", 1, &[]);
     site.renew("over", 30);
-    let said =
-        running.wait().ok().says(&["VM over (VMID 100)", "renewed while it went down", "started again"]);
+    let said = running.wait().ok().says(&[
+        "VM over (VMID 100)",
+        "renewed while it was shutting down",
+        "started again",
+    ]);
     assert!(said.out.contains("  over  not done\n"), "{said:#?}");
     site.is_active("over", 100);
 }
@@ -209,7 +212,11 @@ fn h10_a_renewal_after_a_run_that_died_is_honoured_by_the_next() {
         crate::support::until("the guests are off", || !site.runs(100) && !site.runs(101));
         let end = site.renew("over", 30);
         assert_eq!(site.status("over"), "active");
-        site.gc(&["--execute"]).ok().says(&["VM over", "renewed after a run that died", "started again"]);
+        site.gc(&["--execute"]).ok().says(&[
+            "VM over",
+            "renewed after an interrupted run",
+            "started it again",
+        ]);
         site.is_active("over", 100);
         assert_eq!(site.record("over")["expires_at"], end);
         site.is_suspended("over-2", 101);
@@ -220,7 +227,7 @@ fn h10_a_renewal_after_a_run_that_died_is_honoured_by_the_next() {
     site.gc_with("kill@gc.off", &[]).was_killed();
     crate::support::until("the guest is off", || !site.runs(100));
     site.renew("over", 30);
-    site.resume(&["over"]).ok().says(&["VM over was off and runs again"]);
+    site.resume(&["over"]).ok().says(&["VM over was off and is running again"]);
     site.is_active("over", 100);
     site.gc(&["--execute"]).ok();
     assert_eq!(site.guest(100).starts, 2);
@@ -244,6 +251,6 @@ fn h10_h09_a_dead_destroy_is_not_finished_on_a_new_vm_of_the_same_name() {
     let vmid = site.made("web-1");
     crate::support::run(site.verb("kill", &["web-1"])).ok();
     assert!(running.is_alive(), "it was not held long enough");
-    running.wait().ok().says(&["VM first", "a destroy that had died was finished"]);
+    running.wait().ok().says(&["VM first", "completed an interrupted destroy"]);
     assert_eq!((site.status("web-1").as_str(), site.exists(vmid)), ("active", true));
 }

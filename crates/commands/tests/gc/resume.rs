@@ -42,7 +42,7 @@ fn h12_an_active_vm_is_not_extended_for_nothing() {
         Site::with(&[paid("web-1", 100), Vm { running: false, ..paid("web-2", 101) }, expired("web-3", 102)]);
     let ends = ["web-1", "web-2", "web-3"].map(|name| site.record(name)["expires_at"].clone());
     site.resume(&["web-1"]).ok().says(&["VM web-1 is already active"]);
-    site.resume(&["web-2"]).ok().says(&["VM web-2 was off and runs again"]);
+    site.resume(&["web-2"]).ok().says(&["VM web-2 was off and is running again"]);
     site.resume(&["web-3"]).ok().says(&["VM web-3 is already active"]);
     assert_eq!(ends, ["web-1", "web-2", "web-3"].map(|name| site.record(name)["expires_at"].clone()));
     site.is_active("web-2", 101);
@@ -247,7 +247,7 @@ fn h36_what_could_not_be_set_on_the_host_is_a_warning() {
     site.resume(&["web-1"])
         .ok()
         .says(&["warning: VM web-1", "host route"])
-        .says(&["warning: VM web-1", "isolated"])
+        .says(&["warning: VM web-1", "isolate port"])
         .says(&["warning: VM web-1", "not start with the node"]);
     assert_eq!(site.status("web-1"), "active");
     assert!(site.runs(100) && !site.guest(100).onboot);

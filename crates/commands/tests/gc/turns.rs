@@ -60,7 +60,7 @@ fn h19_gc_meets_a_vm_that_somebody_works_on() {
         let busy = site.held_at(point, 6_000, site.verb(verb, &[name]));
         let mut command = site.verb("gc", &["--execute"]);
         command.env("BLOCKHOST_FAULT", "limit@vm-lock=200");
-        run(command).fails(&[&format!("VM {name}"), "another operation is under way", verb]);
+        run(command).fails(&[&format!("VM {name}"), "another operation is in progress", verb]);
         site.is_suspended("other", 102);
         busy.wait().ok();
         // What the other operation did stands.

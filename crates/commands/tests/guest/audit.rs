@@ -253,7 +253,7 @@ fn many_processes_at_once_never_mix_their_lines() {
 /// The change was made, and the trail is a warning.
 #[track_caller]
 fn only_warned(lab: &Lab, said: Said, words: &str) {
-    let said = said.ok().says(&["warning: this change could not be recorded in the audit trail: ", words]);
+    let said = said.ok().says(&["warning: failed to record this change in the audit trail: ", words]);
     assert_eq!(said.err.matches("warning: ").count(), 1, "{said:?}");
     assert_eq!(snapshot(lab).guests[&100].power, lab::model::Power::Running);
 }
@@ -262,9 +262,7 @@ fn only_warned(lab: &Lab, said: Said, words: &str) {
 fn a_trail_that_cannot_be_written_is_a_warning() {
     let lab = site();
     let kill_and_start = |words: &str| {
-        vm(&lab, "kill", &["web-1"])
-            .ok()
-            .says(&["this change could not be recorded in the audit trail", words]);
+        vm(&lab, "kill", &["web-1"]).ok().says(&["failed to record this change in the audit trail", words]);
         only_warned(&lab, vm(&lab, "start", &["web-1"]), words);
     };
     // A file where the folder should be.

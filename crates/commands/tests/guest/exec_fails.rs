@@ -25,7 +25,7 @@ fn h25_a_command_that_outlives_its_limit_is_an_error() {
     assert_eq!(said.out, "", "it is not known what it printed");
     assert_eq!(
         said.err,
-        "error: VM web-1: the command did not end within 1 s and may go on in the guest; a longer limit is --timeout\n"
+        "error: VM web-1: the command did not finish within 1 s and may still be running in the guest; to wait longer, use --timeout\n"
     );
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     // Somewhat longer than the root agent itself waits, and within the limit.
@@ -93,17 +93,22 @@ fn h25_a_guest_that_goes_off_half_way_is_not_waited_for() {
     let begun = Instant::now();
     let running = going_on(&lab, "120", "sleep 100");
     lab.control().power(100, Power::Stopped).unwrap();
-    running.wait().fails(&["VM web-1 (VMID 100)", "was started", "its end cannot be known", "not running"]);
+    running.wait().fails(&[
+        "VM web-1 (VMID 100)",
+        "was started",
+        "its exit status is unknown",
+        "not running",
+    ]);
     lab.control().power(100, Power::Running).unwrap();
     // Restarted: its agent knows nothing of the command.
     let running = going_on(&lab, "120", "sleep 100");
     lab.control().power(100, Power::Stopped).unwrap();
     lab.control().power(100, Power::Running).unwrap();
-    running.wait().fails(&["its end cannot be known"]);
+    running.wait().fails(&["its exit status is unknown"]);
     // Removed by hand.
     let running = going_on(&lab, "120", "sleep 100");
     lab.control().remove_guest(100).unwrap();
-    running.wait().fails(&["its end cannot be known", "does not exist"]);
+    running.wait().fails(&["its exit status is unknown", "does not exist"]);
     assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
 }
 
@@ -112,7 +117,7 @@ fn h02_a_stranger_that_comes_half_way_is_not_asked_about_the_command() {
     let lab = site();
     let running = going_on(&lab, "120", "sleep 100");
     lab.control().set(100, "smbios1", &format!("uuid={}", uuid(999))).unwrap();
-    running.wait().fails(&["its end cannot be known", "another guest"]);
+    running.wait().fails(&["its exit status is unknown", "another guest"]);
 }
 
 #[test]
@@ -131,13 +136,13 @@ fn h48_where_nobody_knows_whether_it_was_run_that_is_said() {
     for fault in [FaultAction::Kill, FaultAction::Garbage, FaultAction::Huge] {
         lab.control().fault("agent.qm-guest-exec.after", fault.clone(), 1).unwrap();
         let said = exec(&lab, &["true"]);
-        said.fails(&["VM web-1 (VMID 100)", "whether the command was run is unknown"]);
+        said.fails(&["VM web-1 (VMID 100)", "it is unknown whether the command was run"]);
     }
     // The tool hangs; the root agent gives up on it first.
     lab.control().fault("qm.guest-exec.after", FaultAction::Hang, 1).unwrap();
     let begun = Instant::now();
     exec(&lab, &["--timeout", "3", "true"]).fails(&[
-        "whether the command was run is unknown",
+        "it is unknown whether the command was run",
         "the node is busy",
         "qm did not answer",
     ]);
@@ -169,7 +174,7 @@ fn h41_a_destroyed_vm_is_refused_whoever_has_its_vmid() {
     let lab = site();
     set_field(&lab, "web-1", "status", "destroyed".into());
     let before = lab.control().last_call().unwrap();
-    exec(&lab, &["true"]).fails(&["VM web-1 was destroyed", "VMID 100 may belong to another machine"]);
+    exec(&lab, &["true"]).fails(&["VM web-1 was destroyed", "VMID 100 may belong to another VM"]);
     assert_eq!(lab.control().last_call().unwrap(), before, "nobody is even asked");
 }
 

@@ -70,7 +70,7 @@ fn the_user_is_the_flags_then_the_records_then_admin() {
     assert_eq!((gecos("admin"), gecos("alice")), ("wallet=w,nft=3".into(), "wallet=w,nft=1".into()));
     // The guest knows no such user: said, and not a success.
     vm(&lab, "update-gecos", &["web-1", "w", "--nft-id", "2", "--username", "carol"]).fails(&[
-        "VM web-1 (VMID 100): the GECOS of user carol was not changed",
+        "VM web-1 (VMID 100): failed to change the GECOS of user carol",
         "user 'carol' does not exist",
     ]);
     set_field(&lab, "web-1", "username", "$(reboot)".into());
@@ -103,13 +103,13 @@ fn success_is_said_only_when_the_guest_has_it() {
         .fails(&["should be \"wallet=w,nft=12\"", "the guest has \"wallet=w,nft=1\""]);
     // The user is gone when it is read back.
     replace_guest_program(&lab, "usermod", "sed -i /^admin:/d \"$LAB_GUEST_ROOT/etc/passwd\"");
-    update(&lab, "w", "1").fails(&["the guest has no user admin", "getent ended with 2"]);
+    update(&lab, "w", "1").fails(&["the guest has no user admin", "getent exited with 2"]);
     replace_guest_program(
         &lab,
         "usermod",
         "echo 'usermod: cannot lock /etc/passwd; try again later.' >&2; exit 1",
     );
-    update(&lab, "w", "1").fails(&["was not changed", "cannot lock /etc/passwd"]);
+    update(&lab, "w", "1").fails(&["failed to change the GECOS", "cannot lock /etc/passwd"]);
 }
 
 #[test]

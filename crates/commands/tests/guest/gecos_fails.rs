@@ -19,7 +19,7 @@ fn h23_a_root_agent_that_hangs_is_given_up_by_25_s() {
     let took = begun.elapsed();
     println!("given up after {took:?}: {}", said.err);
     assert!(took < Duration::from_secs(29), "{took:?}");
-    said.says(&["did not answer qm-update-gecos within", "no answer came from the guest"]);
+    said.says(&["did not answer qm-update-gecos within", "the guest did not answer"]);
 }
 
 #[test]
@@ -28,14 +28,14 @@ fn h24_a_silent_guest_agent_is_said() {
     for mode in [AgentMode::Off, AgentMode::Never] {
         lab.control().agent(100, mode).unwrap();
         vm(&lab, "update-gecos", &ARGUMENTS)
-            .fails(&["the GECOS of user admin was not changed", "QEMU guest agent is not running"]);
+            .fails(&["failed to change the GECOS of user admin", "QEMU guest agent is not running"]);
     }
     // It falls silent between writing and reading back.
     lab.control().agent(100, AgentMode::On).unwrap();
     let running = begin(&lab, "sleep@gecos.written=1500", "blockhost-vm-update-gecos", &ARGUMENTS);
     until("the change", || passwd_line(&lab, 100, "admin").contains("nft=7"));
     lab.control().agent(100, AgentMode::Off).unwrap();
-    running.wait().fails(&["the GECOS of user admin cannot be read back", "guest agent is not running"]);
+    running.wait().fails(&["cannot read back the GECOS of user admin", "guest agent is not running"]);
     lab.control().agent(100, AgentMode::On).unwrap();
     vm(&lab, "update-gecos", &ARGUMENTS).ok();
 }
@@ -48,16 +48,19 @@ fn h48_an_answer_that_is_lost_is_made_up_for_by_reading() {
     {
         lab.control().fault("agent.qm-update-gecos.after", fault, 1).unwrap();
         let id = number.to_string();
-        vm(&lab, "update-gecos", &["web-1", "w", "--nft-id", &id]).ok().says(&["reading what the guest has"]);
+        vm(&lab, "update-gecos", &["web-1", "w", "--nft-id", &id])
+            .ok()
+            .says(&["reading the current value from the guest"]);
         assert!(passwd_line(&lab, 100, "admin").contains(&format!("nft={id}:")));
     }
     // It was lost before anything was done.
     lab.control().fault("agent.qm-update-gecos.before", FaultAction::Kill, 1).unwrap();
     vm_with(&lab, "limit@update-gecos=1000", "update-gecos", &ARGUMENTS).fails(&["the guest has", "nft=2"]);
     lab.control().fault("agent.qm-update-gecos.before", FaultAction::error("it is Monday"), 1).unwrap();
-    vm(&lab, "update-gecos", &ARGUMENTS).fails(&["was not changed", "it is Monday"]);
+    vm(&lab, "update-gecos", &ARGUMENTS).fails(&["failed to change the GECOS", "it is Monday"]);
     lab.control().stop_root_agent().unwrap();
-    vm(&lab, "update-gecos", &ARGUMENTS).fails(&["was not changed", "root-agent.sock does not exist"]);
+    vm(&lab, "update-gecos", &ARGUMENTS)
+        .fails(&["failed to change the GECOS", "root-agent.sock does not exist"]);
 }
 
 #[test]
@@ -75,7 +78,7 @@ fn h19_an_operation_that_holds_the_vm_is_waited_for_within_the_limit() {
     let lock = lab.path("var/journal/web-1.lock");
     until("the lock", || std::fs::read_to_string(&lock).is_ok_and(|note| note.starts_with("start")));
     vm_with(&lab, "limit@vm-lock=300", "update-gecos", &ARGUMENTS)
-        .fails(&["VM web-1: another operation is under way", "try again later"]);
+        .fails(&["VM web-1: another operation is in progress", "try again later"]);
     start.child().kill().unwrap();
     drop(start);
     vm(&lab, "update-gecos", &ARGUMENTS).ok();
@@ -85,7 +88,7 @@ fn h19_an_operation_that_holds_the_vm_is_waited_for_within_the_limit() {
 fn a_vm_that_is_off_or_unknown() {
     let lab = site();
     lab.control().power(100, Power::Stopped).unwrap();
-    vm(&lab, "update-gecos", &ARGUMENTS).fails(&["was not changed", "VM 100 is not running"]);
+    vm(&lab, "update-gecos", &ARGUMENTS).fails(&["failed to change the GECOS", "VM 100 is not running"]);
     assert_eq!(snapshot(&lab).guests[&100].power, Power::Stopped);
     vm(&lab, "update-gecos", &["nobody", "w", "--nft-id", "1"]).fails(&["VM nobody is unknown"]);
     lab.control().mount_etc_pve(false).unwrap();
@@ -106,7 +109,7 @@ fn h02_a_strangers_user_is_left_alone() {
     let lab = site();
     lab.control().remove_guest(100).unwrap();
     stand_in(&lab, 100, "web-1", &uuid(5));
-    vm(&lab, "update-gecos", &ARGUMENTS).fails(&["was not changed", "another guest"]);
+    vm(&lab, "update-gecos", &ARGUMENTS).fails(&["failed to change the GECOS", "another guest"]);
     edit_database(&lab, |all| {
         all["vms"]["web-1"].as_object_mut().unwrap().remove("smbios_uuid");
     });

@@ -60,7 +60,7 @@ fn h54_ports_that_are_still_coming_are_waited_for_side_by_side() {
     let mut start = lab.tool("qm").args(["start", "101"]).spawn().unwrap();
     until("it runs", || snapshot(&lab).guests[&101].power == Power::Running);
     let said = reapply(&lab, "limit@reapply=6000").ends(1);
-    assert!(said.err.contains("web-2") && said.err.contains("was not isolated"), "{said:?}");
+    assert!(said.err.contains("web-2") && said.err.contains("failed to isolate port"), "{said:?}");
     assert!([100, 102, 103].iter().all(|vmid| is_isolated(&lab, *vmid)));
     start.kill().unwrap();
     start.wait().unwrap();
@@ -132,7 +132,7 @@ fn one_failure_does_not_stop_the_others() {
     });
     let said = reapply(&lab, "").ends(1);
     for words in [
-        "warning: VM web-1: the host route to 2a11:6c7:f04:276::2 was not set",
+        "warning: VM web-1: failed to set the host route to 2a11:6c7:f04:276::2",
         "no route",
         "VM web-3 (VMID 102): it is on node pve2",
         "web-4",
@@ -172,10 +172,10 @@ fn h23_a_root_agent_that_never_comes_or_hangs_is_given_up_once_for_all() {
     let begun = Instant::now();
     lab.control().fault("agent.vm-state", FaultAction::Hang, 100).unwrap();
     reapply(&lab, "limit@reapply-agent=700")
-        .fails(&["nothing was put back", "did not answer vm-state within 1 s"]);
+        .fails(&["reconnected nothing", "did not answer vm-state within 1 s"]);
     lab.control().stop_root_agent().unwrap();
     reapply(&lab, "limit@reapply-agent=700")
-        .fails(&["nothing was put back", "root-agent.sock does not exist"]);
+        .fails(&["reconnected nothing", "root-agent.sock does not exist"]);
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
 }
 
@@ -188,7 +188,7 @@ fn h19_a_vm_under_another_operation_is_told_and_the_rest_done() {
     let lock = lab.path("var/journal/web-1.lock");
     until("the lock", || std::fs::read_to_string(&lock).is_ok_and(|note| note.starts_with("start")));
     let said = reapply(&lab, "limit@vm-lock=300").ends(1);
-    assert!(said.err.contains("VM web-1: another operation is under way"), "{said:?}");
+    assert!(said.err.contains("VM web-1: another operation is in progress"), "{said:?}");
     assert!(is_isolated(&lab, 101) && has_route(&lab, 101));
 }
 
@@ -199,7 +199,7 @@ fn h49_a_node_that_cannot_be_asked_changes_no_record() {
     lab.control().mount_etc_pve(false).unwrap();
     let said = reapply(&lab, "").ends(1);
     assert!(
-        said.err.contains("VM web-1 (VMID 100): cannot ask the node") && said.err.contains("not mounted"),
+        said.err.contains("VM web-1 (VMID 100): cannot query the node") && said.err.contains("not mounted"),
         "{said:?}"
     );
     assert_eq!(crate::support::read(&lab.path("var/vms.json")), before);

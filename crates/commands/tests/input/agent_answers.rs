@@ -80,18 +80,18 @@ fn h49_an_answer_that_is_none_is_never_an_absence() {
         ("closed at once", vec![], "closed the connection"),
         ("closed in the length", vec![0, 0], "closed the connection"),
         ("closed in the middle", vec![0, 0, 0, 50, b'{', b'"'], "closed the connection"),
-        ("no JSON", framed(b"Traceback (most recent call last):\n  x"), "not JSON"),
+        ("not JSON", framed(b"Traceback (most recent call last):\n  x"), "not JSON"),
         ("empty", framed(b""), "not JSON"),
         ("no UTF-8", framed(b"{\"ok\": true, \"x\": \"\xff\"}"), "not JSON"),
-        ("no object", framed(b"[true]"), "not JSON"),
+        ("not an object", framed(b"[true]"), "not JSON"),
         ("cut off", framed(br#"{"ok": true, "exists": fal"#), "not JSON"),
         ("too large", [vec![0xff; 4], vec![b'x'; 100]].concat(), "larger than 10 MiB"),
         ("just too large", (10u32 * 1024 * 1024 + 1).to_be_bytes().to_vec(), "larger than 10 MiB"),
         ("no more than ok", object(json!({"ok": true})), "vm-state"),
         ("wrong types", object(json!({"ok": true, "exists": "no", "running": 0})), "vm-state"),
         ("null", object(json!({"ok": true, "exists": null})), "vm-state"),
-        ("ok as text", object(json!({"ok": "true", "exists": false})), "gave no reason"),
-        ("no without words", object(json!({"ok": false})), "gave no reason"),
+        ("ok as text", object(json!({"ok": "true", "exists": false})), "no reason given"),
+        ("no without words", object(json!({"ok": false})), "no reason given"),
         ("several lines", object(json!({"ok": false, "error": "one\ntwo\n\nthree"})), "one two"),
         (
             "unknown action",
@@ -108,7 +108,7 @@ fn h49_an_answer_that_is_none_is_never_an_absence() {
         }
         let status = vm(&lab, "status", &["vm-1"]).ok();
         assert_eq!(status.stdout, "active\n", "{why}: the database's word");
-        assert!(status.stderr.contains("the last known state"), "{why}: {status:?}");
+        assert!(status.stderr.contains("its last known state"), "{why}: {status:?}");
         let list = vm(&lab, "list", &["--live", "--format", "json"]).ok();
         assert!(list.stdout.contains(r#""status": "active""#), "{why}: {list:?}");
     }
@@ -162,7 +162,7 @@ fn h23_a_silent_agent_holds_nobody_longer_than_their_limit() {
         assert!(asked >= 1, "{ended:?}");
         for ended in ended {
             let asked = ended.stderr.contains("did not answer");
-            let why = if asked { "did not answer" } else { "another operation is under way" };
+            let why = if asked { "did not answer" } else { "another operation is in progress" };
             ended.refused_in_one_line(&["vm-1", why]);
         }
     });

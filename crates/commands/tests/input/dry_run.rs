@@ -68,7 +68,7 @@ fn h42_a_refused_dry_run_changes_nothing_either() {
     create(&lab, "vm-0", &[]).ok();
     let (host, node) = (host_tree(&lab), lab.control().snapshot().unwrap());
     for (arguments, word) in [
-        (&["vm-0", "--no-web3"][..], "exists already"),
+        (&["vm-0", "--no-web3"][..], "already exists"),
         (&["vm-1", "--no-web3", "--ip", "192.168.122.200"], "taken"),
         (&["vm-1", "--no-web3", "--cloud-init", "none"], "none"),
     ] {

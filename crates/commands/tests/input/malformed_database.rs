@@ -41,7 +41,7 @@ fn h17_a_corrupt_database_is_named_with_its_place_and_never_written_over() {
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("empty", b"".to_vec(), "it is empty"),
         ("blanks", b" \n\t ".to_vec(), "it is empty"),
-        ("no object", b"[]".to_vec(), "object"),
+        ("not an object", b"[]".to_vec(), "object"),
         ("null", b"null".to_vec(), "object"),
         ("no vms", b"{}".to_vec(), "\"vms\" is missing"),
         ("vms a list", br#"{"vms": []}"#.to_vec(), "records"),
@@ -65,7 +65,7 @@ fn h17_a_corrupt_database_is_named_with_its_place_and_never_written_over() {
                 let case = Case::new(lab, bytes);
                 let file = case.path().display().to_string();
                 case.vm(lab, "create", &["vm-1", "--owner-wallet", WALLET, "--apply"])
-                    .refused_in_one_line(&[&file, word, "left as it is"]);
+                    .refused_in_one_line(&[&file, word, "left unchanged"]);
                 for verb in ["start", "stop", "destroy"] {
                     case.vm(lab, verb, &["vm-1"]).refused_in_one_line(&[&file, word]);
                 }

@@ -190,7 +190,7 @@ fn renamed_fields_are_written_and_read() {
     assert!(list.contains("vm-1\tactive\t192.168.122.200\t20"), "{list}");
     vm(&lab, "kill", &["vm-1"]).ok();
     assert_eq!(vm(&lab, "status", &["vm-1"]).ok().stdout, "suspended\n");
-    create(&lab, "vm-1", &[]).refused_in_one_line(&["exists already"]);
+    create(&lab, "vm-1", &[]).refused_in_one_line(&["already exists"]);
     vm(&lab, "destroy", &["vm-1"]).ok();
     let record = &database(&lab)["vms"]["vm-1"];
     assert_eq!((&record["state"], &record["status"]), (&"destroyed".into(), &"gone".into()));

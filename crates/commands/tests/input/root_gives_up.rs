@@ -212,7 +212,7 @@ fn h56_a_folder_of_a_group_without_a_user_is_refused_and_roots_own_is_not() {
     if Command::new("id").arg("blockhost").output().unwrap().status.success() {
         return;
     }
-    as_root(&lab, "list", &[]).refused_in_one_line(&["can be changed by others than root", "blockhost"]);
+    as_root(&lab, "list", &[]).refused_in_one_line(&["is writable by others than root", "blockhost"]);
     for folder in ["var", "run"] {
         std::fs::set_permissions(lab.path(folder), PermissionsExt::from_mode(0o755)).unwrap();
     }

@@ -26,13 +26,13 @@ fn h49_no_answer_about_the_machine_destroys_no_record() {
         FaultAction::error("Configuration file 'nodes/pve/qemu-server/100.conf' does not exist"),
     ] {
         lab.control().fault("agent.vm-state", fault.clone(), 99).unwrap();
-        lab.vm_with(rules, "destroy", &["web-1"]).fails(&["VM web-1", "cannot ask the node"]);
+        lab.vm_with(rules, "destroy", &["web-1"]).fails(&["VM web-1", "cannot query the node"]);
         still_there(&lab, "web-1");
         lab.control().clear_faults().unwrap();
     }
     lab.control().mount_etc_pve(false).unwrap();
     for verb in ["destroy", "stop", "kill", "start"] {
-        lab.vm_with(rules, verb, &["web-1"]).fails(&["cannot ask the node", "not mounted"]);
+        lab.vm_with(rules, verb, &["web-1"]).fails(&["cannot query the node", "not mounted"]);
         still_there(&lab, "web-1");
     }
     lab.control().mount_etc_pve(true).unwrap();
@@ -221,7 +221,7 @@ fn h08_what_a_living_machine_needs_stays_though_its_record_was_lost() {
         lab.control().mount_etc_pve(true).unwrap();
         assert!(lab.path("var/terraform/vms/web-1/web-1.tf.json").exists());
         // The record is found and restored, and then it is a destroy like any other.
-        lab.vm("destroy", &["web-1"]).ok().says(&["VM web-1 (VMID 100)", "was restored"]);
+        lab.vm("destroy", &["web-1"]).ok().says(&["VM web-1 (VMID 100)", "restored it"]);
         assert_eq!(record(&lab, "web-1")["smbios_uuid"], good["vms"]["web-1"]["smbios_uuid"]);
         assert!(!lab.control().snapshot().unwrap().guests.contains_key(&100));
         assert!(!lab.path("var/terraform/vms/web-1").exists());

@@ -74,13 +74,13 @@ fn the_other_verbs_print_nothing_and_can_be_repeated() {
     let lab = Lab::builder().start().unwrap();
     lab.made("web-1");
     for (verb, words) in [
-        ("start", "VM web-1 runs already"),
+        ("start", "VM web-1 is already running"),
         ("stop", "VM web-1 is off"),
-        ("stop", "VM web-1 is off already"),
-        ("kill", "VM web-1 is off already"),
-        ("start", "VM web-1 runs"),
+        ("stop", "VM web-1 is already off"),
+        ("kill", "VM web-1 is already off"),
+        ("start", "VM web-1 is running"),
         ("kill", "VM web-1 is off"),
-        ("kill", "VM web-1 is off already"),
+        ("kill", "VM web-1 is already off"),
         ("destroy", "VM web-1 is destroyed"),
         ("destroy", "VM web-1 was destroyed before; nothing to do"),
     ] {
@@ -104,12 +104,12 @@ fn the_same_name_is_refused_while_it_lives_and_free_after() {
     let lab = Lab::builder().start().unwrap();
     lab.made("web-1");
     let before = crate::support::world(&lab);
-    lab.create("web-1", &[]).fails(&["VM web-1 exists already", "active"]);
+    lab.create("web-1", &[]).fails(&["VM web-1 already exists", "active"]);
     crate::support::world(&lab).same(&before, "refused");
     edit_record(&lab, "web-1", |record| {
         record.insert("status".into(), "suspended".into());
     });
-    lab.create("web-1", &[]).fails(&["VM web-1 exists already", "suspended"]);
+    lab.create("web-1", &[]).fails(&["VM web-1 already exists", "suspended"]);
     lab.vm("destroy", &["web-1"]).ok();
     edit_record(&lab, "web-1", |record| {
         record.insert("nft_minted".into(), true.into());
@@ -165,7 +165,7 @@ fn list_has_a_table_for_pipes_and_json_for_programs() {
     lab.control().remove_guest(101).unwrap();
     let said = lab.vm("list", &["--live", "--status", "unknown"]).ok();
     assert!(said.out.contains("long-name.example\tunknown\t") && !said.out.contains("destroyed"), "{said:?}");
-    assert!(said.err.contains("the node has no such machine"), "{said:?}");
+    assert!(said.err.contains("the node has no such VM"), "{said:?}");
 }
 
 #[test]

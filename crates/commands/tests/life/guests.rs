@@ -74,7 +74,7 @@ fn h24_a_guest_that_switches_itself_off_is_not_waited_for() {
     });
     lab.control().power(100, Power::Stopped).unwrap();
     let begun = Instant::now();
-    create.wait().fails(&["VM web-1 (VMID 100)", "switched itself off", "first boot"]);
+    create.wait().fails(&["VM web-1 (VMID 100)", "shut itself down", "first boot"]);
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     world(&lab).same(&before, "undone");
 }
@@ -135,7 +135,7 @@ fn paused_guests() {
         "blockhost-vm-kill web-1",
     ]);
     world(&lab).same(&before, "paused");
-    assert_eq!(lab.vm("start", &["web-1"]).ok().err, "VM web-1 runs\n");
+    assert_eq!(lab.vm("start", &["web-1"]).ok().err, "VM web-1 is running\n");
     let vm = guest(&lab, 100);
     assert_eq!((vm.power, vm.starts), (Power::Running, 1), "continued, not started anew");
     lab.control().power(100, Power::Paused).unwrap();

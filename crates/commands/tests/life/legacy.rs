@@ -63,7 +63,7 @@ fn h01_a_wrong_vmid_is_corrected_where_the_name_agrees() {
         assert_eq!(lab.vm("status", &["web-001"]).ok().out, "active\n", "by the true VMID");
         assert_eq!(legacy_record(&lab, "web-001")["vmid"], 105, "status changes nothing");
         let said = lab.vm(verb, &["web-001"]).ok();
-        said.says(&["warning: ", "VMID 105", &format!("say {id}"), "corrected"]);
+        said.says(&["warning: ", "VMID 105", &format!("say {id}"), "correcting the record"]);
         assert_eq!(legacy_record(&lab, "web-001")["vmid"], id, "{verb}");
         assert_eq!(guest(&lab, 105), stranger, "{verb}");
         let trail = lab.path("var/audit").read_dir().unwrap().next().unwrap().unwrap().path();
@@ -146,7 +146,9 @@ fn h44_a_terraform_killed_while_it_tidies_the_shared_state_does_not_stop_destroy
         let lab = legacy_site();
         let id = add(&lab, "web-001", "192.168.122.200", None);
         lab.control().fault(point, lab::model::FaultAction::Kill, 1).unwrap();
-        lab.vm("destroy", &["web-001"]).ok().says(&["warning: ", "it is gone, but terraform failed to"]);
+        lab.vm("destroy", &["web-001"])
+            .ok()
+            .says(&["warning: ", "the VM is deleted, but terraform failed to"]);
         assert!(lab.control().faults().unwrap().iter().any(|f| f.hits == 1), "{point}");
         assert!(!lab.control().snapshot().unwrap().guests.contains_key(&id));
         assert_eq!(legacy_record(&lab, "web-001")["status"], "destroyed");
@@ -181,7 +183,7 @@ fn h43_a_broken_neighbour_does_not_keep_the_machine() {
     let id = add(&lab, "web-001", "192.168.122.200", None);
     write(&lab.path("var/terraform/web-009.tf.json"), "{\"resource\": {");
     let said = lab.vm("destroy", &["web-001"]).ok();
-    said.says(&["warning: ", "it is gone, but terraform failed to", "web_001"]);
+    said.says(&["warning: ", "the VM is deleted, but terraform failed to", "web_001"]);
     assert!(!lab.control().snapshot().unwrap().guests.contains_key(&id));
     assert_eq!(legacy_record(&lab, "web-001")["status"], "destroyed");
     assert_eq!(read(&lab.path("var/terraform/web-009.tf.json")), "{\"resource\": {", "not ours to touch");
@@ -234,7 +236,7 @@ fn a_legacy_vm_without_its_file_is_known_by_its_name() {
     assert!(!lab.control().snapshot().unwrap().guests.contains_key(&id));
     // A name that no live record knows keeps its file from being overwritten.
     write(&lab.path("var/terraform/web-007.tf.json"), "{}");
-    lab.create("web-007", &[]).fails(&["web-007", "holds a file of this name"]);
+    lab.create("web-007", &[]).fails(&["web-007", "has a file of this name"]);
     assert_eq!(read(&lab.path("var/terraform/web-007.tf.json")), "{}");
     edit(&lab.path("var/terraform/web-007.tf.json"), "{}", "{}");
 }

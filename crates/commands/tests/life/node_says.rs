@@ -111,9 +111,9 @@ fn terraform_that_is_not_there() {
     assert_eq!(lab.control().snapshot().unwrap().guests.len(), 1);
     // A provider that was taken away.
     std::fs::remove_dir_all(lab.path("var/terraform/.terraform/providers")).unwrap();
-    refused(&lab, &[], &["terraform has not been initialised", "blockhost-provisioner-setup terraform"]);
+    refused(&lab, &[], &["terraform is not initialised", "blockhost-provisioner-setup terraform"]);
     std::fs::create_dir_all(lab.path("var/terraform/.terraform/providers")).unwrap();
-    refused(&lab, &[], &["terraform has not been initialised", "blockhost-provisioner-setup terraform"]);
+    refused(&lab, &[], &["terraform is not initialised", "blockhost-provisioner-setup terraform"]);
     let path = lab.path("var/terraform/terraform.tfvars");
     let text = read(&path);
     std::fs::remove_file(&path).unwrap();

@@ -16,7 +16,7 @@ fn h22_a_template_that_is_being_backed_up_is_waited_for() {
         "template VM 9001 is still locked (backup)",
         "qm unlock 9001",
     ]);
-    world(&lab).same(&before, "nothing was taken");
+    world(&lab).same(&before, "nothing was reserved");
     let running = lab.vm_start("", "create", &CREATE);
     std::thread::sleep(std::time::Duration::from_millis(1500));
     lab.control().set_lock(9001, None).unwrap();

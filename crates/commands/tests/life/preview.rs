@@ -103,10 +103,10 @@ fn the_preview_shows_what_will_be() {
     assert!(said.out.ends_with("This was a preview. Run again with --apply to create the VM.\n"), "{said:?}");
     assert_eq!(said.err, "");
     let said = preview(&lab, &["--expiry-days", "0"]).ok();
-    assert!(said.out.contains("at once: the next gc run suspends it"), "{said:?}");
+    assert!(said.out.contains("(immediately: the next gc run suspends it)"), "{said:?}");
     // This host's own fault, which says nothing about the VM.
     std::fs::remove_dir_all(lab.path("var/terraform/.terraform")).unwrap();
     preview(&lab, &[])
         .ok()
-        .says(&["warning: VM web-1: --apply would be refused", "terraform has not been initialised"]);
+        .says(&["warning: VM web-1: --apply would be refused", "terraform is not initialised"]);
 }

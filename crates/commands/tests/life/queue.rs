@@ -126,7 +126,7 @@ fn h18_the_queue_can_be_too_long() {
     let holder = start(&lab, "holder", "sleep@create.turn=60000", &[]);
     until("the lock", || lab.path("run/provisioning.lock").exists());
     let before = world(&lab);
-    let words = ["waited 1 s", "holder (PID ", "nothing was taken", "--queue-timeout"];
+    let words = ["waited 1 s", "holder (PID ", "nothing was reserved", "--queue-timeout"];
     start(&lab, "web-1", "", &["--queue-timeout", "1"]).wait().fails(&words);
     lab.create("web-1", &["--queue-timeout", "0"]).fails(&["waited 0 s"]);
     world(&lab).same(&before, "queue");

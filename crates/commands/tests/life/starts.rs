@@ -39,7 +39,7 @@ fn h12_a_suspended_vm_that_is_paid_for_becomes_active() {
     for expires in ["2999-01-01T00:00:00Z", "2999-01-01T00:00:00.000000+00:00", "2999-01-01T02:00:00+02:00"] {
         suspend(&lab, Some(expires));
         let said = lab.vm("start", &["web-1"]).ok();
-        assert_eq!((said.out.as_str(), said.err.as_str()), ("", "VM web-1 runs and is active again\n"));
+        assert_eq!((said.out.as_str(), said.err.as_str()), ("", "VM web-1 is running and is active again\n"));
         let now = record(&lab, "web-1");
         assert_eq!((&now["status"], now.get("suspended_at")), (&"active".into(), None));
         assert_eq!((&now["expires_at"], &now["gecos_synced"]), (&expires.into(), &true.into()), "kept");
@@ -52,7 +52,7 @@ fn h12_a_suspended_vm_that_is_paid_for_becomes_active() {
     edit_record(&lab, "web-1", |record| {
         record.insert("status".into(), "suspended".into());
     });
-    lab.vm("start", &["web-1"]).ok().says(&["runs already and is active again"]);
+    lab.vm("start", &["web-1"]).ok().says(&["is already running and is active again"]);
     assert_eq!(record(&lab, "web-1")["status"], "active");
 }
 
@@ -102,7 +102,7 @@ fn h36_route_and_isolation_come_back_with_every_start() {
     lab.control().reboot_node().unwrap();
     assert_eq!(guest(&lab, 100).power, Power::Running, "started with the node");
     assert!(!connected(&lab));
-    lab.vm("start", &["web-1"]).ok().says(&["VM web-1 runs already"]);
+    lab.vm("start", &["web-1"]).ok().says(&["VM web-1 is already running"]);
     assert!(connected(&lab));
     // Off and on behind our back.
     lab.control().power(100, Power::Stopped).unwrap();
@@ -132,7 +132,7 @@ fn h54_the_port_is_isolated_however_long_the_start_takes_after_the_vm_runs() {
     while guest(&lab, 100).power != Power::Running {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    let said = lab.vm("start", &["web-1"]).ok().says(&["runs already"]);
+    let said = lab.vm("start", &["web-1"]).ok().says(&["is already running"]);
     assert!(connected(&lab) && !said.err.contains("isolated"), "{said:?}");
     assert!(other.wait().unwrap().success());
 }
@@ -160,7 +160,7 @@ fn h54_isolation_is_read_back_and_a_port_that_never_comes_is_a_warning() {
     let began = std::time::Instant::now();
     let said = lab.vm_with("limit@start=6000", "start", &["web-1"]).ok();
     said.says(&[
-        "tap100i0 was not isolated",
+        "failed to isolate port tap100i0",
         "other guests on this bridge can reach it",
         "blockhost-vm-start",
     ]);
@@ -177,16 +177,16 @@ fn h54_what_cannot_be_isolated_is_said_at_once() {
     let unknown = || FaultAction::error("Unknown action: bridge-port-isolate");
     lab.vm("stop", &["web-1"]).ok();
     lab.control().fault("agent.bridge-port-isolate", unknown(), 1).unwrap();
-    lab.vm("start", &["web-1"]).ok().says(&["was not isolated", "too old", "upgrade blockhost-common"]);
+    lab.vm("start", &["web-1"]).ok().says(&["failed to isolate port", "too old", "upgrade blockhost-common"]);
     // Somebody has switched the firewall's bridge on: the tap's isolation would mean nothing.
     lab.vm("stop", &["web-1"]).ok();
     let net0 = guest(&lab, 100).config["net0"].replace(",firewall=0", "") + ",firewall=1";
     lab.control().set(100, "net0", &net0).unwrap();
-    lab.vm("start", &["web-1"]).ok().says(&["was not isolated", "fwpr100p0", "firewall=0"]);
+    lab.vm("start", &["web-1"]).ok().says(&["failed to isolate port", "fwpr100p0", "firewall=0"]);
     // No card at all.
     lab.vm("stop", &["web-1"]).ok();
     lab.control().unset(100, "net0").unwrap();
-    lab.vm("start", &["web-1"]).ok().says(&["was not isolated", "no network card"]);
+    lab.vm("start", &["web-1"]).ok().says(&["failed to isolate port", "no network card"]);
     assert!(began.elapsed() < std::time::Duration::from_secs(25), "{:?}", began.elapsed());
 }
 
@@ -200,9 +200,9 @@ fn h36_what_could_not_be_connected_is_a_warning() {
     break_network();
     let words = [
         "warning: VM web-1: ",
-        "the host route to 2a11:6c7:f04:276::2 was not set",
+        "failed to set the host route to 2a11:6c7:f04:276::2",
         "RTNETLINK answers: No",
-        "tap100i0 was not isolated",
+        "failed to isolate port tap100i0",
         "no such port",
         "blockhost-vm-start",
     ];
@@ -260,7 +260,12 @@ fn h36_a_route_is_not_set_to_a_guessed_bridge() {
     // The line that names the bridge may be the one that cannot be read.
     write(&path, &text.replace("proxmox_bridge", "proxmox_bridge = ["));
     let said = lab.vm("start", &["web-1"]).ok();
-    said.says(&["the host route to", "was not set", "cannot tell the guests' bridge", "terraform.tfvars"]);
+    said.says(&[
+        "failed to set the host route to",
+        "failed to set the host route",
+        "cannot determine the guests' bridge",
+        "terraform.tfvars",
+    ]);
     assert!(lab.control().snapshot().unwrap().routes.is_empty());
     write(&path, &text);
     lab.vm("start", &["web-1"]).ok();

@@ -70,7 +70,7 @@ fn a_machine_that_is_gone_or_a_stranger_is_unknown() {
     lab.made("web-1");
     lab.made("web-2");
     lab.control().remove_guest(100).unwrap();
-    status(&lab, "web-1", "unknown").says(&["VM web-1 (VMID 100)", "the node has no such machine"]);
+    status(&lab, "web-1", "unknown").says(&["VM web-1 (VMID 100)", "the node has no such VM"]);
     lab.control()
         .add_guest(NewGuest { vmid: 100, name: "web-1".into(), running: true, ..NewGuest::default() })
         .unwrap();
@@ -87,17 +87,17 @@ fn h49_where_the_node_cannot_tell_the_database_is_believed() {
     let lab = Lab::builder().start().unwrap();
     lab.made("web-1");
     lab.control().migrate(100, "pve2").unwrap();
-    status(&lab, "web-1", "active").says(&["on node pve2", "the last known state"]);
+    status(&lab, "web-1", "active").says(&["on node pve2", "its last known state"]);
     lab.control().migrate(100, "pve").unwrap();
     lab.control().mount_etc_pve(false).unwrap();
-    status(&lab, "web-1", "active").says(&["not mounted", "the last known state"]);
+    status(&lab, "web-1", "active").says(&["not mounted", "its last known state"]);
     lab.control().mount_etc_pve(true).unwrap();
     for fault in [FaultAction::error("no"), FaultAction::Garbage, FaultAction::Huge, FaultAction::Kill] {
         lab.control().fault("agent.vm-state", fault, 1).unwrap();
-        status(&lab, "web-1", "active").says(&["the last known state"]);
+        status(&lab, "web-1", "active").says(&["its last known state"]);
     }
     lab.control().stop_root_agent().unwrap();
-    status(&lab, "web-1", "active").says(&["the last known state", "root-agent.sock", "does not exist"]);
+    status(&lab, "web-1", "active").says(&["its last known state", "root-agent.sock", "does not exist"]);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn h23_a_silent_node_is_waited_for_2_s() {
     lab.made("web-1");
     lab.control().fault("agent.vm-state", FaultAction::Slow { ms: 8_000 }, 1).unwrap();
     let begun = Instant::now();
-    status(&lab, "web-1", "active").says(&["the last known state", "did not answer"]);
+    status(&lab, "web-1", "active").says(&["its last known state", "did not answer"]);
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(1_900) && took < Duration::from_secs(5), "{took:?}");
 }

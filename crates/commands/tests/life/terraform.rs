@@ -118,7 +118,7 @@ fn h45_nothing_that_is_edited_replaces_the_machine() {
     lab.control().set(100, "tags", "somebody;else").unwrap();
     no_changes(&lab, "web-1", "drift");
     lab.control().remove_guest(9001).unwrap();
-    no_changes(&lab, "web-1", "no template");
+    no_changes(&lab, "web-1", "not a template");
     std::fs::remove_file(lab.path("node/var/lib/vz/snippets/blockhost-web-1-user.yaml")).unwrap();
     no_changes(&lab, "web-1", "no snippet");
     assert_eq!(guest(&lab, 100).uuid, uuid);

@@ -88,7 +88,7 @@ fn h19_who_waits_too_long_says_for_whom() {
     for verb in ["stop", "kill", "start", "destroy"] {
         let words = [
             "VM web-1",
-            "another operation is under way",
+            "another operation is in progress",
             &format!("start, PID {}", busy.pid()),
             "try again",
         ];

@@ -10,7 +10,7 @@ fn a_create_that_died_is_told_with_its_step_and_the_way_out() {
     let lab = Lab::builder().start().unwrap();
     lab.vm_with("kill@create.applying", "create", &CREATE);
     let before = world(&lab);
-    let words = ["a create of this name began", "ago and died at step \"applying\" (VMID 100)"];
+    let words = ["a create of this name started", "ago and died at step \"applying\" (VMID 100)"];
     let ways = ["run blockhost-vm-create again", "blockhost-vm-destroy web-1 to roll it back"];
     let asked = lab.vm("status", &["web-1"]).ok();
     assert_eq!(asked.out, "unknown\n");
@@ -47,7 +47,7 @@ fn a_refused_create_does_not_audit_anothers_vm_as_its_effect() {
     let lab = Lab::builder().start().unwrap();
     let first = lab.vm_start("sleep@create.ready=3000", "create", &CREATE);
     until("the entry", || lab.path("var/journal/web-1.json").exists());
-    let second = lab.vm("create", &CREATE).fails(&["exists already"]);
+    let second = lab.vm("create", &CREATE).fails(&["already exists"]);
     assert!(!second.err.contains("panicked"));
     first.wait().ok();
     let trail: Vec<serde_json::Value> = std::fs::read_dir(lab.path("var/audit"))

@@ -52,8 +52,8 @@ fn h64_a_vm_that_is_on_no_guest_of_the_cluster_is_closed() {
     said.says(&[
         "warning: VM web-1 (VMID 100)",
         "another guest (customer)",
-        "its record is closed",
-        "left alone",
+        "closing its record",
+        "leaving the other guest alone",
     ]);
     closed(&lab, &before);
     lab.vm("destroy", &["web-1"]).ok();
@@ -122,7 +122,7 @@ fn h64_a_vm_that_is_there_is_not_forgotten() {
     lab.control().migrate(100, "pve").unwrap();
     world(&lab).same(&before, "refused");
     lab.control().stop_root_agent().unwrap();
-    lab.vm("destroy", &["web-1", "--forget", "--yes"]).fails(&["cannot ask the node"]);
+    lab.vm("destroy", &["web-1", "--forget", "--yes"]).fails(&["cannot query the node"]);
     assert_eq!(record(&lab, "web-1")["status"], "active");
     lab.control().restart_root_agent(0).unwrap();
 }
@@ -151,7 +151,7 @@ fn h64_a_record_without_uuid_is_closed_by_its_name_and_address_alone() {
     lab.control().remove_guest(id).unwrap();
     lab.control().add_guest(stranger(id, "customer")).unwrap();
     let before = guest(&lab, id);
-    lab.vm("destroy", &["web-001"]).ok().says(&["another guest (customer)", "its record is closed"]);
+    lab.vm("destroy", &["web-001"]).ok().says(&["another guest (customer)", "closing its record"]);
     assert_eq!((guest(&lab, id), &legacy_record(&lab, "web-001")["status"]), (before, &"destroyed".into()));
 }
 

@@ -144,13 +144,13 @@ fn mock_verbs_agree_with_one_another() {
     for off in ["stop", "kill"] {
         run(off, &["try-1"]).says(&["is off"]);
         assert_eq!(status(), "suspended\n");
-        run(off, &["try-1"]).says(&["off already"]);
-        run("start", &["try-1"]).says(&["VM try-1 runs\n"]);
+        run(off, &["try-1"]).says(&["already off"]);
+        run("start", &["try-1"]).says(&["VM try-1 is running\n"]);
         assert_eq!(status(), "active\n");
-        run("start", &["try-1"]).says(&["runs already"]);
+        run("start", &["try-1"]).says(&["is already running"]);
     }
     run("stop", &["try-1"]);
-    run("resume", &["try-1"]).says(&["was off and runs again"]);
+    run("resume", &["try-1"]).says(&["was off and is running again"]);
     assert_eq!(status(), "active\n");
 }
 
@@ -215,7 +215,7 @@ fn errors_say_what_to_do_next() {
         let arguments: Vec<&str> = std::iter::once("web-1").chain(more).collect();
         lab.vm(verb, &arguments).fails(&["VM web-1", "deleted outside BlockHost", "blockhost-vm-destroy"]);
     }
-    lab.vm("status", &["web-1"]).says(&["no such machine", "blockhost-vm-destroy web-1"]);
+    lab.vm("status", &["web-1"]).says(&["no such VM", "blockhost-vm-destroy web-1"]);
     lab.vm("destroy", &["web-1"]).ok();
     lab.vm("start", &["web-1"]).fails(&["was destroyed", "blockhost-vm-create web-1"]);
 }
@@ -230,7 +230,7 @@ fn an_interrupted_create_says_that_all_was_undone() {
         rustix::process::Signal::TERM,
     )
     .unwrap();
-    create.wait().fails(&["VM web-1", "interrupted by a signal; everything was undone"]);
+    create.wait().fails(&["VM web-1", "interrupted by a signal; everything was rolled back"]);
 }
 
 /// From registration on nothing is undone: the VM is there and paid for.

@@ -80,7 +80,7 @@ fn h32_a_task_that_fails_with_exit_code_0_is_noticed_and_put_back() {
 fn a_plan_that_proxmox_wrote_otherwise_is_not_applied() {
     let host = Namespace::new();
     host.fault("plan-is-wrong");
-    fails(&host.bridge(&shared()), &["has no vmbr0 with 192.0.2.7"]);
+    fails(&host.bridge(&shared()), &["lacks vmbr0 with 192.0.2.7"]);
     is_untouched(&host);
 }
 
@@ -172,7 +172,7 @@ fn is_refused(prepare: &str, interfaces: &str, word: &str) {
     // An address that has just come up is tentative for a moment, whoever looks.
     let look = || host.sh(all).replace(" tentative", "");
     let before = look();
-    fails(&host.bridge(&shared()), &["could not take over", word, "nothing was changed"]);
+    fails(&host.bridge(&shared()), &["cannot take over", word, "nothing was changed"]);
     assert_eq!(look(), before);
     assert_eq!(host.file("interfaces").unwrap(), text);
     assert_eq!(host.file("interfaces.new"), None);
@@ -272,7 +272,7 @@ fn h59_an_api_that_cannot_be_reached_any_more_puts_the_network_back() {
     let answer = host.bridge(&shared());
     let _ = api.kill();
     api.wait().unwrap();
-    fails(&answer, &["the Proxmox API cannot be reached any more at 192.0.2.7", "port 8006"]);
+    fails(&answer, &["the Proxmox API is no longer reachable at 192.0.2.7", "port 8006"]);
     is_untouched(&host);
 }
 

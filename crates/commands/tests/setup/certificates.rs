@@ -35,7 +35,7 @@ fn h31_setup_tells_a_token_to_a_good_certificate_alone_and_never_switches_the_ch
         bare.ok("token");
         assert!(String::from_utf8(outside.heard().bytes).unwrap().contains(&bare.token()));
         // One that is there already is tried first.
-        refused("cannot tell whether the token is still good");
+        refused("cannot tell whether the token is still valid");
 
         outside.show(Shown::Good).unwrap();
         for step in ["terraform", "db_config"] {

@@ -151,7 +151,7 @@ fn h49_a_token_is_not_renewed_because_the_api_does_not_answer() {
     bare.ok("token");
     let (token, access) = (bare.token(), bare.access());
     bare.0.control().fault("api.GET /version", FaultAction::error("internal error"), 99).unwrap();
-    fails(&bare.step("token", &bare.answers()), &["cannot tell whether the token is still good"]);
+    fails(&bare.step("token", &bare.answers()), &["cannot tell whether the token is still valid"]);
     assert_eq!((bare.token(), bare.access()), (token, access));
 }
 
@@ -268,7 +268,7 @@ fn wrong_answers_are_refused_in_one_line_and_change_nothing() {
         ("bridge", json!("-x"), "bridge"),
         ("user", json!("blockhost"), "name@realm"),
         ("user", json!("a;b@pve"), "user"),
-        ("template_vmid", json!(500), "lies within"),
+        ("template_vmid", json!(500), "is within"),
         ("vmid_end", json!(50), "range"),
         ("vmid_start", json!("x"), "vmid_start"),
         ("vmid_end", json!(1_000_000), "999999"),
@@ -278,8 +278,8 @@ fn wrong_answers_are_refused_in_one_line_and_change_nothing() {
         ("gateway", json!(null), "gateway"),
         ("gc_grace_days", json!(-1), "gc_grace_days"),
         ("terraform_dir", json!("relative"), "terraform_dir"),
-        ("terraform_dir", json!("/etc/cron.d"), "folder of the system"),
-        ("terraform_dir", json!("/var/lib"), "folder of the system"),
+        ("terraform_dir", json!("/etc/cron.d"), "a system directory"),
+        ("terraform_dir", json!("/var/lib"), "a system directory"),
         ("terraform_dir", json!("/var/lib/../../etc"), "terraform_dir"),
     ] {
         let mut answers = bare.answers();

@@ -192,8 +192,7 @@ fn a_directory_that_cannot_be_written_is_found_out_before_anything_is_done() {
             assert_eq!(done.status.code(), Some(1), "{command}: {said}");
             let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("error:")).collect();
             assert_eq!(errors.len(), 1, "{command}: {said}");
-            let shown =
-                format!("db.yaml: {key}: the directory {} cannot be written", lab.path(folder).display());
+            let shown = format!("db.yaml: {key}: directory {} is not writable", lab.path(folder).display());
             for part in [
                 shown.as_str(),
                 "Read-only file system",

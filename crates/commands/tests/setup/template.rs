@@ -53,7 +53,7 @@ fn a_template_that_is_missing_or_half_made_is_built() {
         ),
         &input,
     );
-    fails(&answer(&done), &["could not be built: VMID 9100 has VM half"]);
+    fails(&answer(&done), &["failed to build the template: VMID 9100 has VM half"]);
     assert!(said.exists());
 }
 

@@ -172,7 +172,7 @@ fn one_build_at_a_time() {
     let first = start(&mut site.build());
     site.lab.control().wait_fault("virt-customize.run", std::time::Duration::from_secs(60)).unwrap();
     let pid = first.id().to_string();
-    has(&run(&mut site.build()).failed(), &["another build", &pid]);
+    has(&run(&mut site.build()).failed(), &["another template build", &pid]);
     end_of(first).succeeded();
     assert_eq!(site.node().keys().filter(|key| key.starts_with("guest")).count(), 1);
 }

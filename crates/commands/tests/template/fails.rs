@@ -13,15 +13,15 @@ fn h32_a_step_that_fails_leaves_nothing_of_a_first_template() {
     for (point, action, words) in [
         ("qm.create", FaultAction::error("no"), "qm create 9001"),
         ("qm.create.after", FaultAction::error("late no"), "qm create 9001"),
-        ("qm.create", SILENCE, "is not there"),
+        ("qm.create", SILENCE, "does not exist"),
         ("qm.importdisk", FaultAction::error("no"), "qm importdisk 9001"),
         ("qm.importdisk.after", FaultAction::error("late no"), "qm importdisk 9001"),
         ("qm.importdisk", SILENCE, "no new disk"),
         ("qm.set", FaultAction::error("no"), "qm set 9001"),
         ("qm.set.after", FaultAction::error("late no"), "qm set 9001"),
-        ("qm.set", SILENCE, "did not become what it should"),
+        ("qm.set", SILENCE, "is not configured as expected"),
         ("qm.template", FaultAction::error("no"), "qm template 9001"),
-        ("qm.template", SILENCE, "did not become a template"),
+        ("qm.template", SILENCE, "is not a template"),
         ("task.qmtemplate.half", FaultAction::error("lvrename failed"), "is no base volume"),
         ("virt-customize.run", FaultAction::error("virt-customize: error: no"), "libguestfs-test-tool"),
         (
@@ -88,10 +88,10 @@ fn h32_a_step_that_fails_after_the_old_template_went_is_made_good_by_the_next_ru
             end_of(build).failed();
         } else {
             site.lab.control().fault(point, action, 1).unwrap();
-            has(&run(&mut site.build()).failed(), &["waits as VM 9002", "run the command again"]);
+            has(&run(&mut site.build()).failed(), &["the new one is VM 9002", "run the command again"]);
         }
         let ended = run(&mut site.build()).succeeded();
-        has(&ended.err, &["finishing what an earlier build began", "nothing more to do"]);
+        has(&ended.err, &["completing an earlier build", "nothing left to do"]);
         assert_eq!(site.node().into_keys().collect::<Vec<_>>(), keys, "{point}");
         assert_eq!(site.files(), Site::files_at_rest());
     }
@@ -104,8 +104,8 @@ fn what_was_finished_late_is_built_anew_if_it_is_of_other_parts() {
     run(&mut site.build()).failed();
     site.package("another.deb", "two");
     let ended = run(&mut site.build()).succeeded();
-    has(&ended.err, &["finishing what an earlier build began", "customising the image"]);
-    assert!(!ended.err.contains("nothing more to do"));
+    has(&ended.err, &["completing an earlier build", "customising the image"]);
+    assert!(!ended.err.contains("nothing left to do"));
     assert_eq!(site.node().keys().filter(|key| key.starts_with("guest")).count(), 1);
 }
 
@@ -171,7 +171,7 @@ fn h23_a_tool_that_hangs_is_stopped() {
     let site = Site::fresh();
     site.lab.control().fault("virt-customize.run", FaultAction::Hang, 1).unwrap();
     let ended = run(&mut site.faulty("limit@template-customise=700"));
-    has(&ended.failed(), &["virt-customize did not end within 0 s"]);
+    has(&ended.failed(), &["virt-customize did not finish within 0 s"]);
     assert!(site.node().is_empty());
 }
 
@@ -180,7 +180,10 @@ fn h32_volumes_that_destroy_leaves_behind_are_freed_or_named() {
     let site = Site::with_template();
     site.lab.control().stick_volumes(&["local-lvm:base-9001-disk-0"]).unwrap();
     let ended = run(&mut site.build()).succeeded();
-    has(&ended.err, &["warning: the old template is gone, but its volume local-lvm:base-9001-disk-0 stays"]);
+    has(
+        &ended.err,
+        &["warning: the old template is deleted, but its volume local-lvm:base-9001-disk-0 remains"],
+    );
 }
 
 #[test]

@@ -157,7 +157,7 @@ fn h17_a_note_that_cannot_be_read_stays() {
     std::fs::write(&note, "{\"host\":").unwrap();
     let before = site.lab.control().snapshot().unwrap();
     let error = run(&mut site.build()).failed();
-    assert!(error.contains("template.json") && error.contains("left as it is"), "{error}");
+    assert!(error.contains("template.json") && error.contains("left unchanged"), "{error}");
     assert_eq!(std::fs::read_to_string(&note).unwrap(), "{\"host\":");
     assert_eq!(site.lab.control().snapshot().unwrap(), before);
 }

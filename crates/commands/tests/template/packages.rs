@@ -78,15 +78,15 @@ fn h29_the_cache_is_roots_alone() {
     let cache = site.cache();
     std::fs::create_dir(&cache).unwrap();
     std::fs::set_permissions(&cache, PermissionsExt::from_mode(0o770)).unwrap();
-    has(&run(&mut site.build()).failed(), &["cache may be changed by others"]);
+    has(&run(&mut site.build()).failed(), &["cache is writable by others"]);
     std::fs::set_permissions(&cache, PermissionsExt::from_mode(0o700)).unwrap();
     chown(&cache, Some(4242), None).unwrap();
-    has(&run(&mut site.build()).failed(), &["cache may be changed by others"]);
+    has(&run(&mut site.build()).failed(), &["cache is writable by others"]);
     std::fs::remove_dir(&cache).unwrap();
     let elsewhere = site.lab.path("elsewhere");
     std::fs::create_dir(&elsewhere).unwrap();
     symlink(&elsewhere, &cache).unwrap();
-    has(&run(&mut site.build()).failed(), &["is not a folder"]);
+    has(&run(&mut site.build()).failed(), &["is not a directory"]);
     std::fs::remove_file(&cache).unwrap();
     run(&mut site.build()).succeeded();
     assert_eq!(cache.metadata().unwrap().permissions().mode() & 0o777, 0o700);

@@ -24,7 +24,7 @@ fn h02_a_stranger_at_the_vmid_is_left_alone() {
         stranger(&site, name, template);
         let before = site.lab.control().snapshot().unwrap();
         let error = run(&mut site.build()).failed();
-        has(&error, &["VMID 9001 has", "no template of ours", "--template-vmid"]);
+        has(&error, &["VMID 9001 has", "not a template of ours", "--template-vmid"]);
         assert_eq!(site.lab.control().snapshot().unwrap(), before);
         assert_eq!(site.web.asked(), [""; 0]);
     }
@@ -63,7 +63,7 @@ fn h02_a_stranger_who_comes_meanwhile_is_left_alone() {
     control.remove_guest(9001).unwrap();
     stranger(&site, "debian-12-web3-template", true);
     let before: Vec<String> = site.node().into_keys().filter(|key| key.contains("9001")).collect();
-    has(&end_of(build).failed(), &["another VM than before"]);
+    has(&end_of(build).failed(), &["a different VM"]);
     assert_eq!(
         site.node().into_keys().collect::<Vec<_>>(),
         before,
@@ -90,9 +90,9 @@ fn a_template_with_linked_clones_is_kept() {
     link(&site);
     let before = site.lab.control().snapshot().unwrap();
     let error = run(site.build().args(["--storage", "tank"])).failed();
-    has(&error, &["template 9001 is kept", "VM 100 (tank:base-9001-disk-0/vm-100-disk-0)"]);
+    has(&error, &["keeping template 9001", "VM 100 (tank:base-9001-disk-0/vm-100-disk-0)"]);
     // Also where the new one would lie elsewhere.
-    has(&run(&mut site.build()).failed(), &["template 9001 is kept"]);
+    has(&run(&mut site.build()).failed(), &["keeping template 9001"]);
     assert_eq!(site.lab.control().snapshot().unwrap(), before);
     site.lab.control().remove_guest(100).unwrap();
     run(&mut site.build()).succeeded();
@@ -110,7 +110,7 @@ fn a_clone_that_is_linked_while_the_new_template_is_made_keeps_the_old_one() {
         let old = site.uuid();
         link(&site);
         let error = end_of(build).failed();
-        let why = if point == "qm.destroy" { "still in use by linked" } else { "template 9001 is kept" };
+        let why = if point == "qm.destroy" { "still in use by linked" } else { "keeping template 9001" };
         has(&error, &[why]);
         assert_eq!(site.uuid(), old);
         let guests: Vec<u32> = site.lab.control().snapshot().unwrap().guests.into_keys().collect();
@@ -126,7 +126,7 @@ fn a_linked_clone_on_lvm_thin_is_known_by_its_terraform_file() {
         site.lab.command("blockhost-vm-create").args(["web-1", "--no-web3", "--apply"]).output().unwrap();
     assert!(made.status.success(), "{made:?}");
     let before = site.lab.control().snapshot().unwrap();
-    has(&run(&mut site.build()).failed(), &["template 9001 is kept", "VM 100 (", "web-1.tf.json"]);
+    has(&run(&mut site.build()).failed(), &["keeping template 9001", "VM 100 (", "web-1.tf.json"]);
     assert_eq!(site.lab.control().snapshot().unwrap(), before);
 }
 
@@ -137,22 +137,22 @@ fn a_node_that_is_not_ready_is_known_before_anything_is_fetched() {
     has(&run(site.build().args(["--storage", "nope"])).failed(), &["storage nope does not exist"]);
     has(
         &run(site.build().args(["--storage", "local"])).failed(),
-        &["storage local does not exist or takes no disks"],
+        &["storage local does not exist or does not accept disks"],
     );
     has(&run(site.build().args(["--bridge", "vmbr9"])).failed(), &["no bridge vmbr9"]);
     control.storage("local-lvm", None, Some(false)).unwrap();
     has(&run(&mut site.build()).failed(), &["storage local-lvm is not active"]);
     control.storage("local-lvm", Some(1 << 30), Some(true)).unwrap();
-    has(
-        &run(&mut site.build()).failed(),
-        &["storage local-lvm has 1024 MiB of free space, 2048 MiB are needed"],
-    );
+    has(&run(&mut site.build()).failed(), &["storage local-lvm has 1024 MiB free, but 2048 MiB are needed"]);
     control.storage("local-lvm", Some(1 << 42), None).unwrap();
     // A volume that somebody's VM has left.
     stranger(&site, "somebody", false);
     control.stick_volumes(&["local-lvm:vm-9001-disk-0"]).unwrap();
     site.lab.tool("qm").args(["destroy", "9001"]).output().unwrap();
-    has(&run(&mut site.build()).failed(), &["no VM 9001", "local-lvm:vm-9001-disk-0", "pvesm free"]);
+    has(
+        &run(&mut site.build()).failed(),
+        &["VM 9001 does not exist", "local-lvm:vm-9001-disk-0", "pvesm free"],
+    );
     control.stick_volumes(&[]).unwrap();
     site.lab.tool("pvesm").args(["free", "local-lvm:vm-9001-disk-0"]).output().unwrap();
     for tool in ["qm", "virt-customize"] {

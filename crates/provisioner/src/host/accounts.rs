@@ -57,9 +57,9 @@ pub fn ruler(host: &Host, more: &[PathBuf]) -> anyhow::Result<Option<Account>> {
     match rulers.iter().find(|ruler| ruler.uid != 0) {
         Some(ruler) => Ok(Some(account(*ruler, Some(first.gid))?)),
         None => anyhow::bail!(
-            "{} can be changed by others than root (group {}), and there is no user blockhost: root does not work in \
-             such a directory; make that user (adduser --system --group blockhost), or run the command as the user who \
-             made the VMs",
+            "{} is writable by others than root (group {}), and there is no user blockhost: refusing to work there as \
+             root; create that user (adduser --system --group blockhost), or run the command as the user who created \
+             the VMs",
             state.display(),
             first.gid
         ),
@@ -74,8 +74,8 @@ pub(super) fn owner(found: &std::fs::Metadata) -> anyhow::Result<Option<Account>
 
 /// A user by number. Without an entry in the user database its group is the folder's.
 fn account(ruler: Ruler, folder_group: Option<u32>) -> anyhow::Result<Account> {
-    let user =
-        User::from_uid(Uid::from_raw(ruler.uid)).context("cannot look up the owner of our directories")?;
+    let user = User::from_uid(Uid::from_raw(ruler.uid))
+        .context("cannot look up the owner of the state directory")?;
     let groups = [folder_group, Some(ruler.gid), Some(ruler.uid)];
     let gid = match user {
         Some(user) => user.gid.as_raw(),

@@ -25,7 +25,7 @@ pub enum DownloadError {
         why: String,
     },
     /// It ended before its announced end.
-    #[error("{address} broke off: {got} of {length} bytes came")]
+    #[error("the download of {address} broke off after {got} of {length} bytes")]
     CutOff {
         /// What was asked for.
         address: String,
@@ -35,7 +35,7 @@ pub enum DownloadError {
         length: u64,
     },
     /// No byte came for too long, or it took too long altogether.
-    #[error("{address} was silent for {} s", silence.as_secs())]
+    #[error("{address} sent nothing for {} s", silence.as_secs())]
     Silent {
         /// What was asked for.
         address: String,
@@ -43,13 +43,13 @@ pub enum DownloadError {
         silence: Duration,
     },
     /// The time for all of it is over.
-    #[error("{address} did not come within the time there was")]
+    #[error("the download of {address} did not finish in time")]
     TooSlow {
         /// What was asked for.
         address: String,
     },
     /// Any status but 200 and 206.
-    #[error("{address} was refused: HTTP {status}")]
+    #[error("cannot download {address}: HTTP {status}")]
     Status {
         /// What was asked for.
         address: String,

@@ -58,7 +58,7 @@ pub enum ApiError {
         message: String,
     },
     /// The answer was no JSON envelope.
-    #[error("the Proxmox API's answer to {0} is not what it should be")]
+    #[error("the Proxmox API sent an unexpected answer to {0}")]
     NotUnderstood(String),
 }
 

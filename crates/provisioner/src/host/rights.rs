@@ -62,14 +62,14 @@ fn become_for(host: &mut Host, account: Account, files: &[PathBuf]) -> anyhow::R
         public_keys: keys.filter_map(|path| super::read_file::text(path).ok()).collect(),
         files: files.iter().map(read_file).collect(),
     });
-    become_user(account).context("root's rights could not be given up, so nothing was done")?;
+    become_user(account).context("failed to drop root privileges; nothing was done")?;
     // Root's home is closed to the user.
     host.home = Some(host.state_dir.clone());
     Ok(())
 }
 
 fn become_user(account: Account) -> anyhow::Result<()> {
-    anyhow::ensure!(account.uid != 0 && account.gid != 0, "the user to work as is root");
+    anyhow::ensure!(account.uid != 0 && account.gid != 0, "the user to switch to is root");
     let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
     match User::from_uid(uid)? {
         Some(user) => {
@@ -86,7 +86,7 @@ fn become_user(account: Account) -> anyhow::Result<()> {
         [users.real, users.effective, users.saved] == [uid; 3]
             && [groups.real, groups.effective, groups.saved] == [gid; 3]
             && nix::unistd::setuid(Uid::from_raw(0)).is_err(),
-        "the kernel kept some of them"
+        "the kernel kept some of the groups or user IDs"
     );
     Ok(())
 }

@@ -24,12 +24,13 @@ pub enum AgentError {
     NotPermitted(String),
     /// A socket file without a daemon behind it.
     #[error(
-        "the root agent refuses connections at {0}; it has died or is starting (systemctl restart blockhost-root-agent)"
+        "the root agent refuses connections at {0}; it has crashed or is still starting (systemctl restart \
+         blockhost-root-agent)"
     )]
     Refused(String),
     /// The connection ended before the answer was whole. Whether the act was done is unknown (H48).
     #[error(
-        "the root agent closed the connection before it had answered {0}; whether it was done is unknown"
+        "the root agent closed the connection before answering {0}; it is unknown whether it was carried out"
     )]
     ClosedEarly(String),
     /// The answer was not a JSON object.
@@ -88,7 +89,7 @@ pub fn with_way_out(words: &str) -> String {
             " (deleted outside BlockHost?); restore it from a backup, or close its record with blockhost-vm-destroy"
         }
         words if words.contains("QEMU guest agent is not running") => {
-            "; try again when the guest has booted, and see that qemu-guest-agent runs in it"
+            "; try again when the guest has booted, and make sure that qemu-guest-agent is running in it"
         }
         _ => "",
     };
@@ -199,7 +200,7 @@ fn exchange(
     }
     let text = |key: &str| answer.get(key).and_then(Value::as_str).unwrap_or_default().trim().to_string();
     let error = match text("error") {
-        words if words.is_empty() => "it gave no reason".to_string(),
+        words if words.is_empty() => "no reason given".to_string(),
         words => words,
     };
     let unknown = answer.get("unknown") == Some(&Value::Bool(true));

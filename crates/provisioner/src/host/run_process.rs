@@ -136,7 +136,7 @@ pub enum RunError {
         source: std::io::Error,
     },
     /// It took too long and was killed.
-    #[error("{call} did not end within {} s and was stopped{}", limit.as_secs(), after(last_words))]
+    #[error("{call} did not finish within {} s and was stopped{}", limit.as_secs(), after(last_words))]
     TimedOut {
         /// Program and arguments.
         call: String,
@@ -535,7 +535,7 @@ mod tests {
         let error = run_for("trap '' TERM; echo begun; sleep 4301 & wait; sleep 4301", Input::Nothing, 1)
             .unwrap_err();
         assert!(matches!(error, RunError::TimedOut { .. }), "{error}");
-        assert!(error.to_string().ends_with("did not end within 1 s and was stopped: begun"), "{error}");
+        assert!(error.to_string().ends_with("did not finish within 1 s and was stopped: begun"), "{error}");
         let left = std::process::Command::new("pgrep").args(["-f", "^sleep 4301"]).output();
         assert!(left.is_ok_and(|left| left.stdout.is_empty()), "a grandchild stayed");
     }

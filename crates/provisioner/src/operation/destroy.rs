@@ -118,7 +118,7 @@ pub fn destroy_when(
     };
     anyhow::ensure!(
         !record.protected || force,
-        "VM {name} is protected (\"protected\": true in its record); --force destroys it all the same"
+        "VM {name} is protected (\"protected\": true in its record); use --force to destroy it anyway"
     );
     if record.is_live() && !is_due(&record) {
         return Ok(Destroyed::NotDue);
@@ -166,11 +166,11 @@ fn end_its_create(vm: &LockedVm<'_, '_>, deadline: Deadline) -> anyhow::Result<b
     match entry.step {
         Step::Taken | Step::Applying => {
             let undone = recovery::undo(vm, &entry, deadline.left(), recovery::MayBeLate::Yes);
-            undone
-                .ended
-                .with_context(|| format!("VM {name}: its create did not end and cannot be undone yet"))?;
+            undone.ended.with_context(|| {
+                format!("VM {name}: its create was interrupted and cannot be rolled back yet")
+            })?;
             tracing::warn!(
-                "VM {name}: its create had not ended; it was undone, and VMID {} has no machine of it any more",
+                "VM {name}: its create was interrupted; it is rolled back, and VMID {} no longer has a VM of it",
                 entry.vmid
             );
             Ok(true)
@@ -247,7 +247,8 @@ fn remove_machine(
     // The node would refuse at the very end, after the guest was switched off.
     anyhow::ensure!(
         !state.protection,
-        "{}: an operator has protected it on the node (protection flag); nothing was done. To destroy it all the same: qm set {} --protection 0",
+        "{}: it is protected on the node (protection flag), so nothing was done; to destroy it anyway, run qm set {} \
+         --protection 0 first",
         machine.label(),
         machine.vmid
     );
@@ -266,7 +267,7 @@ fn remove_machine(
     }
     if let Err(error) = tidy_shared_state(vm, deadline) {
         ctx.host.interrupt.check()?;
-        tracing::warn!("{}: it is gone, but {error:#}", machine.label());
+        tracing::warn!("{}: the VM is deleted, but {error:#}", machine.label());
     }
     Ok(Removal::Gone)
 }
@@ -301,19 +302,19 @@ pub fn forget(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<D
     let record = vm.live_record_now()?;
     anyhow::ensure!(
         !record.protected || force,
-        "VM {name} is protected (\"protected\": true in its record); --force closes its record all the same"
+        "VM {name} is protected (\"protected\": true in its record); use --force to close its record anyway"
     );
     let unfinished = vm.entry()?.is_some_and(|e| matches!(e.step, Step::Taken | Step::Applying));
     anyhow::ensure!(
         !unfinished,
-        "VM {name}: its create did not end; undo it with blockhost-vm-destroy {name}"
+        "VM {name}: its create was interrupted; roll it back with blockhost-vm-destroy {name}"
     );
     vanished::ensure_not_here(ctx, &record, deadline)?;
     let vmid = record.vmid;
     let identity = record.smbios_uuid.map_or_else(|| Identity::Name(name.clone()), Identity::Uuid);
     write_entry(&vm, &Machine { record: record.clone(), vmid, identity })?;
     ctx.host.step("destroy.gone")?;
-    let why = format!("VM {name}: its record is closed by --forget; whatever has VMID {vmid} is left alone");
+    let why = format!("VM {name}: closed its record (--forget); whatever has VMID {vmid} is left alone");
     tracing::warn!("{why}");
     note_closed(&vm, &record, &why);
     tidy_up(&vm, &record, deadline)?;
@@ -405,7 +406,7 @@ fn wait_for_earlier_terraform(
     let idle = folder.wait_until_idle(None, deadline.at_most(EARLIER_TERRAFORM), &vm.host.interrupt)?;
     anyhow::ensure!(
         idle,
-        "{}: an earlier terraform is still running in {}; run the same command again",
+        "{}: an earlier terraform is still running in {}; try again later",
         machine.label(),
         folder.path().display()
     );
@@ -425,7 +426,7 @@ fn tidy_shared_state(vm: &LockedVm<'_, '_>, deadline: Deadline) -> anyhow::Resul
         ctx.host.interrupt.check()?;
     }
     if legacy.secure_state()? == StateFile::Torn {
-        anyhow::bail!("the shared terraform state is torn and has no good copy; it was left as it is");
+        anyhow::bail!("the shared Terraform state is truncated and has no good backup; left unchanged");
     }
     let (access, _) = vm.api()?;
     let left = legacy.left_in_state()?;
@@ -439,7 +440,7 @@ fn tidy_shared_state(vm: &LockedVm<'_, '_>, deadline: Deadline) -> anyhow::Resul
             wait_for_tidying(ctx, run, "remove its cloud-init file", deadline)?;
         } else {
             anyhow::bail!(
-                "the shared terraform state names another file under {}; it was left alone",
+                "the shared Terraform state names another file under {}; left unchanged",
                 legacy.file_address()
             );
         }
@@ -474,7 +475,7 @@ pub fn tidy_up(vm: &LockedVm<'_, '_>, record: &VmRecord, deadline: Deadline) -> 
     let bridge = || {
         ctx.bridge().unwrap_or_else(|error| {
             // A VM must not stay because of that; the next one with the address replaces its route.
-            tracing::warn!("VM {name}: {error:#}; its host route is looked for on {}", ctx.settings.bridge);
+            tracing::warn!("VM {name}: {error:#}; looking for its host route on {}", ctx.settings.bridge);
             ctx.settings.bridge.clone()
         })
     };
@@ -505,7 +506,7 @@ pub fn tidy_up(vm: &LockedVm<'_, '_>, record: &VmRecord, deadline: Deadline) -> 
     ctx.host.step("destroy.marked")?;
     if !failures.is_empty() {
         anyhow::bail!(
-            "VM {name} is gone, but could not be removed: {}; run the same command again",
+            "VM {name} is deleted, but cleanup failed: {}; run the same command again",
             failures.join("; ")
         );
     }
@@ -542,7 +543,7 @@ fn remove_legacy(legacy: &LegacyFolder) -> anyhow::Result<()> {
     let left = legacy.left_in_state()?;
     if !left.is_empty() {
         tracing::warn!(
-            "the shared terraform state still holds {}; its files are removed all the same, for its machine is gone",
+            "the shared Terraform state still contains {}; removing its files anyway, since the VM is deleted",
             left.join(", ")
         );
     }

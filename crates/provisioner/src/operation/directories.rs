@@ -42,9 +42,7 @@ fn refusal(file: &Path, key: &str, folder: &Path, error: &io::Error) -> String {
             "give it to user blockhost (chown blockhost:blockhost), as whom this command works, or name another in {key}"
         )
     };
-    format!(
-        "{file}: {key}: the directory {folder} cannot be written ({error}), so nothing was done; {advice}"
-    )
+    format!("{file}: {key}: directory {folder} is not writable ({error}); nothing was done; {advice}")
 }
 
 #[cfg(test)]
@@ -57,7 +55,7 @@ mod tests {
         let read_only = io::Error::from_raw_os_error(rustix::io::Errno::ROFS.raw_os_error());
         let text = refusal(file, "db_file", Path::new("/srv/db"), &read_only);
         for words in [
-            "/etc/blockhost/db.yaml: db_file: the directory /srv/db",
+            "/etc/blockhost/db.yaml: db_file: directory /srv/db",
             "Read-only file system",
             "nothing was done",
             "blockhost-provisioner-setup db_config",

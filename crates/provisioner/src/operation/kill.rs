@@ -43,7 +43,7 @@ pub fn power_off(vm: &LockedVm<'_, '_>, machine: &Machine, deadline: Deadline) -
         Waited::Done(_) => Ok(()),
         Waited::Failed(words) => anyhow::bail!("{}: failed to switch it off: {words}", machine.label()),
         Waited::TimedOut(last) => anyhow::bail!(
-            "{}: it still runs{}; look at the node's task log, then try again",
+            "{}: it is still running{}; check the node's task log, then try again",
             machine.label(),
             if last.lock.is_empty() { String::new() } else { format!(" (locked: {})", last.lock) }
         ),

@@ -25,7 +25,8 @@ const TASKS: Duration = Duration::from_secs(5);
 /// From now on the VMID of `entry` is watched: its create has died, or its terraform never heard an answer.
 pub fn watch(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<()> {
     let Some(smbios_uuid) = entry.smbios_uuid else { return Ok(()) };
-    let reason = format!("a create of VM {} died; a request of it may still reach the node", entry.name);
+    let reason =
+        format!("a create of VM {} was killed; one of its requests may still reach the node", entry.name);
     let late = Late { name: entry.name.clone(), smbios_uuid };
     WithheldVmids::new(ctx.host).withhold(entry.checked_vmid()?, &reason, Some(late))
 }
@@ -37,7 +38,8 @@ pub fn look_again(ctx: &Context<'_>) {
         let Some(late) = &one.late else { continue };
         if let Err(error) = look_at(ctx, &withheld, &one, late) {
             tracing::warn!(
-                "VMID {}: whether a late request of a dead create of VM {} made a machine cannot be settled yet: {error:#}; the VMID stays withheld",
+                "VMID {}: cannot tell yet whether a late request of an interrupted create of VM {} created a VM: \
+                 {error:#}; the VMID stays withheld",
                 one.vmid,
                 late.name
             );
@@ -56,14 +58,14 @@ fn look_at(
     let identity = Identity::Uuid(late.smbios_uuid);
     let deadline = Deadline::after(Duration::from_secs(15));
     let state = ctx.node_uninterrupted().state(vmid, Some(&identity), deadline);
-    let state = state.context("cannot ask the node")?;
+    let state = state.context("cannot query the node")?;
     if state.exists && (state.is(&identity, &name) || state.lock == "clone") {
         let begun = Stopwatch::start();
         let removed = recovery::remove_machine(ctx, &name, vmid, &identity, recovery::BRIEF);
         let words = removed.as_ref().map_or_else(|error| format!("{error:#}"), |_| "ok".to_string());
         if removed.is_ok() {
             tracing::warn!(
-                "VM {name} (VMID {vmid}): a clone that was requested by a create that died arrived late, and was removed"
+                "VM {name} (VMID {vmid}): removed a clone that arrived late, requested by a create that was killed"
             );
         }
         let change = Change {
@@ -94,7 +96,7 @@ fn look_at(
 fn has_running_task(ctx: &Context<'_>, vmid: Vmid) -> anyhow::Result<bool> {
     let (access, api) = ctx.api()?;
     let path = format!("/nodes/{}/tasks?source=active&vmid={vmid}", access.node);
-    let tasks = api.get(&path, Deadline::after(TASKS)).context("cannot ask the node for its tasks")?;
+    let tasks = api.get(&path, Deadline::after(TASKS)).context("cannot query the node's tasks")?;
     let tasks = tasks.as_array().cloned().unwrap_or_default();
     let is_about_it = |task: &Value| {
         let id = task.get("id").and_then(Value::as_str).unwrap_or_default();

@@ -21,7 +21,7 @@ pub fn ensure_none_lives(vm: &LockedVm<'_, '_>, record: Option<&VmRecord>) -> an
             if let StateFile::Holds(resources) = folder.state()? {
                 anyhow::ensure!(
                     resources.is_empty(),
-                    "VM {name}: {} holds a machine, but its file does not say which; look for it on the node, then remove the folder",
+                    "VM {name}: {} describes a VM, but not which; look for it on the node, then remove the directory",
                     folder.path().display()
                 );
             }
@@ -39,11 +39,12 @@ pub fn ensure_none_lives(vm: &LockedVm<'_, '_>, record: Option<&VmRecord>) -> an
         let identity = Identity::Uuid(uuid);
         let deadline = Deadline::after(Duration::from_secs(45));
         let state = ctx.node_uninterrupted().state(vmid, Some(&identity), deadline);
-        let state = state.with_context(|| format!("VM {name} (VMID {vmid}): cannot ask the node"))?;
+        let state = state.with_context(|| format!("VM {name} (VMID {vmid}): cannot query the node"))?;
         let is_ours = state.is(&identity, name) || !state.tells_whose();
         anyhow::ensure!(
             !state.exists || !is_ours,
-            "VM {name} (VMID {vmid}, UUID {uuid}) lives, but {} does not know it: the database was replaced by an older copy, or the record was removed by hand; restore the record, then destroy again",
+            "VM {name} (VMID {vmid}, UUID {uuid}) exists, but has no record in {}: the database was replaced by an \
+             older copy, or the record was removed manually; restore the record, then destroy again",
             ctx.database.path().display()
         );
     }

@@ -65,7 +65,7 @@ impl Machine {
             }
             anyhow::ensure!(
                 !deadline.passed(),
-                "{}: a start of it is under way on the node and does not end; look at the node's task log, then try again",
+                "{}: a start task for it on the node does not finish; check the node's task log, then try again",
                 self.label()
             );
             ctx.node().pause(SETTLING)?;
@@ -75,7 +75,7 @@ impl Machine {
     /// What is at its VMID, whosever it is.
     pub fn look(&self, ctx: &Context<'_>, deadline: Deadline) -> anyhow::Result<VmState> {
         let state = ctx.node().state(self.vmid, Some(&self.identity), deadline.at_most(LOOK));
-        state.with_context(|| format!("{}: cannot ask the node", self.label()))
+        state.with_context(|| format!("{}: cannot query the node", self.label()))
     }
 
     /// Checks a state that was asked for.
@@ -120,7 +120,7 @@ pub fn with_pause(ctx: &Context<'_>, vmid: Vmid, mut state: VmState, deadline: D
     };
     match ask() {
         Ok(paused) => state.paused = Some(paused),
-        Err(error) => tracing::debug!("VMID {vmid}: whether it is paused is not known: {error:#}"),
+        Err(error) => tracing::debug!("VMID {vmid}: cannot tell whether it is paused: {error:#}"),
     }
     state
 }
@@ -136,7 +136,7 @@ pub fn of_record(vm: &LockedVm<'_, '_>, record: VmRecord, deadline: Deadline) ->
     let place = locate(vm, &record, deadline)?;
     if place.proven_elsewhere {
         tracing::warn!(
-            "VM {}: its record says VMID {}, terraform's state and the node say {}; the record is corrected",
+            "VM {}: its record says VMID {}, but the Terraform state and the node say {}; correcting the record",
             record.name,
             record.vmid,
             place.vmid
@@ -188,7 +188,7 @@ pub fn locate(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> anyho
     let look = |vmid| {
         ctx.node()
             .state(vmid, Some(&identity), deadline.at_most(LOOK))
-            .with_context(|| format!("VM {}: cannot ask the node", record.name))
+            .with_context(|| format!("VM {}: cannot query the node", record.name))
     };
     let there = look(other)?;
     if there.exists && there.is(&identity, &record.name) {
@@ -207,7 +207,8 @@ pub fn locate(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> anyho
     };
     anyhow::ensure!(
         !here.exists && !there.exists,
-        "VM {}: its record says VMID {}, terraform's state says {other}, and neither is a machine of this name: {}, {}; nothing was done",
+        "VM {}: its record says VMID {}, terraform's state says {other}, and neither is a VM of this name: {}, {}; \
+         nothing was done",
         record.name,
         record.vmid,
         describe(record.vmid, &here),

@@ -74,7 +74,7 @@ fn facts(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Facts> {
     check::wishes(ctx, request, broker.as_ref())?;
     let user_data = first_boot::user_data(ctx.host, request).or_else(|error| {
         let NoTemplate { name, .. } = error.downcast()?;
-        tracing::warn!("there is no cloud-init template {name}; the mock VM gets none");
+        tracing::warn!("no cloud-init template {name}; the mock VM gets none");
         anyhow::Ok(UserData::Proxmox)
     })?;
     let surroundings = Surroundings {
@@ -212,7 +212,7 @@ fn destroy_if(
         Some(record) => {
             anyhow::ensure!(
                 !record.protected || force,
-                "VM {name} is protected; --force destroys it all the same"
+                "VM {name} is protected; use --force to destroy it anyway"
             );
             mark_destroyed(ctx, &record)?;
             Ok(Destroyed::Gone)
@@ -240,7 +240,7 @@ pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
             let due = |record: &VmRecord| is_due_for_destruction(record, now, grace);
             match destroy_if(ctx, &name, false, &due) {
                 Ok(Destroyed::NotDue) => {
-                    report.notes.push(format!("VM {name}: renewed or changed meanwhile; left alone"))
+                    report.notes.push(format!("VM {name}: renewed or changed in the meantime; left alone"))
                 }
                 Ok(_) => report.destroyed.push(name),
                 Err(error) => report.failures.push(format!("{error:#}")),

@@ -151,7 +151,7 @@ impl<'h> Context<'h> {
         let named = match self.access() {
             Ok(access) => access.bridge.clone(),
             Err(_) if !self.settings.terraform_dir.join("terraform.tfvars").exists() => None,
-            Err(error) => return Err(error.context("cannot tell the guests' bridge")),
+            Err(error) => return Err(error.context("cannot determine the guests' bridge")),
         };
         guests_bridge(named, || Ok(Some(self.settings.bridge.clone())))
     }
@@ -190,7 +190,8 @@ impl<'h> Context<'h> {
             record.ok_or_else(|| anyhow::anyhow!("VM {name} is unknown: {}", self.no_record(name)))?;
         anyhow::ensure!(
             record.is_live(),
-            "VM {name} was destroyed, and its VMID {} may belong to another machine by now, so nothing was done; create it again with blockhost-vm-create {name}",
+            "VM {name} was destroyed, and its VMID {} may belong to another VM by now, so nothing was done; create it \
+             again with blockhost-vm-create {name}",
             record.vmid
         );
         Ok(record)

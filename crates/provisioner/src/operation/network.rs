@@ -73,7 +73,10 @@ pub fn finish(
     if let Some(address) = ipv6
         && let Err(error) = add_route(address)
     {
-        warnings.push(format!("the host route to {address} was not set, so the guest cannot be reached by IPv6: {error:#}; blockhost-vm-start sets it again"));
+        warnings.push(format!(
+            "failed to set the host route to {address}, so the guest is unreachable by IPv6: \
+            {error:#}; to retry, run blockhost-vm-start"
+        ));
     }
     let (why, advice) = match isolation {
         Isolation::Done => return warnings,
@@ -81,7 +84,7 @@ pub fn finish(
         Isolation::Impossible(why) => (why, ""),
     };
     warnings.push(format!(
-        "port tap{vmid}i0 was not isolated, so other guests on this bridge can reach it: {why}{advice}"
+        "failed to isolate port tap{vmid}i0, so other guests on this bridge can reach it: {why}{advice}"
     ));
     warnings
 }
@@ -108,15 +111,16 @@ pub fn isolate_once(node: &Node, (vmid, identity): (Vmid, &Identity), deadline: 
 /// What a look says before anything is tried; `None`: the time has come, or an older plugin does not tell.
 fn readiness(state: &VmState) -> Option<Isolation> {
     if !state.running {
-        return Some(Isolation::Failed("the VM is not running any more".to_string()));
+        return Some(Isolation::Failed("the VM is no longer running".to_string()));
     }
     if state.starting {
-        return Some(Isolation::NotYet("its start has not ended".to_string()));
+        return Some(Isolation::NotYet("its start task has not finished".to_string()));
     }
     if let Some(port) = &state.firewall_port {
         let isolated = state.isolated == Some(true);
         let why = format!(
-            "Proxmox' firewall is on for this card (firewall=1), so its port on the bridge is {port}, which the root agent does not isolate; set firewall=0 on net0"
+            "Proxmox' firewall is on for this card (firewall=1), so its bridge port is {port}, which the root agent \
+             does not isolate; set firewall=0 on net0"
         );
         return Some(if isolated { Isolation::Done } else { Isolation::Impossible(why) });
     }
@@ -124,7 +128,7 @@ fn readiness(state: &VmState) -> Option<Isolation> {
         return Some(Isolation::Impossible("the VM has no network card net0".to_string()));
     }
     match (state.connected, state.isolated) {
-        (Some(false), _) => Some(Isolation::NotYet("its tap is not a port of the bridge yet".to_string())),
+        (Some(false), _) => Some(Isolation::NotYet("its tap is not yet a port of the bridge".to_string())),
         (Some(true), Some(true)) => Some(Isolation::Done),
         _ => None,
     }
@@ -134,7 +138,9 @@ fn readiness(state: &VmState) -> Option<Isolation> {
 fn read_back(state: Result<VmState, AgentError>, told: bool) -> Isolation {
     match state {
         Ok(state) if state.isolated == Some(true) || !told => Isolation::Done,
-        Ok(_) => Isolation::NotYet("the root agent set it, but the port is not isolated".to_string()),
+        Ok(_) => {
+            Isolation::NotYet("the root agent reported success, but the port is not isolated".to_string())
+        }
         Err(error) => Isolation::NotYet(format!("it was set, but cannot be read back: {error}")),
     }
 }
@@ -158,7 +164,7 @@ fn refused(error: &AgentError, state: &VmState) -> Isolation {
     if state.connected == Some(true) && state.isolated.is_none() && words.contains("Operation not supported")
     {
         return Isolation::Impossible(
-            "its bridge is not a Linux bridge, which alone can isolate ports".to_string(),
+            "its bridge is not a Linux bridge, and only those can isolate ports".to_string(),
         );
     }
     if NOT_YET.iter().any(|sign| words.contains(sign)) || error.outcome_unknown() {

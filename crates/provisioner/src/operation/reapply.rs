@@ -118,7 +118,7 @@ fn wait_for_agent(ctx: &Context<'_>, vmid: Vmid) -> anyhow::Result<()> {
         match node.state(vmid, None, deadline) {
             Ok(_) | Err(AgentError::Said { .. }) => return Ok(()),
             Err(error) if deadline.passed() => {
-                return Err(error).context("nothing was put back: the root agent did not come up");
+                return Err(error).context("reconnected nothing: the root agent did not start");
             }
             Err(error) if !told => {
                 tracing::info!("{error}; waiting for it, at most {} s", deadline.left().as_secs() + 1);
@@ -152,7 +152,7 @@ fn one(ctx: &Context<'_>, name: &VmName, deadline: Deadline) -> anyhow::Result<F
     let node = ctx.node();
     // Not `proven_state`: whether it is paused does not matter here, and the API may still be starting.
     let state = node.state(machine.vmid, Some(&machine.identity), deadline);
-    let state = state.with_context(|| format!("{}: cannot ask the node", machine.label()))?;
+    let state = state.with_context(|| format!("{}: cannot query the node", machine.label()))?;
     machine.prove(&state)?;
     if !state.exists {
         return Ok(Found::Missing);

@@ -38,7 +38,7 @@ pub fn undo_dead_creates(ctx: &Context<'_>, not_this: Option<&VmName>) {
     for entry in entries.iter().filter(|e| not_this.is_none_or(|name| e.name != name.as_str())) {
         if let Err(error) = undo_if_dead(ctx, &entry.name) {
             tracing::warn!(
-                "VM {}: a create that died cannot be undone yet: {error:#}; its VMID and addresses stay held",
+                "VM {}: cannot roll back an interrupted create yet: {error:#}; its VMID and addresses stay reserved",
                 entry.name
             );
         }
@@ -56,7 +56,7 @@ fn undo_if_dead(ctx: &Context<'_>, name: &str) -> anyhow::Result<()> {
     };
     match entry.step {
         Step::Taken | Step::Applying => {
-            tracing::info!("VM {name}: undoing a create that died");
+            tracing::info!("VM {name}: rolling back an interrupted create");
             let ended = undo(&vm, &entry, BRIEF, MayBeLate::Yes).ended;
             vm.audit("undo-create", entry.checked_vmid().ok(), [None, None], &in_words(&ended));
             ended?;
@@ -88,7 +88,7 @@ pub fn put_record_back(vm: &LockedVm<'_, '_>, entry: &Entry) -> anyhow::Result<(
     if there {
         return Ok(());
     }
-    tracing::warn!("VM {}: its record was missing and is put back from the journal", entry.name);
+    tracing::warn!("VM {}: its record was missing; restored it from the journal", entry.name);
     let put = vm.database.update(|db| {
         db.insert(&entry.name, record.iter().map(|(k, v)| (k.clone(), v.clone())).collect());
         for (list, address) in [
@@ -145,7 +145,7 @@ fn undo_keeping(
     let deadline = Deadline::after(patience);
     anyhow::ensure!(
         folder.wait_until_idle(entry.terraform_pid, deadline, &Interrupt::never())?,
-        "a terraform of VM {name} still runs in {}",
+        "a terraform of VM {name} is still running in {}",
         folder.path().display()
     );
     // Without knowing the token nobody can tell that the log does not hold it.
@@ -210,25 +210,22 @@ pub fn remove_machine(
 ) -> anyhow::Result<()> {
     let node = ctx.node_uninterrupted();
     let label = format!("VM {name} (VMID {vmid})");
-    let state =
-        look_twice(ctx, vmid, identity, patience).with_context(|| format!("{label}: cannot ask the node"))?;
+    let state = look_twice(ctx, vmid, identity, patience)
+        .with_context(|| format!("{label}: cannot query the node"))?;
     if !state.exists {
         return Ok(());
     }
     if !state.is(identity, name) {
         anyhow::ensure!(
             state.tells_whose(),
-            "{label}: a machine with this VMID is on node {}, and whose it is cannot be read",
+            "{label}: node {} has a VM with this VMID, but its configuration cannot be read, so its owner is unknown",
             state.node
         );
         anyhow::ensure!(
             !is_being_cloned(&state),
-            "{label}: a clone is under way there, and whose it is cannot be told yet"
+            "{label}: a clone into this VMID is still running; cannot tell yet whether it is ours"
         );
-        tracing::warn!(
-            "{label}: the machine with this VMID is not ours ({}); it is left alone",
-            state.found()
-        );
+        tracing::warn!("{label}: the VM with this VMID is not ours ({}); leaving it alone", state.found());
         return Ok(());
     }
     anyhow::ensure!(!state.elsewhere, "{label}: it is on node {}", state.node);
@@ -239,7 +236,7 @@ pub fn remove_machine(
         match node.act_and_wait(Act { vmid, identity, action: "qm-stop", deadline }, stop, |s| !s.running)? {
             Waited::Done(_) => {}
             Waited::Failed(words) => anyhow::bail!("{label}: failed to switch it off: {words}"),
-            Waited::TimedOut(_) => anyhow::bail!("{label}: it cannot be switched off"),
+            Waited::TimedOut(_) => anyhow::bail!("{label}: failed to switch it off"),
         }
     }
     let (waited, leftovers) = node.destroy(vmid, identity, Deadline::after(patience))?;
@@ -281,12 +278,12 @@ fn is_being_cloned(state: &VmState) -> bool {
 /// Disks that `qm destroy` could not free. The next VM with this VMID would fail on them, so it is passed over (H63).
 pub fn warn_of_leftovers(ctx: &Context<'_>, label: &str, vmid: Vmid, disks: &[String]) {
     for disk in disks {
-        tracing::warn!("{label}: a disk was left over: {disk}; free it with pvesm free {disk}");
+        tracing::warn!("{label}: leftover disk {disk}; remove it with pvesm free {disk}");
     }
     if let Some(disk) = disks.first() {
-        let reason = format!("disk {disk} was left over; free it with pvesm free {disk}");
+        let reason = format!("leftover disk {disk}; remove it with pvesm free {disk}");
         if let Err(error) = WithheldVmids::new(ctx.host).withhold(vmid, &reason, None) {
-            tracing::warn!("{label}: its VMID may be handed out again although a disk is left: {error:#}");
+            tracing::warn!("{label}: its VMID may be reused although a disk is left over: {error:#}");
         }
     }
 }

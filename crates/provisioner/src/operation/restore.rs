@@ -49,7 +49,8 @@ pub fn vanished(ctx: &Context<'_>, not_this: Option<&VmName>) -> Vec<VmName> {
         match restored {
             Ok(_) => all.push(name),
             Err(error) => tracing::warn!(
-                "VM {name}: its record is missing in {} and cannot be restored yet: {error:#}; its VMID and addresses stay held",
+                "VM {name}: its record is missing from {} and cannot be restored yet: {error:#}; its VMID and \
+                 addresses stay reserved",
                 ctx.database.path().display()
             ),
         }
@@ -70,7 +71,7 @@ pub fn keep_copies(ctx: &Context<'_>, all: bool) {
 /// The same for one VM. That it cannot be written now is no reason to fail what was done.
 pub fn keep_copy(ctx: &Context<'_>, name: &VmName) {
     if let Err(error) = record_copy::refresh(&ctx.settings, &ctx.database, name) {
-        tracing::debug!("VM {name}: its record was not copied beside its terraform file: {error:#}");
+        tracing::debug!("VM {name}: failed to copy its record beside its Terraform file: {error:#}");
     }
 }
 
@@ -115,10 +116,10 @@ pub fn of_vm(vm: &LockedVm<'_, '_>) -> anyhow::Result<bool> {
     let node = ctx.node_uninterrupted();
     let state = node
         .state(vmid, Some(&Identity::Uuid(uuid)), Deadline::after(Duration::from_secs(15)))
-        .with_context(|| format!("VM {name} (VMID {vmid}): cannot ask the node"))?;
+        .with_context(|| format!("VM {name} (VMID {vmid}): cannot query the node"))?;
     if !state.exists || !state.is(&Identity::Uuid(uuid), name) {
         tracing::debug!(
-            "VM {name}: a directory is left of it and no record; its machine (VMID {vmid}) is gone"
+            "VM {name}: it has a directory but no record, and its VM (VMID {vmid}) no longer exists"
         );
         return Ok(false);
     }
@@ -157,7 +158,7 @@ fn restore(
         Some(copy) => (copy, Vec::new()),
         None => (
             from_file(ctx, name, described, uuid, now)?,
-            vec!["owner, wallet and expiry are not known and must be entered by hand".to_string()],
+            vec!["owner, wallet and expiry are unknown and must be entered manually".to_string()],
         ),
     };
     remarks.extend(give_time(ctx, &mut fields, state, now));
@@ -179,7 +180,7 @@ fn restore(
             for address in &described.addresses {
                 if [ipv4, ipv6].contains(&Some(*address)) {
                     remarks.push(format!(
-                        "{address} was given to VM {} meanwhile: one of them must change",
+                        "{address} was assigned to VM {} in the meantime: one of them must change",
                         other.name
                     ));
                 }
@@ -198,7 +199,7 @@ fn restore(
     let remarks = remarks.iter().map(|remark| format!("; {remark}")).collect::<String>();
     let vmid = described.vmid.map(|vmid| format!(" (VMID {vmid})")).unwrap_or_default();
     tracing::warn!(
-        "VM {name}{vmid}: its record had vanished from {} while the VM is there, and was restored{remarks}",
+        "VM {name}{vmid}: its record had vanished from {} although the VM exists; restored it{remarks}",
         ctx.database.path().display()
     );
     vm.audit("restore-record", described.vmid, [None, Status::parse(&status)], &format!("ok{remarks}"));
@@ -245,17 +246,17 @@ fn give_time(ctx: &Context<'_>, fields: &mut Fields, state: &VmState, now: DateT
     let is_suspended = status == Some(Status::Suspended);
     if is_suspended && !state.running {
         fields.insert("suspended_at".into(), timestamp::to_text(now).into());
-        remarks.push("it is suspended, and its grace period begins anew".to_string());
+        remarks.push("it is suspended, and its grace period starts over".to_string());
     } else {
         if is_suspended {
             fields.remove("suspended_at");
-            remarks.push("it runs, so it counts as active".to_string());
+            remarks.push("it is running, so it counts as active".to_string());
         }
         fields.insert(names.status.clone(), Status::Active.as_str().into());
         let ends = text(fields, &names.expires_at).and_then(|text| timestamp::from_text(&text));
         if ends.is_none_or(|ends| ends < now + TimeDelta::days(1)) {
             let ends = timestamp::to_text(now + AT_LEAST);
-            remarks.push(format!("it expires on {ends} unless it was paid for longer"));
+            remarks.push(format!("it expires on {ends}, unless a later date was paid for"));
             fields.insert(names.expires_at.clone(), ends.into());
         }
     }

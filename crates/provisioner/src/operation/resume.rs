@@ -130,7 +130,7 @@ pub(super) fn record_expiry(
         let record = db.record(name.as_str()).and_then(Result::ok);
         let record = record
             .filter(VmRecord::is_live)
-            .ok_or_else(|| anyhow::anyhow!("VM {name}: its record has gone meanwhile"))?;
+            .ok_or_else(|| anyhow::anyhow!("VM {name}: its record was removed in the meantime"))?;
         let expires_at = expiry.of(&record, default_days, clock::now())?;
         if record.status != Status::Active {
             db.set_status(name.as_str(), Status::Active);

@@ -101,7 +101,7 @@ pub fn run(
                 machine.vmid
             ),
             Waited::TimedOut(last) => anyhow::bail!(
-                "{label}: it does not run after {} s{}; look at the node's task log, then try again",
+                "{label}: it is still not running after {} s{}; check the node's task log, then try again",
                 LIMIT.as_secs(),
                 if last.lock.is_empty() { String::new() } else { format!(" (locked: {})", last.lock) }
             ),
@@ -110,7 +110,11 @@ pub fn run(
     let mut warnings =
         network::connect(vm, &node, (machine.vmid, &machine.identity), machine.record.ipv6, deadline);
     if was_running && state.paused.is_none() {
-        warnings.push("it runs, but whether it is paused is not known, for the API did not answer; blockhost-vm-start continues a paused one".to_string());
+        warnings.push(
+            "it is running, but may be paused: the API did not answer; to continue a paused VM, run \
+            blockhost-vm-start"
+                .to_string(),
+        );
     }
     Ok((was_running, warnings))
 }

@@ -84,7 +84,7 @@ pub fn live_status(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> 
     let no_answer = |label: &str, error: &AgentError| {
         (
             by_database,
-            Some(format!("{label}: the node did not answer, so this is the last known state: {error}")),
+            Some(format!("{label}: the node did not answer, so this is its last known state: {error}")),
         )
     };
     let place = match locate(ctx, record, deadline) {
@@ -117,7 +117,7 @@ fn judge(
         return (
             Shown::Unknown,
             Some(format!(
-                "{label}: the node has no such machine; blockhost-vm-destroy {} closes its record",
+                "{label}: the node has no such VM; to close its record, run blockhost-vm-destroy {}",
                 record.name
             )),
         );
@@ -125,7 +125,7 @@ fn judge(
     if state.elsewhere {
         return (
             by_database,
-            Some(format!("{label}: it is on node {}, so this is the last known state", state.node)),
+            Some(format!("{label}: it is on node {}, so this is its last known state", state.node)),
         );
     }
     if !state.is(identity, &record.name) {

@@ -61,7 +61,7 @@ pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
         if !goes_on {
             break waited;
         }
-        tracing::debug!("{label}: it still runs; pressing the power button again in a moment");
+        tracing::debug!("{label}: it is still running; pressing the power button again in a moment");
         pressed_before = true;
         // Too late for another request, there is still time to see it go down.
         let moment = if deadline.left() < AGAIN * 2 { deadline } else { deadline.at_most(AGAIN) };

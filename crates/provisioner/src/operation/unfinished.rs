@@ -15,7 +15,7 @@ pub fn of_name(ctx: &Context<'_>, name: &VmName) -> Option<String> {
         Some(entry) => Some(in_words(&entry, holder.as_deref(), clock::now())),
         None => {
             let holder = holder.filter(|note| note.starts_with("create"))?;
-            Some(format!("a create of this name waits for its turn or has just begun ({holder})"))
+            Some(format!("a create of this name is queued or has just started ({holder})"))
         }
     }
 }
@@ -34,7 +34,7 @@ fn in_words(entry: &Entry, holder: Option<&str>, now: DateTime<Utc>) -> String {
         Step::Destroying => ("destroy", "destroying"),
     };
     let (name, vmid) = (&entry.name, entry.vmid);
-    let began = format!("a {verb} of this name began {} ago", duration(now - entry.began_at));
+    let began = format!("a {verb} of this name started {} ago", duration(now - entry.began_at));
     match (holder, verb) {
         (Some(holder), _) => {
             format!("{began} and is still running at step \"{step}\" (VMID {vmid}; locked by {holder})")

@@ -71,17 +71,20 @@ impl Update<'_> {
         match asked {
             // It may have been done, or be done later.
             Err(error) if error.outcome_unknown() => {
-                tracing::warn!("{label}: {error}; reading what the guest has");
+                tracing::warn!("{label}: {error}; reading the current value from the guest");
             }
             Err(AgentError::Said { error, .. }) => {
-                anyhow::bail!("{label}: the GECOS of user {user} was not changed: {}", with_way_out(&error));
+                anyhow::bail!("{label}: failed to change the GECOS of user {user}: {}", with_way_out(&error));
             }
             Err(error) => {
                 return Err(error)
-                    .with_context(|| format!("{label}: the GECOS of user {user} was not changed"));
+                    .with_context(|| format!("{label}: failed to change the GECOS of user {user}"));
             }
             Ok(answer) if guest_agent::is_job(&answer) => {
-                tracing::warn!("{label}: the node is busy, qm has not answered; reading what the guest has");
+                tracing::warn!(
+                    "{label}: the node is busy and qm has not answered; reading the current value from the \
+                    guest"
+                );
             }
             // usermod goes on: what it says when it fails is the better answer, its end is not waited for alone.
             Ok(answer) if answer.contains_key("pid") && !slow => {
@@ -90,7 +93,8 @@ impl Update<'_> {
                     && ended.exit_code != 0
                 {
                     anyhow::bail!(
-                        "{label}: the GECOS of user {user} was not changed: usermod in the guest ended with {}: {}; another user is chosen with --username",
+                        "{label}: failed to change the GECOS of user {user}: usermod in the guest failed with exit \
+                         code {}: {}; to choose another user, use --username",
                         ended.exit_code,
                         String::from_utf8_lossy(&ended.stderr).trim()
                     );
@@ -115,7 +119,7 @@ impl Update<'_> {
                 tracing::debug!("{label}: {error:#}");
                 break;
             }
-            match read.with_context(|| format!("{label}: the GECOS of user {user} cannot be read back"))? {
+            match read.with_context(|| format!("{label}: cannot read back the GECOS of user {user}"))? {
                 None => break,
                 Some(ended) => {
                     let line = String::from_utf8_lossy(&ended.stdout);
@@ -123,7 +127,7 @@ impl Update<'_> {
                         Some(there) if there == gecos => return Ok(gecos),
                         Some(there) => found = Some(there),
                         None => anyhow::bail!(
-                            "{label}: the guest has no user {user} (getent ended with {})",
+                            "{label}: the guest has no user {user} (getent exited with {})",
                             ended.exit_code
                         ),
                     }
@@ -131,10 +135,8 @@ impl Update<'_> {
             }
             node.pause(Duration::from_millis(300).min(deadline.left()))?;
         }
-        let has = found.map_or_else(
-            || "no answer came from the guest".to_string(),
-            |it| format!("the guest has {it:?}"),
-        );
+        let has = found
+            .map_or_else(|| "the guest did not answer".to_string(), |it| format!("the guest has {it:?}"));
         anyhow::bail!("{label}: the GECOS of user {user} should be {gecos:?}, but {has}; try again later")
     }
 }

@@ -78,7 +78,8 @@ fn judge(ctx: &Context<'_>, machine: &Machine, state: VmState, deadline: Deadlin
         found.join(", ")
     );
     Ok(Target::Vanished(format!(
-        "{taken}, and no guest of the cluster has {}: VM {name} was deleted outside BlockHost, so its record is closed; the other guest is left alone",
+        "{taken}, and no guest of the cluster has {}: VM {name} was deleted outside BlockHost; closing its record and \
+         leaving the other guest alone",
         machine.identity
     )))
 }
@@ -97,7 +98,7 @@ pub fn ensure_not_here(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline)
         Err(_) => (record.vmid, Identity::Name(name.clone())),
     };
     let state = ctx.node().state(vmid, Some(&identity), deadline);
-    let state = state.with_context(|| format!("VM {name} (VMID {vmid}): cannot ask the node"))?;
+    let state = state.with_context(|| format!("VM {name} (VMID {vmid}): cannot query the node"))?;
     anyhow::ensure!(
         !state.exists || !state.is(&identity, name),
         "VM {name} (VMID {vmid}) exists on node {}; destroy it without --forget",

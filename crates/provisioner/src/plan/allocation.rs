@@ -9,7 +9,8 @@ use crate::value::vmid::{Vmid, VmidRange};
 pub enum Exhausted {
     /// No VMID is free.
     #[error(
-        "no VMID is free: {held} of {range} are held or taken on the node; widen vmid_range in db.yaml or destroy VMs that are no longer needed"
+        "no VMID is free: {held} of {range} are reserved or in use on the node; widen vmid_range in db.yaml or \
+         destroy VMs that are no longer needed"
     )]
     Vmids {
         /// The range.
@@ -59,7 +60,7 @@ pub fn check_wish(
     if let Some(ip) = wish.ipv4.filter(|ip| !ipv4.usable(*ip) && *ip != ipv4.gateway) {
         let network = ipv4.network;
         return refuse(match network.contains(ip) {
-            true => format!("--ip {ip} is not an address for a guest of the guest network {network}"),
+            true => format!("--ip {ip} is not a usable guest address in the guest network {network}"),
             false => format!("--ip {ip} is not in the guest network {network}"),
         });
     }
@@ -68,7 +69,7 @@ pub fn check_wish(
             Err(Exhausted::Wish(format!("--ipv6 {ip}: this host has no broker-allocation.json")))
         }
         (Some(ip), Some(pool)) if !pool.prefix.contains(ip) || pool.prefix.at(0) == Some(ip) => {
-            refuse(format!("--ipv6 {ip} is not an address for a guest of the guest network {}", pool.prefix))
+            refuse(format!("--ipv6 {ip} is not a usable guest address in the guest network {}", pool.prefix))
         }
         _ => Ok(()),
     }

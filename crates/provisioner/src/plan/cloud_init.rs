@@ -89,7 +89,7 @@ pub enum BadCloudInit {
     #[error("it is not a YAML mapping of keys to values")]
     NoMapping,
     /// A value has changed the structure around it.
-    #[error("a value put into it would change its structure")]
+    #[error("an inserted value would change its structure")]
     Structure,
     /// PVE's limit.
     #[error("it is larger than 1 MiB")]

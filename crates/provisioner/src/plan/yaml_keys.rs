@@ -11,7 +11,8 @@ pub enum EditError {
     NotReadable(String),
     /// A way of writing YAML that an edit by lines does not understand.
     #[error(
-        "the file is written in a form that cannot be changed without touching other keys ({0}); put one key on a line of its own"
+        "the file's form does not allow changing one key without touching others ({0}); put each key on a line of its \
+         own"
     )]
     Form(String),
 }

@@ -46,7 +46,7 @@ pub fn write(host: &Host, change: &Change<'_>) {
     let written = replace_file::make_folder(&folder, 0o770)
         .and_then(|()| replace_file::append_line(&path, &line.to_string()));
     if let Err(error) = written {
-        tracing::warn!("this change could not be recorded in the audit trail: {error}");
+        tracing::warn!("failed to record this change in the audit trail: {error}");
     }
 }
 

@@ -37,7 +37,7 @@ pub fn keep(
     let written = replace_file::make_folder(&folder, 0o770)
         .and_then(|()| replace_file::replace(&path, text.as_bytes(), replace_file::PRIVATE, "failed-log"));
     if let Err(error) = written {
-        tracing::warn!("VM {name}: terraform's log cannot be kept in {}: {error}", folder.display());
+        tracing::warn!("VM {name}: failed to keep terraform's log in {}: {error}", folder.display());
         return None;
     }
     rotate(&folder);

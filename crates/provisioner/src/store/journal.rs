@@ -119,16 +119,16 @@ impl<'h> Journal<'h> {
             Ok(entry) if entry.name == name.as_str() => match entry.checked_vmid() {
                 Ok(_) => Ok(Some(entry)),
                 Err(why) => {
-                    anyhow::bail!("{}: corrupt journal entry: {why}; it was left as it is", path.display())
+                    anyhow::bail!("{}: corrupt journal entry: {why}; left unchanged", path.display())
                 }
             },
             Ok(entry) => anyhow::bail!(
-                "{}: corrupt journal entry: it is about {:?}; it was left as it is",
+                "{}: corrupt journal entry: it is for {:?}; left unchanged",
                 path.display(),
                 entry.name
             ),
             Err(error) => {
-                anyhow::bail!("{}: corrupt journal entry: {error}; it was left as it is", path.display())
+                anyhow::bail!("{}: corrupt journal entry: {error}; left unchanged", path.display())
             }
         }
     }
@@ -157,7 +157,7 @@ impl<'h> Journal<'h> {
     pub fn write(&self, entry: &Entry, _lock: &VmLock) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(entry)?;
         journal_folder(self.host)?;
-        let path = self.path(&entry.name).context("a mock has no journal")?;
+        let path = self.path(&entry.name).context("mock runs have no journal")?;
         Ok(replace_file::replace(&path, text.as_bytes(), PRIVATE, "journal")?)
     }
 

@@ -120,7 +120,7 @@ impl<'h> MetricSamples<'h> {
             Ok(replace_file::replace_unsynced(&path, &serde_json::to_vec(what)?, PRIVATE, "metrics")?)
         };
         if let Err(error) = write() {
-            tracing::warn!("the next rates will be 0: {error:#}");
+            tracing::warn!("the next rates will be 0, because this sample could not be saved: {error:#}");
         }
     }
 

@@ -69,7 +69,7 @@ impl NodeAccess {
         } else {
             let missing = || {
                 anyhow::anyhow!(
-                    "there is no API token: neither {} nor proxmox_api_token in {}",
+                    "no API token: neither {} nor proxmox_api_token in {} exists",
                     token_file.display(),
                     path.display()
                 )

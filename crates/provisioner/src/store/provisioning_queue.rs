@@ -35,7 +35,7 @@ impl<'h> Ticket<'h> {
         let _guard = guard(host)?;
         let number = tickets(&folder)?.last().map_or(1, |last| last + 1);
         let mut lock = LockFile::try_lock(&folder.join(number.to_string()))?
-            .context("a new ticket is locked already")?;
+            .context("a new ticket is already locked")?;
         lock.note(&format!("{} {vm_name}", std::process::id()));
         let ticket = Ticket { host, number, lock: Some(lock) };
         publish(host, &folder)?;
@@ -64,7 +64,8 @@ impl<'h> Ticket<'h> {
             }
             anyhow::ensure!(
                 !deadline.passed(),
-                "waited {} s for other creates to end ({}); nothing was taken, try again or raise --queue-timeout",
+                "waited {} s for other creates to finish ({}); nothing was reserved; try again or raise \
+                 --queue-timeout",
                 total.as_secs_f64().round(),
                 in_words(&ahead)
             );

@@ -130,7 +130,7 @@ impl Settings {
         let ipv6_offsets = (offset("ipv6_pool.start", 2)?, offset("ipv6_pool.end", 254)?);
         anyhow::ensure!(
             ipv6_offsets.0 <= ipv6_offsets.1,
-            "{}: ipv6_pool: start lies behind end",
+            "{}: ipv6_pool: start is after end",
             doc.path().display()
         );
         Ok(Settings {
@@ -239,7 +239,7 @@ fn vmid_range(doc: &Document) -> anyhow::Result<Option<VmidRange>> {
         let range = VmidRange { start: end_of("start")?, end: end_of("end")? };
         anyhow::ensure!(
             range.start <= range.end,
-            "{}: {key}: start {} lies behind end {}",
+            "{}: {key}: start {} is after end {}",
             doc.path().display(),
             range.start,
             range.end
@@ -279,7 +279,7 @@ fn ipv4_pool(doc: &Document) -> anyhow::Result<Option<Ipv4Pool>> {
     let pool = pool_of_keys(doc, ["ip_pool.network", "ip_pool.start", "ip_pool.end", "ip_pool.gateway"])?;
     anyhow::ensure!(
         pool.start <= pool.end,
-        "{}: ip_pool: start {} lies behind end {}",
+        "{}: ip_pool: start {} is after end {}",
         doc.path().display(),
         pool.start,
         pool.end
@@ -320,7 +320,7 @@ fn field_names(doc: &Document) -> anyhow::Result<FieldNames> {
             );
             anyhow::ensure!(
                 !TAKEN.contains(&name.as_str()),
-                "{}: fields.{key}: {name} is the name of another field of the record",
+                "{}: fields.{key}: {name} is already the name of another record field",
                 doc.path().display()
             );
             *slot = name;
@@ -338,7 +338,7 @@ fn field_names(doc: &Document) -> anyhow::Result<FieldNames> {
     for (index, name) in all.iter().enumerate() {
         anyhow::ensure!(
             !all[..index].contains(name),
-            "{}: fields: two fields of the record would be called {name}",
+            "{}: fields: two record fields would be called {name}",
             doc.path().display()
         );
     }
@@ -412,11 +412,11 @@ mod tests {
             ("default_expiry_days: 1.5\n", "default_expiry_days"),
             ("vmid_range: 100-999\n", "vmid_range"),
             ("vmid_range: {start: 100}\n", "vmid_range.end"),
-            ("vmid_range: {start: 200, end: 100}\n", "lies behind"),
+            ("vmid_range: {start: 200, end: 100}\n", "is after"),
             ("vmid_range: {start: 1, end: 100}\n", "vmid_range.start"),
             ("ip_pool: {start: 1, end: 2, gateway: 1}\n", "ip_pool.network"),
             ("ip_pool: {network: 10.0.0.0/24, start: 300, end: 2, gateway: 1}\n", "ip_pool.start"),
-            ("ip_pool: {network: 10.0.0.0/24, start: 20, end: 10, gateway: 1}\n", "lies behind"),
+            ("ip_pool: {network: 10.0.0.0/24, start: 20, end: 10, gateway: 1}\n", "is after"),
             ("ip_pool: {network: nonsense, start: 20, end: 10, gateway: 1}\n", "ip_pool.network"),
             ("fields: {status: 3}\n", "fields.status"),
             ("clone_mode: half\n", "clone_mode"),

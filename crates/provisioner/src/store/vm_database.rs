@@ -42,7 +42,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(20);
 pub enum DatabaseError {
     /// There is no file.
     #[error(
-        "the VM database {0} does not exist; if VMs were made on this host it was lost: restore it from a backup"
+        "the VM database {0} does not exist; if VMs were created on this host it was lost: restore it from a backup"
     )]
     Missing(String),
     /// There is a file that cannot be read.
@@ -50,7 +50,7 @@ pub enum DatabaseError {
     Unreadable(String, String),
     /// The file is not what it should be; it is left as it is.
     #[error(
-        "the VM database {path} is corrupt: {why}; it was left as it is (restore it from a backup or mend it by hand)"
+        "the VM database {path} is corrupt: {why}; left unchanged (restore it from a backup or repair it manually)"
     )]
     Corrupt {
         /// The file.
@@ -166,7 +166,7 @@ impl VmDatabase {
     /// A missing file that is a loss, because of `why`.
     pub fn lost(&self, why: &str) -> anyhow::Error {
         anyhow::anyhow!(
-            "the VM database {} is missing although {why}: it was lost; restore it from a backup before any VM is made",
+            "the VM database {} is missing although {why}: it was lost; restore it from a backup before creating VMs",
             self.path.display()
         )
     }

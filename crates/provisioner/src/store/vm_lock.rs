@@ -41,7 +41,7 @@ impl VmLock {
         if let Err(LockError::Held { holder, .. }) = &lock {
             let waited = limit.as_secs_f64().round();
             anyhow::bail!(
-                "VM {name}: another operation is under way{holder}; waited {waited} s, try again later"
+                "VM {name}: another operation is in progress{holder}; waited {waited} s; try again later"
             );
         }
         Ok(VmLock::noted(lock.with_context(|| format!("VM {name}"))?, verb))

@@ -91,7 +91,7 @@ impl<'h> WithheldVmids<'h> {
             Ok(one) => Withheld { vmid, ..one },
             Err(_) if !path.exists() => return None,
             Err(error) => {
-                tracing::warn!("{error:#}; VMID {vmid} is not handed out until this file is removed");
+                tracing::warn!("{error:#}; VMID {vmid} is not assigned until this file is removed");
                 return Some(Withheld {
                     vmid,
                     reason: "its note is unreadable".into(),

@@ -65,17 +65,17 @@ pub fn run(
         match begun {
             Ok(answer) if is_job(&answer) => {
                 anyhow::bail!(
-                    "whether the command was run is unknown: the node is busy, qm did not answer within {} s",
+                    "it is unknown whether the command was run: the node is busy, and qm did not answer within {} s",
                     asked.elapsed().as_secs()
                 );
             }
             Ok(answer) => return end_of(node, vmid, identity, &answer, deadline),
             Err(error) if may_begin_again(&error, &mut patience) && deadline.left() > AGAIN * 2 => {
-                tracing::debug!("{error}; nothing was begun, trying again");
+                tracing::debug!("{error}; nothing was started; trying again");
                 node.pause(AGAIN)?;
             }
             Err(error) if error.outcome_unknown() => {
-                return Err(plain(error)).context("whether the command was run is unknown");
+                return Err(plain(error)).context("it is unknown whether the command was run");
             }
             Err(error) => return Err(plain(error)).context(NOT_RUN),
         }
@@ -95,7 +95,7 @@ pub fn end_of(
         return Ok(Some(ended));
     }
     let pid = answer.get("pid").and_then(Value::as_u64);
-    let pid = pid.context("the guest agent told neither an end nor a process")?;
+    let pid = pid.context("the guest agent returned neither an exit status nor a process ID")?;
     wait_for(node, vmid, identity, pid, job_of(answer), deadline)
 }
 
@@ -188,7 +188,7 @@ fn wait_for(
                 return Ok(None);
             }
             Err(error) if is_lost(node, vmid, &error, deadline) => {
-                return Err(plain(error)).context("the command was started, but its end cannot be known");
+                return Err(plain(error)).context("the command was started, but its exit status is unknown");
             }
             Err(AgentError::Said { error, .. }) if is_frozen(&error) => {
                 tracing::debug!("{error}; asking again");
@@ -237,7 +237,7 @@ fn output(answer: &Map<String, Value>, key: &str) -> anyhow::Result<Vec<u8>> {
     match text(&format!("{key}_base64")) {
         Some(encoded) => base64::engine::general_purpose::STANDARD
             .decode(encoded)
-            .with_context(|| format!("the command has ended, but the root agent garbled its {key}")),
+            .with_context(|| format!("the command has finished, but the root agent garbled its {key}")),
         None => Ok(text(key).unwrap_or_default().as_bytes().to_vec()),
     }
 }

@@ -109,7 +109,11 @@ struct NeighbourRow {
 /// `ip -j` prints nothing at all where there is nothing to tell, and empty objects among others.
 fn rows<T: for<'a> Deserialize<'a>>(text: &str) -> anyhow::Result<Vec<T>> {
     let text = text.trim();
-    if text.is_empty() { Ok(vec![]) } else { serde_json::from_str(text).context("ip printed no JSON list") }
+    if text.is_empty() {
+        Ok(vec![])
+    } else {
+        serde_json::from_str(text).context("ip did not print a JSON list")
+    }
 }
 
 fn parse(addresses: &str, routes: &str) -> anyhow::Result<Network> {

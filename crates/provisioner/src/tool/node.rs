@@ -240,7 +240,7 @@ impl Node {
             Ok(Waited::Done(state)) => {
                 Err(said(&failure(&state).map(|failed| failed.words).unwrap_or_default(), false))
             }
-            Ok(_) => Err(said("the node is busy: qm set did not end in time", true)),
+            Ok(_) => Err(said("the node is busy: qm set did not finish in time", true)),
             Err(error) => Err(said(&format!("{error:#}"), true)),
         }
     }

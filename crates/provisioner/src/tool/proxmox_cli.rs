@@ -95,7 +95,7 @@ impl ProxmoxCli {
         let arguments = [arguments, &["--output-format", "json"]].concat();
         let ended = self.run(name, &arguments)?;
         serde_json::from_str(&ended.stdout)
-            .with_context(|| format!("{name} {} printed something that is no JSON", arguments.join(" ")))
+            .with_context(|| format!("{name} {} did not print JSON", arguments.join(" ")))
     }
 
     /// Runs a tool that prints a list as JSON.
@@ -109,14 +109,14 @@ impl ProxmoxCli {
     pub fn release(&self) -> anyhow::Result<u32> {
         let version: rows::Version = self.ask("pvesh", &["get", "/version"])?;
         let release = version.release.as_deref().and_then(|text| text.split('.').next()?.parse().ok());
-        release.context("pvesh get /version does not tell the release")
+        release.context("pvesh get /version does not report the release")
     }
 
     /// The name of this node.
     pub fn node_name(&self) -> anyhow::Result<String> {
         let rows: Vec<rows::ClusterMember> = self.rows("pvesh", &["get", "/cluster/status"])?;
         let own = rows.into_iter().find(|row| row.kind.as_deref() == Some("node") && row.is_this);
-        own.and_then(|row| row.name).context("pvesh get /cluster/status does not tell which node this is")
+        own.and_then(|row| row.name).context("pvesh get /cluster/status does not report which node this is")
     }
 
     /// The VMs and containers of all nodes.

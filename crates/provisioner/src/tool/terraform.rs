@@ -99,7 +99,7 @@ impl VmFolder {
         anyhow::ensure!(
             self.parent.join(".terraform/providers").is_dir()
                 && self.parent.join("variables.tf.json").is_file(),
-            "terraform has not been initialised in {}; run blockhost-provisioner-setup terraform",
+            "terraform is not initialised in {}; run blockhost-provisioner-setup terraform",
             self.parent.display()
         );
         Ok(())
@@ -143,7 +143,7 @@ impl VmFolder {
         let dir = self.dir.display();
         anyhow::ensure!(
             self.machine()? == Some((vmid, uuid)),
-            "{dir}/{}.tf.json does not describe VMID {vmid} with UUID {uuid}: somebody changed it; nothing was applied",
+            "{dir}/{}.tf.json does not describe VMID {vmid} with UUID {uuid}: it was modified; nothing was applied",
             self.name
         );
         let ours = self.vm_file();
@@ -157,7 +157,7 @@ impl VmFolder {
             let is_known = path == ours || file == TOKEN_FILE || SHARED_FILES.contains(&file.as_str());
             anyhow::ensure!(
                 is_known || !is_read,
-                "{} is none of ours, and terraform would use it; move it away, then create the VM again",
+                "{} is not ours, but terraform would read it; move it away, then create the VM again",
                 path.display()
             );
         }
@@ -304,7 +304,7 @@ impl LegacyFolder {
     pub fn destroy_file(&self, access: &NodeAccess) -> anyhow::Result<Run> {
         anyhow::ensure!(
             !self.left_in_state()?.contains(&self.vm_address()),
-            "the shared terraform state still holds {}",
+            "the shared Terraform state still contains {}",
             self.vm_address()
         );
         run(&self.places(), "terraform.tfvars", "destroy", &[self.file_address()], access)
@@ -321,7 +321,7 @@ impl LegacyFolder {
             StateFile::Holds(all) => all.into_iter().filter(|a| ours.contains(a)).collect(),
             StateFile::Missing => Vec::new(),
             StateFile::Torn => {
-                anyhow::bail!("{} was torn by a killed terraform", self.dir.join(STATE).display())
+                anyhow::bail!("{} was truncated by a killed terraform", self.dir.join(STATE).display())
             }
         })
     }
@@ -369,7 +369,7 @@ impl Run {
             }
             if interrupt.requested() && !asked {
                 asked = true;
-                tracing::warn!("interrupted: waiting for terraform to end its step and save its state");
+                tracing::warn!("interrupted: waiting for terraform to finish its step and save its state");
                 self.child.terminate();
                 deadline = Deadline::after(AFTER_SIGTERM);
             }
@@ -427,9 +427,9 @@ impl Run {
             let killed = status.signal() == Some(9);
             let mut summary = match killed {
                 true => format!(
-                    "terraform was killed ({status}), perhaps because memory ran out; see journalctl -k"
+                    "terraform was killed ({status}), perhaps because the host ran out of memory; see journalctl -k"
                 ),
-                false => format!("terraform ended with {status} and no output; its log is {log}"),
+                false => format!("terraform exited with {status} and no output; its log is {log}"),
             };
             // It cannot say so itself: its words go to the same disk.
             if let Some(left) = self.log.parent().and_then(host::free_kib).filter(|left| *left < NO_SPACE_KIB)
@@ -489,7 +489,7 @@ fn start(places: &Places<'_>, arguments: Vec<OsString>, access: &NodeAccess) -> 
     let Places { dir, parent, home, temporary } = places;
     // Two VMs of the older package share a folder: the second waits for the first.
     let lock = LockFile::lock(&dir.join("terraform.lock"), Deadline::after(FOLDER_WAIT), &Interrupt::never())
-        .with_context(|| format!("another terraform works in {}", dir.display()))?;
+        .with_context(|| format!("another terraform is running in {}", dir.display()))?;
     // What a terraform of a killed command left; under the lock nobody uses it.
     replace_file::remove_tree(temporary)?;
     replace_file::make_folder(temporary, 0o700)?;

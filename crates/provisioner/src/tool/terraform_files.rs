@@ -110,7 +110,7 @@ fn in_state(path: &Path) -> Vec<Described> {
 
 fn json(path: &Path) -> Option<Value> {
     let read = text_for_people(path).and_then(|text| Ok(serde_json::from_str(&text)?));
-    read.map_err(|error| tracing::warn!("{}: what it holds is not known: {error:#}", path.display())).ok()
+    read.map_err(|error| tracing::warn!("{}: cannot read what it holds: {error:#}", path.display())).ok()
 }
 
 /// Of a resource in a file, or of its attributes in a state, where blocks are lists.

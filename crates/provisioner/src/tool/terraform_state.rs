@@ -24,7 +24,7 @@ pub(super) fn attributes_in(state: &Path, address: &str) -> anyhow::Result<Optio
     }
     let text = crate::host::read_file::text_for_people(state)?;
     let mut json: Value = serde_json::from_str(&text)
-        .with_context(|| format!("{} is not a terraform state", state.display()))?;
+        .with_context(|| format!("{} is not a Terraform state", state.display()))?;
     let resources = json.get_mut("resources").and_then(Value::as_array_mut).map(std::mem::take);
     let ours = resources.unwrap_or_default().into_iter().find(|resource| {
         let text = |key: &str| resource.get(key).and_then(Value::as_str).unwrap_or_default();
@@ -65,7 +65,7 @@ pub(super) fn secure_state(state: &Path, copy: &Path) -> anyhow::Result<StateFil
             for candidate in [copy.to_path_buf(), PathBuf::from(format!("{}.backup", state.display()))] {
                 if let StateFile::Holds(resources) = read_state(&candidate)? {
                     tracing::warn!(
-                        "{} was torn by a killed terraform; restored from {}",
+                        "{} was truncated by a killed terraform; restored it from {}",
                         state.display(),
                         candidate.display()
                     );

@@ -86,7 +86,7 @@ pub fn customise(
             }
         }
         Err(RunError::TimedOut { limit, .. }) => {
-            format!("virt-customize did not end within {} s and was stopped", limit.as_secs())
+            format!("virt-customize did not finish within {} s and was stopped", limit.as_secs())
         }
         Err(other) => return Err(other.into()),
     };

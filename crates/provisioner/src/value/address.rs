@@ -61,7 +61,7 @@ impl Ipv4Network {
             })?,
         };
         if !self.contains(address) {
-            return Err(Refused::new("pool address", text, format!("it lies outside the network {self}")));
+            return Err(Refused::new("pool address", text, format!("it is outside the network {self}")));
         }
         Ok(address)
     }

@@ -22,7 +22,7 @@ impl PveUser {
         }
         if text == "root@pam" {
             return Err(refuse(
-                "its API token would give user blockhost the whole node; take a user of its own",
+                "its API token would give user blockhost the whole node; use a dedicated user",
             ));
         }
         Ok(PveUser(text.to_owned()))

@@ -44,7 +44,7 @@ impl VmName {
             }
         }
         if RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(text)) {
-            return refuse("the terraform folder uses this name itself");
+            return refuse("Terraform's directory uses this name itself");
         }
         Ok(())
     }

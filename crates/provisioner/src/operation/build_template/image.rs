@@ -105,9 +105,7 @@ fn published_sum(host: &Host, address: &WebAddress, name: &str) -> anyhow::Resul
     let text = fetch_small(host, &sums)?;
     let text = String::from_utf8_lossy(&text);
     sum_of(&text, name).ok_or_else(|| {
-        anyhow::anyhow!(
-            "{sums} has no SHA-512 of {name}: an image whose sum is not published cannot be checked"
-        )
+        anyhow::anyhow!("{sums} has no SHA-512 checksum of {name}, so the image cannot be verified")
     })
 }
 
@@ -133,7 +131,7 @@ pub fn obtain(
     let mut sum = published_sum(host, address, name)?;
     let path = folder.images().join(name);
     if cached(host, &path, sum, progress)? {
-        tracing::info!("image {name}: taken from the cache, its sum is the publisher's");
+        tracing::info!("image {name}: using the cached copy; its checksum matches the publisher's");
         return look(path, sum);
     }
     let deadline = Deadline::after(ALL);
@@ -155,16 +153,12 @@ pub fn obtain(
         let now = published_sum(host, address, name)?;
         anyhow::ensure!(
             !anew && (now != sum || pieces > 1),
-            "{address} is not what its publisher says: its SHA-512 is not that of {}; it was thrown away",
+            "checksum mismatch for {address}: its SHA-512 is not the one in {}; discarded the download",
             address.sibling("SHA512SUMS")
         );
         tracing::warn!(
-            "image {name}: {}; it is fetched from the start",
-            if now != sum {
-                "the publisher has a newer one by now"
-            } else {
-                "the pieces do not fit together"
-            }
+            "image {name}: {}; downloading it from the start",
+            if now != sum { "the publisher has a newer one" } else { "the parts do not match" }
         );
         sum = now;
         anew = true;
@@ -220,7 +214,7 @@ fn download(
             |begun| {
                 let (file, progress) = &mut *shared.borrow_mut();
                 if begun.from != 0 && begun.from != from {
-                    return Err(io::Error::other(format!("{address} sends another part than was asked for")));
+                    return Err(io::Error::other(format!("{address} sent a different part than requested")));
                 }
                 if begun.from == 0 {
                     file.cut(0)?;
@@ -232,7 +226,7 @@ fn download(
                     folder.need(left + total + GROWTH, "the image").map_err(io::Error::other)?;
                 }
                 if begun.from > 0 {
-                    tracing::info!("image: going on at {} MiB", begun.from >> 20);
+                    tracing::info!("image: continuing at {} MiB", begun.from >> 20);
                 }
                 progress.begin("fetching the image", begun.total, Unit::Bytes);
                 progress.reach(begun.from);
@@ -255,7 +249,7 @@ fn download(
                 tries = if file.length() > from { 0 } else { tries + 1 };
                 if tries >= TRIES {
                     return Err(anyhow::Error::from(error).context(
-                        "the image could not be fetched; another run goes on where this one ended",
+                        "failed to download the image; run the command again to continue where it stopped",
                     ));
                 }
                 tracing::info!("{error}; trying again");
@@ -285,8 +279,8 @@ fn format_of(head: &[u8]) -> Result<&'static str, &'static str> {
     if head.starts_with(b"QFI\xfb") {
         let version = head.get(4..8).and_then(|bytes| bytes.try_into().ok()).map(u32::from_be_bytes);
         return match (version, number(8), number(72)) {
-            (Some(2..=3), Some(backing), _) if backing != 0 => Err("it is a difference to another image"),
-            (Some(3), _, Some(features)) if features & 4 != 0 => Err("its data is in another file"),
+            (Some(2..=3), Some(backing), _) if backing != 0 => Err("it has a backing file"),
+            (Some(3), _, Some(features)) if features & 4 != 0 => Err("it has an external data file"),
             (Some(2..=3), Some(_), _) => Ok("qcow2"),
             _ => Err("its qcow2 header is invalid"),
         };
@@ -298,7 +292,7 @@ fn format_of(head: &[u8]) -> Result<&'static str, &'static str> {
     let begins_blank = head.first().is_some_and(u8::is_ascii_whitespace);
     let text = begins_blank || head.starts_with(b"#") || head.starts_with(b"version");
     if text || others.iter().any(|magic| head.starts_with(magic)) {
-        return Err("it is an image of another format, which may name other files");
+        return Err("it is an image of another format, which could refer to other files");
     }
     if head.get(510..512) == Some(&[0x55, 0xaa]) {
         return Ok("raw");
@@ -333,8 +327,8 @@ mod tests {
             head
         };
         assert_eq!(format_of(&qcow2(0, 0)), Ok("qcow2"));
-        assert!(format_of(&qcow2(512, 0)).unwrap_err().contains("another image"));
-        assert!(format_of(&qcow2(0, 4)).unwrap_err().contains("another file"));
+        assert!(format_of(&qcow2(512, 0)).unwrap_err().contains("backing file"));
+        assert!(format_of(&qcow2(0, 4)).unwrap_err().contains("external data file"));
         let mut raw = vec![0; 512];
         assert!(format_of(&raw).is_err());
         raw[510..].copy_from_slice(&[0x55, 0xaa]);

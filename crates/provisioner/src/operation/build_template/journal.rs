@@ -82,7 +82,7 @@ pub fn read(folder: &WorkFolder) -> anyhow::Result<Option<Entry>> {
         return Ok(None);
     }
     let entry: Entry = serde_json::from_str(&text_for_people(&path)?).with_context(|| {
-        format!("{}: corrupt note of a build under way; it was left as it is", path.display())
+        format!("{}: corrupt record of an unfinished build; left unchanged", path.display())
     })?;
     entry.vmid().and(entry.made_vmid()).with_context(|| path.display().to_string())?;
     Ok(Some(entry))

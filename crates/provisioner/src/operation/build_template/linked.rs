@@ -55,12 +55,12 @@ fn is_linked(volume: &str, base: &str) -> bool {
 fn terraform_files(folder: &Path) -> anyhow::Result<Vec<(PathBuf, String)>> {
     let told = |path: &Path, error: std::io::Error| {
         let text = match Errno::from_io_error(&error) {
-            Some(Errno::XDEV) => "it leads out of terraform's directory".to_owned(),
+            Some(Errno::XDEV) => "it leads outside Terraform's directory".to_owned(),
             _ => error.to_string(),
         };
         anyhow::anyhow!(
-            "cannot tell which VMs are linked to the template: {}: {text}; look what is there, and remove it or put the \
-             directory itself in its place",
+            "cannot tell which VMs are linked clones of the template: {}: {text}; check what is there, then remove it \
+             or put a real directory in its place",
             folder.join(path).display()
         )
     };
@@ -156,7 +156,7 @@ mod tests {
 
         link(&outside.join("web-9"), "vms/web-2");
         let error = texts(&folder).unwrap_err().to_string();
-        assert!(error.contains("terraform/vms/web-2: it leads out of terraform's directory"), "{error}");
+        assert!(error.contains("terraform/vms/web-2: it leads outside Terraform's directory"), "{error}");
         std::fs::remove_file(folder.join("vms/web-2")).unwrap();
         std::fs::remove_dir_all(folder.join("vms")).unwrap();
         link(&outside, "vms");

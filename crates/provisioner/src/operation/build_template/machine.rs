@@ -83,11 +83,11 @@ impl Wanted {
     /// written before the disks are converted (H32).
     pub fn template_problems(&self, tools: &ProxmoxCli, vmid: Vmid) -> anyhow::Result<Vec<String>> {
         let Some(config) = tools.config(vmid)? else {
-            return Ok(vec![format!("VM {vmid} is not there")]);
+            return Ok(vec![format!("VM {vmid} does not exist")]);
         };
         let mut wrong = self.problems(&config);
         if !config.is_template() {
-            wrong.push("it is no template".into());
+            wrong.push("it is not a template".into());
         }
         let kind = tools.storage(&self.storage()?)?.map(|row| row.kind).unwrap_or_default();
         let disk = config.volume("scsi0").unwrap_or_default();
@@ -142,11 +142,11 @@ pub fn make(
     let after = ours(tools, vmid, uuid)?.unused();
     let mut new = after.into_iter().filter(|(key, _)| !before.contains_key(key));
     let Some((key, volume)) = new.next() else {
-        anyhow::bail!("qm importdisk {vmid} ended without an error, but VM {vmid} has no new disk");
+        anyhow::bail!("qm importdisk {vmid} succeeded, but VM {vmid} has no new disk");
     };
     anyhow::ensure!(
         said.as_ref().is_none_or(|(said_key, said_volume)| *said_key == key && *said_volume == volume),
-        "qm importdisk {vmid} says it made {said:?}, but VM {vmid} has {key}: {volume}"
+        "qm importdisk {vmid} reported {said:?}, but VM {vmid} has {key}: {volume}"
     );
     failpoint::reached("template.imported")?;
 
@@ -161,15 +161,15 @@ pub fn make(
         wrong.push(format!("scsi0 is {:?}, expected {volume}", config.get("scsi0")));
     }
     wrong.extend(wanted.missing_volumes(tools, vmid, &config)?);
-    anyhow::ensure!(wrong.is_empty(), "VM {vmid} did not become what it should: {}", wrong.join("; "));
+    anyhow::ensure!(wrong.is_empty(), "VM {vmid} is not configured as expected: {}", wrong.join("; "));
     Ok(())
 }
 
 /// The VM, if it is the one with that UUID.
 fn ours(tools: &ProxmoxCli, vmid: Vmid, uuid: Uuid) -> anyhow::Result<GuestConfig> {
     let config = tools.config(vmid)?;
-    let config = config.ok_or_else(|| anyhow::anyhow!("VM {vmid} was to be made, but is not there"))?;
-    anyhow::ensure!(is(&config, uuid), "VM {vmid} is another one by now (named {:?})", config.name());
+    let config = config.ok_or_else(|| anyhow::anyhow!("VM {vmid} was created, but does not exist"))?;
+    anyhow::ensure!(is(&config, uuid), "VM {vmid} is now a different VM (named {:?})", config.name());
     Ok(config)
 }
 
@@ -185,7 +185,7 @@ pub fn convert(tools: &ProxmoxCli, vmid: Vmid, wanted: &Wanted) -> anyhow::Resul
     let wrong = wanted.template_problems(tools, vmid)?;
     anyhow::ensure!(
         wrong.is_empty(),
-        "qm template {vmid} ended without an error, but VM {vmid} did not become a template: {}",
+        "qm template {vmid} succeeded, but VM {vmid} is not a template: {}",
         wrong.join("; ")
     );
     Ok(())
@@ -238,7 +238,7 @@ pub fn remove(
             }
             anyhow::ensure!(
                 !nameless,
-                "VM {vmid} is an unfinished clone that has no name yet; nobody can tell whose"
+                "VM {vmid} is an unfinished clone without a name, so its owner is unknown"
             );
             tools.unlock(vmid)?;
             unlocked = true;
@@ -247,7 +247,7 @@ pub fn remove(
         let destroyed = tools.destroy(vmid, purge);
         if tools.config(vmid)?.is_some() {
             destroyed?;
-            anyhow::bail!("qm destroy {vmid} ended without an error, but VM {vmid} is still there");
+            anyhow::bail!("qm destroy {vmid} succeeded, but VM {vmid} still exists");
         }
         break;
     }
@@ -263,7 +263,7 @@ pub fn free_volumes(tools: &ProxmoxCli, vmid: Vmid, storage: &str) -> anyhow::Re
     let left = tools.volumes(storage, Some(vmid))?;
     anyhow::ensure!(
         left.is_empty(),
-        "VM {vmid} is gone, but its volumes stay: {}",
+        "VM {vmid} is deleted, but its volumes remain: {}",
         left.iter().map(|volume| volume.volid.as_str()).collect::<Vec<_>>().join(", ")
     );
     Ok(())

@@ -102,7 +102,7 @@ pub fn build_template(host: &Host, request: &Request, progress: &mut dyn Progres
     let tools = ProxmoxCli::on(request.host.clone(), host.interrupt.clone());
     anyhow::ensure!(
         request.host != ProxmoxHost::Local || replace_file::are_root(),
-        "only root may make VMs on the node: run it as root"
+        "only root may create VMs on the node; run the command as root"
     );
     virt_customize::check()?;
     tools.check()?;
@@ -133,7 +133,7 @@ pub fn build_template(host: &Host, request: &Request, progress: &mut dyn Progres
     let recipe = recipe(request, &wanted, &image, &sums, &source, &key);
     if finished.as_ref() == Some(&recipe) {
         tracing::info!(
-            "the template that an earlier run left unfinished was of the same parts: nothing more to do"
+            "completed the interrupted build from the same image and packages; nothing left to do"
         );
         folder.tidy()?;
         return Ok(Built { vmid: request.vmid, name: wanted.name });
@@ -171,12 +171,15 @@ fn check_node(
 ) -> anyhow::Result<Found> {
     let (vmid, storage) = (request.vmid, &request.storage);
     let row = tools.storage(storage)?.ok_or_else(|| {
-        anyhow::anyhow!("storage {storage} does not exist or takes no disks (content type images); name another with --storage")
+        anyhow::anyhow!(
+            "storage {storage} does not exist or does not accept disks (content type images); name \
+            another with --storage"
+        )
     })?;
     anyhow::ensure!(row.active, "storage {storage} is not active (pvesm status)");
     anyhow::ensure!(
         row.available_kib >= STORAGE_ROOM_KIB,
-        "storage {storage} has {} MiB of free space, {} MiB are needed",
+        "storage {storage} has {} MiB free, but {} MiB are needed",
         row.available_kib >> 10,
         STORAGE_ROOM_KIB >> 10
     );
@@ -193,7 +196,8 @@ fn check_node(
     };
     anyhow::ensure!(
         config.is_template() && template_image::is_template_name(config.name()),
-        "VMID {vmid} has {} {:?}, which is no template of ours; nothing was done; choose another with --template-vmid",
+        "VMID {vmid} has {} {:?}, which is not a template of ours; nothing was done; choose another with \
+         --template-vmid",
         if config.is_template() { "the template" } else { "VM" },
         config.name()
     );
@@ -208,7 +212,8 @@ fn no_volumes(tools: &ProxmoxCli, vmid: Vmid, storage: &StorageId) -> anyhow::Re
     let names: Vec<&str> = left.iter().map(|volume| volume.volid.as_str()).collect();
     anyhow::ensure!(
         names.is_empty(),
-        "there is no VM {vmid}, but storage {storage} has volumes of that number: {}; if nobody needs them, remove them with pvesm free",
+        "VM {vmid} does not exist, but storage {storage} has volumes with that number: {}; if they are not needed, \
+         remove them with pvesm free",
         names.join(", ")
     );
     Ok(())
@@ -226,16 +231,16 @@ fn recover(
     let tools = ProxmoxCli::on(host, Interrupt::never());
     match &entry.replacing {
         None => {
-            tracing::info!("removing what an earlier build left: VM {}", entry.made.vmid);
+            tracing::info!("removing the leftover of an earlier build: VM {}", entry.made.vmid);
             undo(&tools, folder, &entry)?;
             Ok(None)
         }
         Some(replacing) => {
-            tracing::info!("finishing what an earlier build began: template {}", entry.vmid);
+            tracing::info!("completing an earlier build: template {}", entry.vmid);
             match replace::finish(&tools, folder, &entry, replacing, terraform_dir, progress)? {
                 Finished::Done => Ok(Some(entry.recipe)),
                 Finished::Abandoned(why) => {
-                    tracing::warn!("an earlier build was given up: {why}");
+                    tracing::warn!("an earlier build was abandoned: {why}");
                     Ok(None)
                 }
             }
@@ -313,7 +318,7 @@ fn customised(
     let fresh = is_fresh(&done);
     folder.remove_customised(fresh.then_some(done.as_path()))?;
     if fresh {
-        tracing::info!("taking the image that an earlier run customised");
+        tracing::info!("using the image that an earlier run customised");
         return Ok(done);
     }
     folder.need(image.length + GROWTH, "a copy of the image")?;
@@ -343,7 +348,7 @@ fn customised(
     virt_customize::customise(&work, &disk, image.format, &acts, &host.interrupt, |step| {
         tracing::info!("image: {step}");
     })
-    .context("the image could not be customised, and nothing was done on the node")?;
+    .context("failed to customise the image; nothing was done on the node")?;
     failpoint::reached("template.customised.before")?;
     large_file::complete(&work.join(&disk), &done)?;
     Ok(done)
@@ -398,7 +403,8 @@ fn place(
         return Err(match undo(tools, folder, &entry) {
             Ok(()) => error,
             Err(undoing) => error.context(format!(
-                "VM {at} was left half made, the next run removes it (it could not be removed now: {undoing:#}); what failed first"
+                "VM {at} is incomplete and the next run removes it (removing it now failed: {undoing:#}); the first \
+                 error was"
             )),
         });
     }
@@ -437,8 +443,8 @@ fn make(
     if convert {
         tracing::info!("making VM {at}");
     } else {
-        description.push_str(&format!(", in the making for VMID {}", entry.vmid));
-        tracing::info!("making VM {at}, which is to take the place of template {}", entry.vmid);
+        description.push_str(&format!(", being built for VMID {}", entry.vmid));
+        tracing::info!("building VM {at}, which will replace template {}", entry.vmid);
     }
     machine::make(tools, at, entry.made.uuid, &entry.wanted, &description, &file, progress)?;
     host.step("template.made")?;
@@ -455,7 +461,7 @@ fn last_look(tools: &ProxmoxCli, vmid: Vmid, found: &Found, terraform_dir: &Path
     let now = tools.config(vmid)?.unwrap_or_default();
     anyhow::ensure!(
         now.uuid() == old.uuid() && now.name() == old.name() && now.is_template(),
-        "VMID {vmid} has another VM than before, {:?}; nothing was done there",
+        "VMID {vmid} now has a different VM, {:?}; nothing was done",
         now.name()
     );
     let linked = linked::linked_clones(tools, vmid, &now, terraform_dir)?;
@@ -484,6 +490,6 @@ fn staging_vmid(tools: &ProxmoxCli, template: Vmid, storage: &StorageId) -> anyh
         }
     }
     anyhow::bail!(
-        "none of the 100 VMIDs behind {template} is free for the new template while the old one is there"
+        "none of the 100 VMIDs after {template} is free for the new template while the old one exists"
     )
 }

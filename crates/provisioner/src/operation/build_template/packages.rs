@@ -31,8 +31,7 @@ const MAX: u64 = 1 << 30;
 /// blockhost.
 pub fn find(directory: &Path, owner: Account) -> anyhow::Result<Vec<Package>> {
     let shown = directory.display();
-    let next =
-        "put the .deb files of the packages that every VM needs there (the installer's web3-auth package)";
+    let next = "put the .deb files that every VM needs there (the installer's web3-auth package)";
     let handle = large_file::open_directory(directory).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => {
             anyhow::anyhow!("no package for the template: {shown} does not exist; {next}")
@@ -61,7 +60,8 @@ fn open(directory: &Path, handle: &File, name: &std::ffi::CStr, owner: Account) 
         found.mode() & 0o002 != 0 || found.mode() & 0o020 != 0 && ![0, owner.gid].contains(&found.gid());
     if ![root, owner.uid].contains(&found.uid()) || others {
         return Err(refused(&format!(
-            "it must belong to root or to user blockhost and be writable by nobody else; check where it comes from, then: chown root:root and chmod 0644 {}/{shown}",
+            "it must belong to root or to user blockhost and be writable by nobody else; check where it comes from, \
+             then run chown root:root and chmod 0644 on {}/{shown}",
             directory.display()
         )));
     }

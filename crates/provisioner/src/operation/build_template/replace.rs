@@ -55,7 +55,7 @@ pub fn finish(
         let complete = tools.config(staging)?.filter(|config| machine::is(config, entry.made.uuid));
         let wrong = complete.map(|config| entry.wanted.problems(&config));
         if wrong != Some(vec![]) {
-            return abandon(format!("VM {staging}, which was to become the template, is not complete"));
+            return abandon(format!("VM {staging}, which was meant to become the template, is incomplete"));
         }
         match found {
             Some(config) if is_new(&config) => {
@@ -84,7 +84,8 @@ pub fn finish(
         failpoint::reached("template.destroyed")?;
         copy(tools, entry, replacing, progress).with_context(|| {
             format!(
-                "the old template {vmid} is gone and the new one waits as VM {staging}; run the command again once this is mended"
+                "the old template {vmid} is deleted and the new one is VM {staging}; fix this, then run the command \
+                 again"
             )
         })?;
     }
@@ -102,7 +103,8 @@ fn is_old(config: &GuestConfig, replacing: &Replacement) -> bool {
 /// Why a template stays.
 pub fn keeps(vmid: Vmid, linked: &[String]) -> String {
     format!(
-        "template {vmid} is kept, because linked clones hang on its disk: {}; destroy them first, or build under another VMID (--template-vmid)",
+        "keeping template {vmid}, because linked clones depend on its disk: {}; destroy them first, or build under \
+         another VMID (--template-vmid)",
         linked.join(", ")
     )
 }
@@ -131,7 +133,7 @@ fn destroy_old(
     if let Some(left) = tools.config(vmid)? {
         let whole = is_old(&left, replacing) && volumes_left(tools, vmid, old)?.len() == old.volumes().len();
         let error = destroyed.err().map_or_else(
-            || format!("qm destroy {vmid} ended without an error, but the old template is still there"),
+            || format!("qm destroy {vmid} succeeded, but the old template still exists"),
             |error| format!("{error:#}"),
         );
         anyhow::ensure!(whole, "{error}");
@@ -139,7 +141,7 @@ fn destroy_old(
     }
     for volume in volumes_left(tools, vmid, old)? {
         if let Err(error) = tools.free(&volume) {
-            tracing::warn!("the old template is gone, but its volume {volume} stays: {error:#}");
+            tracing::warn!("the old template is deleted, but its volume {volume} remains: {error:#}");
         }
     }
     Ok(None)
@@ -174,7 +176,7 @@ fn copy(
     failpoint::reached("template.cloned")?;
     let config = tools.config(vmid)?.unwrap_or_default();
     let wrong = entry.wanted.problems(&config);
-    anyhow::ensure!(wrong.is_empty(), "the copy {vmid} is not complete: {}", wrong.join("; "));
+    anyhow::ensure!(wrong.is_empty(), "the copy {vmid} is incomplete: {}", wrong.join("; "));
     machine::convert(tools, vmid, &entry.wanted)
 }
 
@@ -183,7 +185,10 @@ pub fn give_back(tools: &ProxmoxCli, vmid: Vmid, entry: &Entry) -> anyhow::Resul
     let there = tools.grants(vmid)?;
     for grant in entry.grants.iter().filter(|grant| !there.contains(grant)) {
         tools.grant(vmid, grant).with_context(|| {
-            format!("{} {} cannot be granted {} on /vms/{vmid} again", grant.kind, grant.ugid, grant.roleid)
+            format!(
+                "failed to restore the permission of {} {}: {} on /vms/{vmid}",
+                grant.kind, grant.ugid, grant.roleid
+            )
         })?;
     }
     Ok(())

@@ -31,13 +31,17 @@ pub struct WorkFolder {
 impl WorkFolder {
     /// Opens it for this run alone; another build that is under way is an error that names it.
     pub fn open(path: &Path) -> anyhow::Result<WorkFolder> {
-        anyhow::ensure!(path.is_absolute(), "the cache folder {} must be an absolute path", path.display());
+        anyhow::ensure!(
+            path.is_absolute(),
+            "the cache directory {} must be an absolute path",
+            path.display()
+        );
         replace_file::make_folder(path, 0o700)?;
         check(path)?;
         let lock = path.join("build.lock");
         let Some(mut held) = LockFile::try_lock(&lock)? else {
             let holder = crate::host::lock_file::read_note(&lock);
-            anyhow::bail!("another build of a template is under way ({holder}); wait for its end");
+            anyhow::bail!("another template build is running ({holder}); wait until it finishes");
         };
         held.note(&format!("blockhost-build-template, PID {}", std::process::id()));
         let folder = WorkFolder { path: path.to_owned(), _lock: held };
@@ -94,7 +98,7 @@ impl WorkFolder {
         let free = crate::host::free_kib(&self.path).unwrap_or(u64::MAX);
         anyhow::ensure!(
             free >= bytes / 1024,
-            "{} has {} MiB of free space, {} MiB are needed for {what}",
+            "{} has {} MiB free, but {} MiB are needed for {what}",
             self.path.display(),
             free >> 10,
             bytes >> 20
@@ -105,12 +109,12 @@ impl WorkFolder {
 
 /// Root follows no link that somebody else can set.
 fn check(path: &Path) -> anyhow::Result<()> {
-    let found = path.symlink_metadata().with_context(|| format!("cannot look at {}", path.display()))?;
-    anyhow::ensure!(found.is_dir(), "{} is not a folder", path.display());
+    let found = path.symlink_metadata().with_context(|| format!("cannot examine {}", path.display()))?;
+    anyhow::ensure!(found.is_dir(), "{} is not a directory", path.display());
     let open = large_file::open_folder(path).with_context(|| format!("cannot open {}", path.display()))?;
     anyhow::ensure!(
         large_file::ours_alone(&open)?,
-        "{} may be changed by others: it must belong to the running user, mode 0700",
+        "{} is writable by others: it must belong to the running user, with mode 0700",
         path.display()
     );
     Ok(())

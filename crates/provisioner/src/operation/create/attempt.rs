@@ -101,7 +101,7 @@ fn put_snippets(vm: &LockedVm<'_, '_>, plan: &CreatePlan<'_>) -> anyhow::Result<
     let user_data = plan.user_data.iter().map(|text| ("user", text));
     for (kind, text) in user_data.chain([("meta", &plan.meta_data)]) {
         node.put_snippet(vm.name(), kind, text.reveal(), deadline)
-            .with_context(|| format!("failed to put the {kind}-data snippet onto the node"))?;
+            .with_context(|| format!("failed to write the {kind}-data snippet on the node"))?;
     }
     Ok(())
 }
@@ -132,7 +132,7 @@ fn run_terraform(vm: &LockedVm<'_, '_>, access: &NodeAccess, taken: &mut Taken) 
         Outcome::Done => Ok(()),
         Outcome::StillRunning => Err(Failure {
             error: anyhow::anyhow!(
-                "terraform did not end within {} s; it goes on and is tidied up after",
+                "terraform did not finish within {} s; it continues in the background and is cleaned up afterwards",
                 APPLY_LIMIT.as_secs()
             ),
             kind: FailureKind::Other,
@@ -155,8 +155,11 @@ fn run_terraform(vm: &LockedVm<'_, '_>, access: &NodeAccess, taken: &mut Taken) 
 /// What an operator can do about a terraform failure (`facts/provider.md`, section 4).
 fn hint_for(words: &str) -> &'static str {
     const HINTS: [(&str, &str); 11] = [
-        ("HTTP 401", "; the API token is wrong or expired: blockhost-provisioner-setup token"),
-        ("no such token", "; the API token was deleted: blockhost-provisioner-setup token"),
+        ("HTTP 401", "; the API token is wrong or expired; renew it with blockhost-provisioner-setup token"),
+        (
+            "no such token",
+            "; the API token was deleted; create a new one with blockhost-provisioner-setup token",
+        ),
         (
             "(/storage/",
             "; either this storage does not exist (pvesm status) or the API token has no rights on it (blockhost-provisioner-setup token)",
@@ -165,19 +168,19 @@ fn hint_for(words: &str) -> &'static str {
             "(/pool/",
             "; either this pool does not exist (pvesh get /pools) or the API token has no rights on it (blockhost-provisioner-setup token)",
         ),
-        ("HTTP 403", "; the API token lacks a privilege: blockhost-provisioner-setup token"),
-        ("not enough memory", "; the node has not enough memory for this VM"),
-        ("free space", "; the storage is full: look at pvesm status"),
-        ("No space left", "; the storage is full: look at pvesm status"),
+        ("HTTP 403", "; the API token lacks a privilege; renew it with blockhost-provisioner-setup token"),
+        ("not enough memory", "; the node does not have enough memory for this VM"),
+        ("free space", "; the storage is full (pvesm status)"),
+        ("No space left", "; the storage is full (pvesm status)"),
         (
             "Required plugins are not installed",
-            "; terraform has not been initialised: blockhost-provisioner-setup terraform",
+            "; terraform is not initialised; run blockhost-provisioner-setup terraform",
         ),
         (
             "Inconsistent dependency lock file",
-            "; terraform has not been initialised: blockhost-provisioner-setup terraform",
+            "; terraform is not initialised; run blockhost-provisioner-setup terraform",
         ),
-        ("disk resize failure", "; the disk asked for is smaller than the template's"),
+        ("disk resize failure", "; the requested disk is smaller than the template's"),
     ];
     HINTS.iter().find(|(pattern, _)| words.contains(pattern)).map_or("", |(_, hint)| hint)
 }

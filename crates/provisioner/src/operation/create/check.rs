@@ -43,7 +43,8 @@ pub fn everything<'c>(ctx: &'c Context<'_>, request: &Request) -> anyhow::Result
     if let Some(node) = request.node.as_ref().filter(|node| **node != access.node) {
         // Every other verb asks the root agent of this node: it would find the VM elsewhere.
         anyhow::bail!(
-            "VM {name}: --node {node}: VMs are made on node {} only, where this host's root agent is; leave --node out, or run the command on node {node}",
+            "VM {name}: --node {node}: VMs can only be created on node {}, where this host's root agent runs; omit \
+             --node, or run the command on node {node}",
             access.node
         );
     }
@@ -111,7 +112,8 @@ pub fn name_is_free(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<()> {
     no_vm_has(ctx, name)?;
     anyhow::ensure!(
         !ctx.legacy_folder_of(name).has_file(),
-        "VM {name}: {} holds a file of this name, but the database has no such VM; move the file away or choose another name",
+        "VM {name}: {} has a file of this name, but the database has no such VM; move the file away or choose another \
+         name",
         ctx.settings.terraform_dir.display()
     );
     Ok(())
@@ -143,7 +145,7 @@ pub fn no_vm_has(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<()> {
     {
         let wallet = ctx.record(name).ok().flatten().and_then(|record| record.wallet_address);
         let owner = wallet.map(|wallet| format!(", owner {}", shortened(&wallet))).unwrap_or_default();
-        anyhow::bail!("VM {name} exists already ({status}{owner}); choose another name");
+        anyhow::bail!("VM {name} already exists ({status}{owner}); choose another name");
     }
     for entry in ctx.journal().entries()? {
         if entry.name == name.as_str() {
@@ -156,12 +158,13 @@ pub fn no_vm_has(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<()> {
     }
     if let Some(other) = twin {
         anyhow::bail!(
-            "VM {name}: its name differs from that of VM {other} only in capitals, and host names do not tell these apart; choose another name"
+            "VM {name}: its name differs from VM {other} only in upper and lower case, which host names ignore; \
+             choose another name"
         );
     }
     if let Some(other) = similar {
         anyhow::bail!(
-            "VM {name}: the name is too similar to VM {other} (both become {label} in terraform); choose another name"
+            "VM {name}: the Terraform resource name {label} is already used by VM {other}; choose another name"
         );
     }
     Ok(())

@@ -21,9 +21,9 @@ pub fn make_way(vm: &LockedVm<'_, '_>) -> anyhow::Result<()> {
     // A destroy that did not end is ended by what follows: a live record makes the name taken, a tombstone's leftovers
     // are removed.
     if let Some(entry) = vm.entry()?.filter(|entry| matches!(entry.step, Step::Taken | Step::Applying)) {
-        tracing::info!("VM {name}: undoing a create that did not end");
+        tracing::info!("VM {name}: rolling back an interrupted create");
         undo_audited(vm, &entry).with_context(|| {
-            format!("VM {name}: an earlier create of this name did not end and cannot be undone yet")
+            format!("VM {name}: an earlier create of this name was interrupted and cannot be rolled back yet")
         })?;
     }
     restore::of_vm(vm)?;
@@ -46,7 +46,7 @@ fn remove_leftovers(vm: &LockedVm<'_, '_>) -> anyhow::Result<()> {
     if vm.entry()?.is_some()
         && let Some(record) = vm.record_now()?
     {
-        tracing::info!("VM {name}: ending a destroy that did not end");
+        tracing::info!("VM {name}: completing an interrupted destroy");
         let ended = destroy::tidy_up(vm, &record, Deadline::after(Duration::from_secs(60)));
         vm.audit("finish-destroy", Some(record.vmid), [None, Some(record.status)], &in_words(&ended));
         return ended;
@@ -61,7 +61,8 @@ fn remove_leftovers(vm: &LockedVm<'_, '_>) -> anyhow::Result<()> {
     };
     anyhow::ensure!(
         nothing_made && !folder.is_busy()?,
-        "VM {name}: {} is left from a VM of this name and may still know its machine; run blockhost-vm-destroy {name} first",
+        "VM {name}: {} is left over from a VM of this name, which may still exist; run blockhost-vm-destroy {name} \
+         first",
         folder.path().display()
     );
     folder.remove()

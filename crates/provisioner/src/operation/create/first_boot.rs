@@ -16,7 +16,7 @@ const WALLET_LOGIN: &str = "nft-auth";
 
 /// There is no template of this name.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no cloud-init template {name}; there are: {others}")]
+#[error("no cloud-init template {name}; available: {others}")]
 pub struct NoTemplate {
     /// The name.
     pub name: PlainName,
@@ -91,7 +91,7 @@ pub fn tell_of_no_keys(host: &Host, only_way_in: bool) {
     let whose = if host.brought.is_some() { "root's home".into() } else { home.display().to_string() };
     let files = PUBLIC_KEYS.join(", ");
     let text =
-        format!("no SSH key found in {whose}/.ssh ({files}): SSH login by key will not work in this VM");
+        format!("no SSH key found in {whose}/.ssh ({files}): SSH login with a key will not work in this VM");
     if only_way_in {
         tracing::warn!("{text}");
     } else {

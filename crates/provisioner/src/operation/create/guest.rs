@@ -33,7 +33,7 @@ pub fn wait_until_ready(
             match api.post(&path, &[], deadline.at_most(Duration::from_secs(10))) {
                 Ok(_) => return Ok(()),
                 Err(error @ (ApiError::Forbidden { .. } | ApiError::Status { status: 501, .. })) => {
-                    tracing::debug!("{error}; asking the root agent instead");
+                    tracing::debug!("{error}; trying the root agent instead");
                     by_api = false;
                     continue;
                 }
@@ -50,14 +50,14 @@ pub fn wait_until_ready(
         {
             anyhow::ensure!(
                 state.exists && state.running,
-                "the guest switched itself off during its first boot ({last}); look at its console with qm terminal {vmid}"
+                "the guest shut itself down during its first boot ({last}); check its console with qm terminal {vmid}"
             );
         }
         anyhow::ensure!(
             !deadline.passed(),
             "the guest agent did not answer within {} s ({last}); likely causes: the template lacks qemu-guest-agent, \
-             cloud-init hangs (no network, a package mirror that does not answer), or the node is overloaded; \
-             a longer limit is --guest-timeout or guest_ready_timeout in db.yaml",
+             cloud-init hangs (no network, a package mirror that does not answer), or the node is overloaded; to \
+             wait longer, set --guest-timeout, or guest_ready_timeout in db.yaml",
             limit.as_secs()
         );
         let most = limit.as_secs();

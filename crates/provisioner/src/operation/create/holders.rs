@@ -59,7 +59,10 @@ impl Holders {
         match ip::host_addresses(Deadline::after(LOOK)) {
             Ok(addresses) => holders.host.extend(addresses),
             Err(error) => {
-                tracing::warn!("the host's own addresses are not known, and may be given to a VM: {error:#}")
+                tracing::warn!(
+                    "cannot read the host's own addresses, so one of them may be assigned to a VM: \
+                    {error:#}"
+                )
             }
         }
         if ask_node {
@@ -68,7 +71,7 @@ impl Holders {
                     holders.guests_vmids = guests.vmids;
                     holders.guests_addresses = guests.addresses;
                 }
-                None => tracing::debug!("the root agent's plugin is older: guests' addresses are not known"),
+                None => tracing::debug!("the root agent's plugin is too old to list the guests' addresses"),
             }
         }
         Ok(holders)
@@ -108,9 +111,9 @@ impl Holders {
         if self.host.contains(&address) {
             Some("it is an address of this host, its router or its name server")
         } else if self.guests_addresses.contains(&address) {
-            Some("a guest of the cluster is configured with it, or a node of it has it")
+            Some("a guest or a node of the cluster uses it")
         } else if self.answering.contains(&address) {
-            Some("somebody on the network answers for it")
+            Some("a device on the network answers for it")
         } else {
             None
         }
@@ -143,10 +146,12 @@ impl Holders {
             let is_wish = [request.wish.ipv4.map(IpAddr::from), request.wish.ipv6.map(IpAddr::from)];
             anyhow::ensure!(
                 !is_wish.contains(&Some(*address)),
-                "VM {name}: {address} is in use: {who} answers for it on the network; choose another address, or set probe_addresses: false in db.yaml if that is meant"
+                "VM {name}: {address} is in use: {who} answers for it on the network; choose another address, or set \
+                 probe_addresses: false in db.yaml if this is intended"
             );
             tracing::warn!(
-                "VM {name}: {address} is in use although no VM has it: {who} answers for it on the network; it is passed over. Find that machine, or take the address out of the pool in db.yaml"
+                "VM {name}: skipping {address}: no VM has it, but {who} answers for it on the network; find that \
+                 device, or remove the address from the pool in db.yaml"
             );
         }
         Ok(())

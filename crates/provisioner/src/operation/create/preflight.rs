@@ -121,7 +121,7 @@ fn template_fits(query: &Query<'_>, request: &Request) -> anyhow::Result<Option<
         is_template,
         "VM {template} on node {node} is not a template; build one with blockhost-build-template"
     );
-    let config = config.as_object().context("the template's configuration is no object")?;
+    let config = config.as_object().context("the template's configuration is not a JSON object")?;
     template::check_disks(template, config)?;
     let size = disk_size_mib(config.get("scsi0").and_then(Value::as_str).unwrap_or_default());
     if let Some(size) = size {
@@ -200,7 +200,8 @@ fn judge(status: &Value, room: Option<Room>) -> Result<(), String> {
             in_gib(room.disk)
         )),
         (Some(total), Some(free)) if total > 0 && (free == 0 || free < at_once) => Err(format!(
-            "is full: {} of {} are free, {} are needed at once; free space there or choose another one (pvesm status)",
+            "is full: {} of {} are free, {} are needed immediately; free up space there or choose another one (pvesm \
+             status)",
             in_gib(free),
             in_gib(total),
             in_gib(at_once)

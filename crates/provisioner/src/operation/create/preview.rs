@@ -72,7 +72,7 @@ fn expiry(now: DateTime<Utc>, days: u32) -> String {
         .checked_add_days(chrono::Days::new(days.into()))
         .map_or_else(|| "?".to_string(), |at| at.format("%Y-%m-%d").to_string());
     match days {
-        0 => format!("{date}, at once: the next gc run suspends it"),
+        0 => format!("{date} (immediately: the next gc run suspends it)"),
         1 => format!("{date} (in 1 day)"),
         _ => format!("{date} (in {days} days)"),
     }

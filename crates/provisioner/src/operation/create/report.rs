@@ -35,7 +35,7 @@ pub fn registered(
     }
     failpoint::reached("create.connected")?;
     report(&registered.result)
-        .context("the VM was made, but its result could not be printed; run the same command again")?;
+        .context("the VM is created, but printing its result failed; run the same command again")?;
     failpoint::reached("create.reported")?;
     close_entry(vm)?;
     Ok(warnings)
@@ -54,21 +54,22 @@ pub fn unreported(
     let wallet = request.owner_wallet.as_ref().map(|w| w.as_str().to_string());
     anyhow::ensure!(
         entry.wallet_address == wallet,
-        "VM {name} exists already and belongs to another wallet (status {})",
+        "VM {name} already exists and belongs to another wallet (status {})",
         record.status
     );
     // What is reported must be there: the caller counts on it, and on what it was paid for.
     let deadline = Deadline::after(Duration::from_secs(30));
     let place = machine::locate(ctx, &record, deadline)?;
     let state = ctx.node().state(place.vmid, Some(&place.identity), deadline);
-    let state = state.with_context(|| format!("VM {name} (VMID {}): cannot ask the node", place.vmid))?;
+    let state = state.with_context(|| format!("VM {name} (VMID {}): cannot query the node", place.vmid))?;
     anyhow::ensure!(
         state.exists && state.is(&place.identity, name),
-        "VM {name} (VMID {}): it was made before and not reported, but the node has {} there: remove its record with blockhost-vm-destroy {name}, then create it again",
+        "VM {name} (VMID {}): it was created earlier but never reported, and now the node has {}: remove its record \
+         with blockhost-vm-destroy {name}, then create it again",
         place.vmid,
         if state.exists { state.found() } else { "no such machine".to_owned() }
     );
-    tracing::info!("VM {name}: it was made before and not reported; finishing that");
+    tracing::info!("VM {name}: it was created earlier but never reported; finishing that");
     // Nothing is waited for; the ticket of the one that died goes with ours.
     let _ticket = Ticket::take(ctx.host, name.as_str())?;
     let result = VmResult::of_record(&record);

@@ -71,9 +71,9 @@ pub fn vmid_and_addresses(
         } else {
             anyhow::ensure!(
                 request.wish.vmid.is_none(),
-                "VMID {candidate} is taken: a machine with this number exists on the node already"
+                "VMID {candidate} is taken: a guest with this VMID already exists on the node"
             );
-            tracing::debug!("VMID {candidate} exists on the node already");
+            tracing::debug!("VMID {candidate} already exists on the node");
             foreign.push(candidate);
             foreign.extend(vmids_seen(checked, deadline));
         }
@@ -114,7 +114,7 @@ pub fn vmid_and_addresses(
         }
         anyhow::ensure!(
             !deadline.passed(),
-            "no VMID could be taken within {} s: other creates were faster each time",
+            "failed to reserve a VMID within {} s: other creates were faster each time",
             ASKING.as_secs()
         );
     }
@@ -145,7 +145,7 @@ pub fn choose(
     holders.add_to(ctx, db, &mut held);
     for address in wishes {
         if let Some(why) = holders.refuses(address) {
-            anyhow::bail!("VM {}: IP address {address} cannot be given to it: {why}", request.name);
+            anyhow::bail!("VM {}: IP address {address} cannot be assigned: {why}", request.name);
         }
     }
     held.foreign_vmids.extend(holders.watched());
@@ -187,7 +187,7 @@ fn is_free_on_node(checked: &Checked<'_>, vmid: Vmid, deadline: Deadline) -> any
         Err(ApiError::Status { status: 400, message, .. }) if message.contains("already exists") => Ok(false),
         Err(error) => {
             Err(anyhow::Error::from(error)
-                .context(format!("cannot ask the node whether VMID {vmid} is free")))
+                .context(format!("cannot query the node whether VMID {vmid} is free")))
         }
     }
 }
@@ -212,7 +212,7 @@ pub fn traces_of_vms(ctx: &Context<'_>) -> anyhow::Result<Option<String>> {
     for folder in std::fs::read_dir(&vms).into_iter().flatten().flatten() {
         if folder.path().join("terraform.tfstate").exists() {
             return Ok(Some(format!(
-                "{} is a terraform state of a VM",
+                "{} is the Terraform state of a VM",
                 folder.path().join("terraform.tfstate").display()
             )));
         }
@@ -220,7 +220,7 @@ pub fn traces_of_vms(ctx: &Context<'_>) -> anyhow::Result<Option<String>> {
     let shared = ctx.settings.terraform_dir.join("terraform.tfstate");
     if crate::host::read_file::text(&shared).is_ok_and(|text| text.contains("proxmox_virtual_environment_vm"))
     {
-        return Ok(Some(format!("{} is a terraform state with VMs", shared.display())));
+        return Ok(Some(format!("{} is a Terraform state with VMs", shared.display())));
     }
     Ok(None)
 }

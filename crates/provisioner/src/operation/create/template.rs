@@ -19,7 +19,8 @@ pub fn check_disks(template: Vmid, config: &Map<String, Value>) -> anyhow::Resul
     let text = |key: &str| config.get(key).and_then(Value::as_str);
     if let Some(script) = text("hookscript") {
         anyhow::bail!(
-            "template VM {template} has a hook script ({script}), which would run on the node for each VM; remove it with qm set {template} --delete hookscript"
+            "template VM {template} has a hook script ({script}), which would run on the node for each VM cloned from \
+             it; remove it with qm set {template} --delete hookscript"
         );
     }
     let mut disks: Vec<&str> =
@@ -27,12 +28,14 @@ pub fn check_disks(template: Vmid, config: &Map<String, Value>) -> anyhow::Resul
     disks.sort_unstable();
     anyhow::ensure!(
         disks.contains(&"scsi0"),
-        "template VM {template} has no disk scsi0 (its disks: {}); VMs boot from scsi0: move its system disk there, or build a template with blockhost-build-template",
+        "template VM {template} has no disk scsi0 (its disks: {}); VMs boot from scsi0; move its system disk there, \
+         or build a template with blockhost-build-template",
         if disks.is_empty() { "none".to_string() } else { disks.join(", ") }
     );
     anyhow::ensure!(
         disks == ["scsi0"],
-        "template VM {template} has more disks than scsi0 ({}), which VMs are not made with; remove them, or build a template with blockhost-build-template",
+        "template VM {template} has disks besides scsi0 ({}), which is not supported; remove them, or build a \
+         template with blockhost-build-template",
         disks.join(", ")
     );
     let order = text("boot").and_then(|boot| boot.split(',').find_map(|part| part.strip_prefix("order=")));
@@ -42,7 +45,8 @@ pub fn check_disks(template: Vmid, config: &Map<String, Value>) -> anyhow::Resul
     };
     anyhow::ensure!(
         first.is_none_or(|device| device == "scsi0"),
-        "template VM {template} boots from {} first, and VMs boot from scsi0; set it with qm set {template} --boot order=scsi0",
+        "template VM {template} boots from {} first, but VMs boot from scsi0; change it with qm set {template} --boot \
+         order=scsi0",
         first.unwrap_or_default()
     );
     Ok(())
@@ -75,7 +79,8 @@ pub fn wait_until_free(ctx: &Context<'_>, template: Vmid) -> anyhow::Result<()> 
         }
         anyhow::ensure!(
             !deadline.passed(),
-            "template VM {template} is still locked ({}) after {} s; wait until that is done, or remove a stale lock with qm unlock {template}",
+            "template VM {template} is still locked ({}) after {} s; wait until that finishes, or remove a stale lock \
+             with qm unlock {template}",
             state.lock,
             limit.as_secs_f64().round()
         );

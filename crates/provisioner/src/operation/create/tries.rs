@@ -93,12 +93,13 @@ fn undo(vm: &LockedVm<'_, '_>, failure: &Failure, kept_log: &mut KeptLog) -> any
     if !matches!(entry.step, Step::Taken | Step::Applying) {
         return Ok(entry.step == Step::Registered);
     }
-    tracing::info!("VM {}: undoing what was made", vm.name());
+    tracing::info!("VM {}: rolling back", vm.name());
     let undone = recovery::undo(vm, &entry, recovery::PATIENT, failure.may_be_late);
     kept_log.replace(undone.kept_log);
     undone.ended.map(|()| false).map_err(|undo| {
         anyhow::anyhow!(
-            "{:#}{}; and undoing it failed: {undo:#}. VMID {} and its addresses stay held; the next create or gc tries again",
+            "{:#}{}; rolling back failed as well: {undo:#}; VMID {} and its addresses stay reserved, and the next \
+             create or gc retries",
             failure.error,
             kept_log.in_words(failure),
             entry.vmid
@@ -136,12 +137,12 @@ impl Tries {
             }
             _ if is_registered => {
                 anyhow::bail!(
-                    "{:#}; the VM is made: run the same command again to get its result",
+                    "{:#}; the VM is created: run the same command again to get its result",
                     failure.error
                 )
             }
             _ if failure.error.is::<Interrupted>() => {
-                anyhow::bail!("VM {}: interrupted by a signal; everything was undone", vm.name())
+                anyhow::bail!("VM {}: interrupted by a signal; everything was rolled back", vm.name())
             }
             _ if self.kept_log.of(&failure).is_some() => {
                 anyhow::bail!("{:#}{}", failure.error, self.kept_log.in_words(&failure))
@@ -160,11 +161,11 @@ fn pass_over(ctx: &Context<'_>, facts: &Facts, name: &VmName, vmid: Vmid, error:
         false => format!("{}:{volume}", facts.disk_datastore),
     });
     let advice = left_over.map_or_else(
-        || "look what is left of it on the node".to_string(),
-        |volume| format!("volume {volume} is left over: free it with pvesm free {volume}"),
+        || "check what is left of it on the node".to_string(),
+        |volume| format!("leftover volume {volume}; remove it with pvesm free {volume}"),
     );
-    tracing::warn!("VM {name}: VMID {vmid} cannot be used and is passed over for a day; {advice}");
+    tracing::warn!("VM {name}: VMID {vmid} cannot be used and is skipped for a day; {advice}");
     if let Err(error) = WithheldVmids::new(ctx.host).withhold(vmid, &format!("{advice} ({words})"), None) {
-        tracing::warn!("VM {name}: VMID {vmid} may be handed out again: {error:#}");
+        tracing::warn!("VM {name}: VMID {vmid} may be assigned again: {error:#}");
     }
 }

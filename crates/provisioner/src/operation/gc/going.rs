@@ -123,13 +123,13 @@ impl<'c, 'h> Going<'c, 'h> {
         }
         if self.until.passed() && self.forced && !self.busy {
             let words = words(&mut self.words);
-            report.failures.push(format!("{label}: it cannot be switched off: {words}{and}"));
+            report.failures.push(format!("{label}: failed to switch it off: {words}{and}"));
             return Step::GivenUp;
         }
         if self.until.passed() && !self.busy {
             let why = self.words.take().map_or_else(String::new, |words| format!(" ({words})"));
             report.notes.push(format!(
-                "{label}: the guest did not shut down within {} s{why} and is switched off",
+                "{label}: the guest did not shut down within {} s{why}; switching it off",
                 self.begun.elapsed().as_secs()
             ));
             self.forced = true;
@@ -185,7 +185,7 @@ pub fn record(
         off.into_iter().partition(|one| one.to_be_suspended);
     for one in only_off {
         let is = Some(Status::Suspended);
-        one.vm.audit("switch-off", Some(one.machine.vmid), [is, is], "ok; it ran although it is suspended");
+        one.vm.audit("switch-off", Some(one.machine.vmid), [is, is], "ok; it was running although suspended");
     }
     let mut settled = Vec::new();
     if off.is_empty() {
@@ -218,12 +218,13 @@ pub fn record(
         } else {
             match start_again(&one.vm, &one.machine, one.was_running) {
                 Ok(what) => {
-                    words = format!("renewed while it went down; {what}");
+                    words = format!("renewed while it was shutting down; {what}");
                     report.notes.push(format!("{}: {words}", one.machine.label()));
                     settled.push(name.clone());
                 }
                 Err(error) => {
-                    words = format!("renewed while it went down, and cannot be started again: {error:#}");
+                    words =
+                        format!("renewed while it was shutting down, and cannot be started again: {error:#}");
                     report.failures.push(format!("{}: {words}", one.machine.label()));
                 }
             }

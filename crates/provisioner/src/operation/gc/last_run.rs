@@ -33,13 +33,13 @@ pub fn read(host: &Host) -> anyhow::Result<Option<LastRun>> {
     }
     let text = text_for_people(&path)?;
     let value: Value = serde_json::from_str(&text).map_err(|error| {
-        anyhow::anyhow!("{}: not valid JSON: {error}; remove it to go on", path.display())
+        anyhow::anyhow!("{}: not valid JSON: {error}; remove the file to continue", path.display())
     })?;
     let at = value.get("at").unwrap_or(&Value::Null);
     let time = at.as_str().and_then(timestamp::from_text);
     let at = time.ok_or_else(|| {
         anyhow::anyhow!(
-            "{}: at: expected a time, found {}; remove the file to go on",
+            "{}: at: expected a time, found {}; remove the file to continue",
             path.display(),
             describe(at)
         )

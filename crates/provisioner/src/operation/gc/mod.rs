@@ -149,7 +149,7 @@ fn node_time(ctx: &Context<'_>, found: &Candidates) -> Option<DateTime<Utc>> {
         let seconds = time.get("time").and_then(Value::as_i64).context("no time")?;
         DateTime::from_timestamp(seconds, 0).context("no such time")
     };
-    ask().map_err(|error| tracing::debug!("the node's clock is not known: {error:#}")).ok()
+    ask().map_err(|error| tracing::debug!("cannot read the node's clock: {error:#}")).ok()
 }
 
 /// The brakes, as db.yaml and the flags have them.
@@ -196,7 +196,7 @@ pub(super) fn candidates(
 fn only_one(ctx: &Context<'_>) -> anyhow::Result<LockFile> {
     let path = ctx.host.state_dir.join("gc.lock");
     let lock = LockFile::lock(&path, Deadline::after(Duration::from_secs(5)), &ctx.host.interrupt);
-    let mut lock = lock.context("another gc is at work; this one ends")?;
+    let mut lock = lock.context("another gc is running; exiting")?;
     lock.note(&format!("gc, PID {}", std::process::id()));
     Ok(lock)
 }
@@ -241,7 +241,7 @@ fn finish_dead_destroy(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<Optio
         duration: begun.elapsed(),
     };
     audit::write(ctx.host, &change);
-    done.map(|_| Some(format!("VM {name}: a destroy that had died was finished")))
+    done.map(|_| Some(format!("VM {name}: completed an interrupted destroy")))
 }
 
 /// The same operation as `blockhost-vm-destroy`, several side by side, each decided again under the VM's lock.
@@ -268,10 +268,10 @@ fn destroy_all(ctx: &Context<'_>, due: &[VmName], grace: TimeDelta, report: &mut
     for (name, result) in results {
         match result {
             Ok(Destroyed::NotDue) => {
-                report.notes.push(format!("VM {name}: renewed or changed meanwhile; left alone"))
+                report.notes.push(format!("VM {name}: renewed or changed in the meantime; left alone"))
             }
             Ok(Destroyed::Runs) => report.notes.push(format!(
-                "VM {name}: it was started meanwhile although it is suspended; it is not destroyed in this run"
+                "VM {name}: it was started in the meantime although suspended; not destroying it in this run"
             )),
             Ok(_) => report.destroyed.push(name),
             Err(error) => report.failures.push(format!("{error:#}")),

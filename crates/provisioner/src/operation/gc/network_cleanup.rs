@@ -31,6 +31,7 @@ pub fn release(ctx: &Context<'_>, record: &VmRecord) -> Option<String> {
     let ended = run_process::run(&program, Input::Nothing, LIMIT, &ctx.host.interrupt, |_, _| {});
     let error = ended.and_then(|ended| ended.successful(&program)).err()?;
     Some(format!(
-        "VM {name}: the clean-up of network mode {mode} failed, so what it holds may be left over: {error}; run {DISPATCHER} cleanup {name}"
+        "VM {name}: the cleanup of network mode {mode} failed, so its resources may be left over: {error}; run \
+         {DISPATCHER} cleanup {name}"
     ))
 }

@@ -156,7 +156,7 @@ impl<'a, 'h> Phase<'a, 'h> {
             self.ctx.host.interrupt.check()?;
             let name = &waiting.name;
             if self.silent >= SILENT {
-                let why = format!("VM {name}: the root agent does not answer; it was not asked about it");
+                let why = format!("VM {name}: skipped, because the root agent does not answer");
                 self.report.failures.push(why);
                 self.unsure.insert(name.clone());
                 continue;
@@ -205,7 +205,8 @@ impl<'a, 'h> Phase<'a, 'h> {
             let state = vanished::state(ctx, &machine, deadline)?;
             if paid && state.running {
                 self.report.notes.push(format!(
-                    "{}: it runs and is paid for, but its record says suspended; blockhost-vm-resume {name} sets that right",
+                    "{}: it is running and paid for, but its record says suspended; to correct it, run \
+                     blockhost-vm-resume {name}",
                     machine.label()
                 ));
             }
@@ -216,7 +217,7 @@ impl<'a, 'h> Phase<'a, 'h> {
         let vm = ctx.lock_vm(name, "gc", LOCK_WAIT)?;
         let Some(record) = vm.record_now()?.filter(look) else {
             if to_be_suspended {
-                self.report.notes.push(format!("VM {name}: renewed or changed meanwhile; left alone"));
+                self.report.notes.push(format!("VM {name}: renewed or changed in the meantime; left alone"));
             }
             return Ok(Turn::Nothing);
         };
@@ -245,7 +246,7 @@ impl<'a, 'h> Phase<'a, 'h> {
             }
         }
         if !state.exists {
-            self.report.notes.push(format!("{label}: the node has no such machine"));
+            self.report.notes.push(format!("{label}: the node has no such VM"));
         }
         if !to_be_suspended {
             if !state.running {
@@ -257,7 +258,8 @@ impl<'a, 'h> Phase<'a, 'h> {
                 return Ok(Turn::Nothing);
             }
             self.report.notes.push(format!(
-                "{label}: it ran although it is suspended; it is switched off, and destroyed in the next run at the earliest"
+                "{label}: it was running although suspended; switching it off, and destroying it in the next run at \
+                 the earliest"
             ));
         }
         let mut going = Going::new(machine, to_be_suspended, begun, vm, timeout);
@@ -386,8 +388,9 @@ fn finish_interrupted(ctx: &Context<'_>, name: &VmName, report: &mut Report) -> 
     let is = Some(Status::Active);
     vm.audit("start-again", Some(machine.vmid), [is, is], &in_words(&again));
     again?;
-    report
-        .notes
-        .push(format!("{}: renewed after a run that died had shut it down; started again", machine.label()));
+    report.notes.push(format!(
+        "{}: renewed after an interrupted run had shut it down; started it again",
+        machine.label()
+    ));
     Ok(true)
 }

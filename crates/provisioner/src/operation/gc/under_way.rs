@@ -20,7 +20,7 @@ pub fn read(host: &Host) -> anyhow::Result<Vec<VmName>> {
         return Ok(Vec::new());
     }
     let text = text_for_people(&path)?;
-    let bad = |why: String| anyhow::anyhow!("{}: {why}; remove it to go on", path.display());
+    let bad = |why: String| anyhow::anyhow!("{}: {why}; remove the file to continue", path.display());
     let value: Value = serde_json::from_str(&text).map_err(|e| bad(format!("not valid JSON: {e}")))?;
     let list = value.get("suspending").and_then(Value::as_array);
     let list = list.ok_or_else(|| bad("suspending: expected a list of names".to_string()))?;

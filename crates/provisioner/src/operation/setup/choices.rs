@@ -57,7 +57,7 @@ impl Choices {
             "" => Value::Object(serde_json::Map::new()),
             text => serde_json::from_str(text).context("the configuration on standard input is not JSON")?,
         };
-        anyhow::ensure!(session.is_object(), "the configuration on standard input is no JSON object");
+        anyhow::ensure!(session.is_object(), "the configuration on standard input is not a JSON object");
         warn_of_unknown(&session);
         let given = Document::of(Path::new("wizard"), session["provisioner"].clone())?;
         let settings = Settings::read_if_there(host)?;
@@ -85,7 +85,7 @@ impl Choices {
         let template = number("template_vmid")?.map_or(Ok(Vmid::DEFAULT_TEMPLATE), Vmid::new)?;
         anyhow::ensure!(
             !vmids.contains(template),
-            "template_vmid {template} lies within {vmids}, the VMIDs of customers' VMs: it would be handed out"
+            "template_vmid {template} is within {vmids}, the VMIDs of customers' VMs, and would be assigned to one"
         );
         let named = either("bridge", "proxmox_bridge")?.map(|text| BridgeName::parse(&text)).transpose()?;
         let bridge = guests_bridge(named, || Ok(settings.as_ref().map(|settings| settings.bridge.clone())))?;
@@ -175,7 +175,7 @@ fn user(given: Option<String>) -> anyhow::Result<PveUser> {
         None | Some("") => Ok(PveUser::parse(DEFAULT_USER)?),
         Some("root@pam") => {
             tracing::warn!(
-                "a token of root@pam would give user blockhost the whole node: {DEFAULT_USER} is used instead"
+                "a token of root@pam would give user blockhost the whole node; using {DEFAULT_USER} instead"
             );
             Ok(PveUser::parse(DEFAULT_USER)?)
         }
@@ -187,7 +187,7 @@ fn range((start, end): (u64, u64)) -> anyhow::Result<VmidRange> {
     let highest = super::HIGHEST_VMID;
     anyhow::ensure!(
         (100..=highest).contains(&start) && (start..=highest).contains(&end),
-        "the range of VMIDs {start}-{end} is not allowed: it must lie within 100-{highest}, its start before its end"
+        "the range of VMIDs {start}-{end} is not allowed: it must be within 100-{highest}, its start before its end"
     );
     Ok(VmidRange { start: Vmid::new(start)?, end: Vmid::new(end)? })
 }
@@ -199,7 +199,7 @@ fn pool(given: &Document) -> anyhow::Result<Option<Ipv4Pool>> {
     let pool = pool_of_keys(given, ["ip_network", "ip_start", "ip_end", "gateway"])?;
     anyhow::ensure!(
         pool.start <= pool.end && pool.addresses().next().is_some(),
-        "ip_start {} to ip_end {}: no address in there can be given to a VM",
+        "ip_start {} to ip_end {}: no address in this range can be assigned to a VM",
         pool.start,
         pool.end
     );
@@ -225,7 +225,7 @@ fn checked_folder(text: &str) -> anyhow::Result<PathBuf> {
     let deep_enough = if parts.first() == Some(&"var") { 3 } else { 2 };
     anyhow::ensure!(
         parts.len() >= deep_enough && !SYSTEM_FOLDERS.contains(&parts[0]),
-        "terraform_dir {text:?} is not allowed: it will belong to user blockhost, so it must not be a folder of the system"
+        "terraform_dir {text:?} is not allowed: it will belong to user blockhost, so it must not be a system directory"
     );
     Ok(path)
 }

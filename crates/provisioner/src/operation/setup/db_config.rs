@@ -66,7 +66,7 @@ fn free_pool(setup: &Setup<'_>) -> anyhow::Result<Ipv4Pool> {
     let chosen = setup
         .choices
         .pool
-        .context("the addresses of VMs are not known: ip_network, ip_start, ip_end and gateway are needed")?;
+        .context("no addresses for VMs: ip_network, ip_start, ip_end and gateway are required")?;
     let network = ip::network(Deadline::after(LOOK))
         .context("cannot check the pool against this host's own addresses")?;
     let (pool, held) = narrowed(&chosen, &pool_choice::taken(&network))?;
@@ -75,7 +75,7 @@ fn free_pool(setup: &Setup<'_>) -> anyhow::Result<Ipv4Pool> {
         let narrowed = if pool == chosen {
             String::new()
         } else {
-            format!("; the pool is narrowed to {}-{}", pool.start, pool.end)
+            format!("; narrowed the pool to {}-{}", pool.start, pool.end)
         };
         tracing::warn!(
             "the pool {}-{} contains {}, in use by this host, its router or a name server: no VM gets it{narrowed}",
@@ -117,7 +117,7 @@ pub(super) fn db_file(setup: &Setup<'_>, document: &Document) -> anyhow::Result<
     let usual = setup.host.state_dir.join("vms.json");
     let found = document.text("db_file")?.map(PathBuf::from).filter(|path| *path != usual && path.exists());
     if let Some(path) = &found {
-        tracing::info!("the VM database stays where it is, {}", path.display());
+        tracing::info!("keeping the VM database at {}", path.display());
     }
     Ok(found.unwrap_or(usual))
 }

@@ -21,7 +21,7 @@ pub fn resources(host: &Host, input: &str) -> anyhow::Result<Value> {
     let chosen = Choices::read(host, input).ok();
     let template = chosen.as_ref().map_or(Vmid::DEFAULT_TEMPLATE, |choices| choices.template);
     let cli = ProxmoxCli::here(host, Deadline::after(LIMIT));
-    let node = or_said("cannot find out the node's name", cli.node_name());
+    let node = or_said("cannot determine the node's name", cli.node_name());
     let storages =
         node.as_ref().and_then(|node| or_said("cannot list the node's storages", cli.storages(node)));
     let guests = or_said("cannot list the node's VMs", cli.guests()).unwrap_or_default();

@@ -40,7 +40,7 @@ fn generate(setup: &Setup<'_>) -> anyhow::Result<(Vec<u8>, String)> {
     let temporary = tempfile::Builder::new()
         .prefix(".ssh-key-")
         .tempdir_in(folder)
-        .with_context(|| format!("cannot make a folder in {}", folder.display()))?;
+        .with_context(|| format!("cannot create a directory in {}", folder.display()))?;
     let words = ["-q", "-t", "ed25519", "-N", "", "-C", "blockhost, may do nothing", "-f", "key"];
     let program = Program {
         name: "ssh-keygen",
@@ -53,7 +53,7 @@ fn generate(setup: &Setup<'_>) -> anyhow::Result<(Vec<u8>, String)> {
     run_process::run(&program, Input::Nothing, limit, &setup.host.interrupt, |_, _| {})?
         .successful(&program)?;
     let read = |name: &str| crate::host::read_file::bytes(temporary.path().join(name));
-    Ok((read("key")?, String::from_utf8(read("key.pub")?).context("ssh-keygen made no text")?))
+    Ok((read("key")?, String::from_utf8(read("key.pub")?).context("ssh-keygen wrote no text")?))
 }
 
 /// The key itself, in base64, of a public key or of a line of `authorized_keys`.
@@ -79,7 +79,7 @@ fn authorize(home: &Path, public: &str) -> anyhow::Result<()> {
     let link = folder.join("authorized_keys");
     let path = match link.symlink_metadata() {
         Ok(found) if found.is_symlink() => link.canonicalize().with_context(|| {
-            format!("{} is a link to a file that is not there (is /etc/pve mounted?)", link.display())
+            format!("{} is a dangling symbolic link (is /etc/pve mounted?)", link.display())
         })?,
         _ => link,
     };

@@ -40,7 +40,7 @@ fn build(setup: &Setup<'_>) -> anyhow::Result<()> {
         ("--host", "localhost".to_owned()),
     ];
     let program = Program {
-        name: path.to_str().context("the path of this program is no text")?,
+        name: path.to_str().context("the path of this program is not valid UTF-8")?,
         arguments: words.iter().flat_map(|(flag, value)| [(*flag).into(), value.into()]).collect(),
         folder: Path::new("/"),
         environment: vec![],
@@ -55,6 +55,6 @@ fn build(setup: &Setup<'_>) -> anyhow::Result<()> {
         }
     };
     let ended = run_process::run_as(&program, None, Input::Nothing, limit, &setup.host.interrupt, heard)?;
-    anyhow::ensure!(ended.status.success(), "the template could not be built: {last}");
+    anyhow::ensure!(ended.status.success(), "failed to build the template: {last}");
     Ok(())
 }

@@ -54,8 +54,7 @@ fn hand_over(setup: &Setup<'_>, work: &Value) -> anyhow::Result<()> {
     if left_to_us && setup.account.uid != own {
         for path in replace_file::give_tree(folder, setup.account)? {
             tracing::warn!(
-                "{} was not given to user blockhost: it is no plain file, or has a second name elsewhere (a hard link); \
-                 look whose it is",
+                "left the owner of {} unchanged: it is not a regular file, or has another hard link; check whose it is",
                 path.display()
             );
         }
@@ -75,7 +74,7 @@ fn hand_over(setup: &Setup<'_>, work: &Value) -> anyhow::Result<()> {
 /// by standard input.
 pub(super) fn by_blockhost(setup: &Setup<'_>, step: &str, work: &Value) -> anyhow::Result<()> {
     let own = run_process::own_program()?;
-    let name = own.to_str().context("the path of this program is no text")?;
+    let name = own.to_str().context("the path of this program is not valid UTF-8")?;
     let program = Program {
         name,
         arguments: vec![step.into()],
@@ -141,7 +140,7 @@ pub fn run(host: &Host, input: &str) -> anyhow::Result<()> {
     };
     done().map_err(|error| match put_back(&files, &before) {
         Ok(()) => error,
-        Err(second) => error.context(format!("and the former files could not be put back ({second})")),
+        Err(second) => error.context(format!("and restoring the previous files failed ({second})")),
     })
 }
 

@@ -49,9 +49,7 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     let Err(error) = grant_and_write(setup, &cli, &mut made) else { return Ok(()) };
     match made.take_back(setup, &cli.undoing(UNDO_LIMIT)) {
         left if left.is_empty() => Err(error),
-        left => {
-            Err(error.context(format!("and what was made could not be taken back ({})", left.join("; "))))
-        }
+        left => Err(error.context(format!("and rolling back failed ({})", left.join("; ")))),
     }
 }
 
@@ -163,14 +161,14 @@ fn token_on_disk(setup: &Setup<'_>, id: &str) -> anyhow::Result<Option<ApiToken>
     };
     if token.id() != id {
         tracing::info!(
-            "the token {} is used no longer: if nobody else needs it, remove it (pveum user token delete)",
+            "the token {} is no longer used; if nothing else needs it, remove it (pveum user token delete)",
             token.id()
         );
         return Ok(None);
     }
     match ask_version(setup, &token) {
         Err(ApiError::BadToken { .. }) => Ok(None),
-        Err(error) => Err(anyhow::Error::new(error).context("cannot tell whether the token is still good")),
+        Err(error) => Err(anyhow::Error::new(error).context("cannot tell whether the token is still valid")),
         Ok(()) => Ok(Some(token)),
     }
 }

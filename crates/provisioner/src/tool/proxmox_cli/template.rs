@@ -94,7 +94,8 @@ impl ProxmoxCli {
                 );
                 if let Some(words) = self.say("true", &[], Input::Nothing, SHORT, |_| {})?.refusal() {
                     anyhow::bail!(
-                        "cannot work on {target} by ssh: {}; the key must be in its authorized_keys, and its host key known here (try: ssh {target})",
+                        "cannot work on {target} by ssh: {}; your key must be in its authorized_keys, and its host \
+                         key must be known here (try: ssh {target})",
                         or_nothing(&words)
                     );
                 }
@@ -116,7 +117,7 @@ impl ProxmoxCli {
         match self.call(name, words, input, limit, heard) {
             Ok(ended) => Ok(Said { call, ended }),
             Err(RunError::TimedOut { limit, .. }) => {
-                anyhow::bail!("{call} did not end within {} s and was stopped", limit.as_secs())
+                anyhow::bail!("{call} did not finish within {} s and was stopped", limit.as_secs())
             }
             Err(other) => Err(other.into()),
         }
@@ -290,7 +291,7 @@ impl ProxmoxCli {
             "user" => "--users",
             "group" => "--groups",
             "token" => "--tokens",
-            other => anyhow::bail!("a grant on /vms/{vmid} is of the unknown type {other:?}"),
+            other => anyhow::bail!("a permission on /vms/{vmid} has the unknown type {other:?}"),
         };
         let propagate = if grant.propagate { "1" } else { "0" };
         let path = format!("/vms/{vmid}");
@@ -303,9 +304,8 @@ impl ProxmoxCli {
     pub fn pool(&self, vmid: Vmid) -> anyhow::Result<Option<String>> {
         let words = ["get", "/cluster/resources", "--type", "vm", "--output-format", "json"];
         let text = self.look("pvesh", &words)?.must()?;
-        let list: Vec<ClusterGuest> = serde_json::from_str(&text).map_err(|error| {
-            anyhow::anyhow!("pvesh get /cluster/resources answered something else: {error}")
-        })?;
+        let list: Vec<ClusterGuest> = serde_json::from_str(&text)
+            .map_err(|error| anyhow::anyhow!("unexpected output of pvesh get /cluster/resources: {error}"))?;
         Ok(list.into_iter().find(|guest| guest.vmid == Some(vmid.get().into())).and_then(|guest| guest.pool))
     }
 
