@@ -3,6 +3,7 @@
 //! Three files hold the effects a reviewer watches: [`run_process`], [`root_agent`], [`replace_file`].
 
 pub mod accounts;
+mod child_output;
 pub mod clock;
 pub mod failpoint;
 pub mod http_download;

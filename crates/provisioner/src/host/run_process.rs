@@ -4,6 +4,8 @@
 //! dies with us ([`run`]).
 
 use super::accounts::Account;
+pub use super::child_output::Stream;
+use super::child_output::{ChildOutput, Heard};
 use super::clock::Deadline;
 use super::failpoint;
 use super::interrupt::{Interrupt, Interrupted};
@@ -11,11 +13,11 @@ use super::replace_file::{are_root, owner_of};
 use anyhow::Context as _;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 /// A program to be started; never printed with `{:?}`, which would show its environment.
@@ -102,15 +104,6 @@ pub enum Input {
     Text(String),
     /// A file, from where it stands.
     File(File),
-}
-
-/// One of a child's two streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output.
-    Out,
-    /// Standard error.
-    Error,
 }
 
 /// How a child ended, and what it said.
@@ -274,16 +267,16 @@ pub fn run_as(
         // A child that ends without reading breaks the pipe: its exit code tells.
         std::thread::spawn(move || pipe.write_all(text.as_bytes()));
     }
-    let (said, lines) = channel();
-    if let Some(pipe) = child.stdout.take() {
-        let said = said.clone();
-        std::thread::spawn(move || tell_lines(pipe, Stream::Out, &said));
-    }
-    if let Some(pipe) = child.stderr.take() {
-        std::thread::spawn(move || tell_lines(pipe, Stream::Error, &said));
-    }
+    let out = child.stdout.take().map(|pipe| (Stream::Out, OwnedFd::from(pipe)));
+    let error = child.stderr.take().map(|pipe| (Stream::Error, OwnedFd::from(pipe)));
+    let mut output = ChildOutput::new(out.into_iter().chain(error)).map_err(not_started)?;
     let deadline = Deadline::after(limit);
     let mut kept = Kept::default();
+    let mut keep = |kept: &mut Kept, stream, line: &str| {
+        heard(stream, line.trim_end_matches(['\n', '\r']));
+        kept.keep(stream, line);
+    };
+    let mut has_ended = false;
     let end = loop {
         if kept.too_much {
             break Some(RunError::TooMuch { call: program.call() });
@@ -295,18 +288,22 @@ pub fn run_as(
             let last_words = kept.last_words();
             break Some(RunError::TimedOut { call: program.call(), limit, last_words });
         }
-        match kept.hear(&lines, deadline.left().min(Duration::from_millis(50)), &mut heard) {
+        let patience =
+            if has_ended { Duration::ZERO } else { deadline.left().min(Duration::from_millis(20)) };
+        match output.hear(patience, &mut |stream, line| keep(&mut kept, stream, line)).map_err(not_started)? {
             Heard::Something => {}
             // A grandchild may keep the pipes open when the child itself has long ended (a daemon that it started).
             Heard::Nothing => {
-                if let Ok(Some(_)) = child.try_wait() {
-                    while kept.hear(&lines, Duration::from_millis(50), &mut heard) == Heard::Something {}
+                if has_ended {
                     break None;
                 }
+                // What it wrote between the last look at its pipes and its end is read by one more look.
+                has_ended = matches!(child.try_wait(), Ok(Some(_)));
             }
             Heard::End => break None,
         }
     };
+    output.tell_rest(&mut |stream, line| keep(&mut kept, stream, line));
     let Some(error) = end else {
         let status = wait(&mut child, &deadline).map_err(not_started)?;
         return match status {
@@ -359,33 +356,15 @@ struct Kept {
     too_much: bool,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Heard {
-    Something,
-    Nothing,
-    End,
-}
-
 impl Kept {
-    fn hear(
-        &mut self,
-        lines: &Receiver<(Stream, String)>,
-        patience: Duration,
-        heard: &mut impl FnMut(Stream, &str),
-    ) -> Heard {
-        let (stream, line) = match lines.recv_timeout(patience) {
-            Ok(said) => said,
-            Err(RecvTimeoutError::Timeout) => return Heard::Nothing,
-            Err(RecvTimeoutError::Disconnected) => return Heard::End,
-        };
-        heard(stream, line.trim_end_matches(['\n', '\r']));
+    fn keep(&mut self, stream: Stream, line: &str) {
         match stream {
             Stream::Out => {
-                self.stdout.push_str(&line);
+                self.stdout.push_str(line);
                 self.too_much |= self.stdout.len() > STDOUT_MAX;
             }
             Stream::Error => {
-                self.stderr.push_str(&line);
+                self.stderr.push_str(line);
                 if self.stderr.len() > 2 * STDERR_MAX {
                     let from = self.stderr.len() - STDERR_MAX;
                     let from = (from..).find(|at| self.stderr.is_char_boundary(*at)).unwrap_or(0);
@@ -393,25 +372,11 @@ impl Kept {
                 }
             }
         }
-        Heard::Something
     }
 
     fn last_words(&self) -> String {
         let (stdout, stderr) = (self.stdout.clone(), self.stderr.clone());
         Ended { status: ExitStatus::from_raw(0), stdout, stderr }.last_words()
-    }
-}
-
-/// Passes a stream on, line by line; a line of more than 64 KiB in pieces.
-fn tell_lines(pipe: impl Read, stream: Stream, said: &Sender<(Stream, String)>) {
-    let mut reader = BufReader::new(pipe);
-    loop {
-        let mut line = Vec::new();
-        match (&mut reader).take(64 << 10).read_until(b'\n', &mut line) {
-            Ok(0) | Err(_) => return,
-            Ok(_) if said.send((stream, String::from_utf8_lossy(&line).into_owned())).is_err() => return,
-            Ok(_) => {}
-        }
     }
 }
 
@@ -528,6 +493,36 @@ mod tests {
         );
         let error = ended.successful(&sh("x")).unwrap_err().to_string();
         assert_eq!(error, "sh -c x failed (exit code 7): two");
+    }
+
+    #[test]
+    fn h32_what_a_child_printed_is_whole_on_a_busy_machine_too() {
+        // An answer that is cut short looks like an absence: a storage that is not listed, a VM that does not exist.
+        struct Done<'a>(&'a std::sync::atomic::AtomicBool);
+        impl Drop for Done<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let _done = Done(&done);
+            for _ in 0..64 {
+                scope.spawn(|| {
+                    while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+            // A grandchild keeps the pipes open, so their end does not tell that all was read.
+            for _ in 0..4 {
+                let ended =
+                    run_for("sleep 4302 & printf 'first\nlast'; printf w >&2; kill $$", Input::Nothing, 60);
+                let ended = ended.unwrap();
+                let _ = std::process::Command::new("pkill").args(["-f", "^sleep 4302"]).status();
+                assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("first\nlast", "w"));
+            }
+        });
     }
 
     #[test]
