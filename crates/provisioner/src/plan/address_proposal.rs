@@ -67,7 +67,10 @@ fn of_its_own(network: &Network, used_names: &[String]) -> Option<Value> {
         "ip_end": at(250),
         "bridge": name,
         "note": format!(
-            "This host's uplink has a public address, so its network is not used for VMs. Proposed is the private network {free} on the new bridge {name}, which setup creates with the address {}. It has no way outside until you set one up: forward and translate it (net.ipv4.ip_forward = 1 and a masquerade rule for {free}), or route it.",
+            "This host's uplink has a public address, so its network is not used for VMs. The proposal is the private \
+             network {free} on the new bridge {name}, which setup creates with the address {}. It has no connection \
+             to the outside until you set one up: forward and translate it (net.ipv4.ip_forward = 1 and a masquerade \
+             rule for {free}), or route it.",
             at(1)
         ),
     }))
@@ -134,7 +137,8 @@ pub fn narrowed(pool: &Ipv4Pool, taken: &BTreeSet<Ipv4Addr>) -> anyhow::Result<(
     let (Some(start), Some(end)) = (start, end) else {
         let held: Vec<String> = taken.iter().filter(|ip| within(ip)).map(ToString::to_string).collect();
         anyhow::bail!(
-            "no address of the pool {pool} can be given to a VM: {} already in use by this host, its router or a name server; choose another ip_start and ip_end",
+            "no address of the pool {pool} can be assigned to a VM: {} already in use by this host, its router or a \
+             name server; choose another ip_start and ip_end",
             match held.as_slice() {
                 [one] => format!("{one} is"),
                 several => format!("{} are", several.join(", ")),

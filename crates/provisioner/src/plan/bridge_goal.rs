@@ -22,16 +22,16 @@ impl Goal {
     pub fn missing(&self, network: &Network) -> Option<String> {
         let Goal { bridge, port, address, gateway } = self;
         let Some(found) = network.interface(bridge).filter(|one| one.is_bridge) else {
-            return Some(format!("there is no bridge {bridge}"));
+            return Some(format!("bridge {bridge} does not exist"));
         };
         if !found.is_up {
             return Some(format!("bridge {bridge} is down"));
         }
         if let Some(address) = address.filter(|address| !found.addresses.contains(address)) {
-            return Some(format!("bridge {bridge} has not the address {address}"));
+            return Some(format!("bridge {bridge} does not have the address {address}"));
         }
         if let Some(port) = port.as_ref().filter(|port| !network.ports_of(bridge).contains(&port.as_str())) {
-            return Some(format!("{port} is no port of {bridge}"));
+            return Some(format!("{port} is not a port of {bridge}"));
         }
         if let Some(gateway) = gateway
             && !network
@@ -39,7 +39,7 @@ impl Goal {
                 .iter()
                 .any(|route| route.gateway == *gateway && route.device == *bridge)
         {
-            return Some(format!("the default route by {gateway} does not lead through {bridge}"));
+            return Some(format!("the default route via {gateway} does not go through {bridge}"));
         }
         None
     }
@@ -85,10 +85,10 @@ mod tests {
         };
         assert_eq!(goal.missing(&network(&["192.0.2.7"], &[], true, Some("vmbr0"))), None);
         for (now, word) in [
-            (network(&[], &["192.0.2.7"], true, Some("vmbr0")), "not the address"),
-            (network(&["192.0.2.7"], &[], false, Some("vmbr0")), "no port"),
+            (network(&[], &["192.0.2.7"], true, Some("vmbr0")), "does not have the address"),
+            (network(&["192.0.2.7"], &[], false, Some("vmbr0")), "not a port"),
             (network(&["192.0.2.7"], &[], true, None), "default route"),
-            (network(&["192.0.2.7"], &[], true, Some("eno1")), "does not lead"),
+            (network(&["192.0.2.7"], &[], true, Some("eno1")), "does not go"),
         ] {
             assert!(goal.missing(&now).unwrap().contains(word), "{word}");
         }

@@ -146,10 +146,7 @@ impl Inventory {
         for route in keys.iter().filter(is_default) {
             let had_one = before.iter().filter(is_default).any(|other| other.0 == route.0);
             if had_one && !before.contains(route) {
-                return Some(format!(
-                    "there is a default route that was not there before (ip {} route): {}",
-                    route.0, route.1
-                ));
+                return Some(format!("the host has a new default route (ip {} route): {}", route.0, route.1));
             }
         }
         if let Some(rule) = self.rules.iter().find(|rule| !now.rules.contains(rule)) {
@@ -161,7 +158,7 @@ impl Inventory {
         if let Some((from, to)) = moved
             && mtu(self, from) != mtu(now, to)
         {
-            return Some(format!("{to} has not the MTU of {from}"));
+            return Some(format!("{to} does not have the MTU of {from}"));
         }
         None
     }
@@ -320,7 +317,7 @@ mod tests {
         assert!(before.lost(&routes(&after), moved).unwrap().contains("metric 5"));
         after[1] = "10.99.0.0/16 via 192.0.2.254 dev vmbr0 table 100 metric 5";
         after.push("default via 192.0.2.9 dev eno3 metric 50");
-        assert!(before.lost(&routes(&after), moved).unwrap().contains("was not there before"));
+        assert!(before.lost(&routes(&after), moved).unwrap().contains("has a new default route"));
     }
 
     #[test]

@@ -48,13 +48,14 @@ pub fn plan(
         || ["virbr", "docker"].iter().any(|prefix| bridge.starts_with(prefix));
     match network.interface(bridge) {
         Some(found) if !found.is_bridge => {
-            anyhow::bail!("{bridge} exists and is no bridge; choose another name")
+            anyhow::bail!("{bridge} exists and is not a bridge; choose another name")
         }
         Some(_) if kept => return Ok(Plan::Done),
         Some(found) => {
             anyhow::ensure!(
                 configured.is_none(),
-                "bridge {bridge} is configured, but not started with the node: set its autostart (web interface, node, Network)"
+                "bridge {bridge} is configured, but does not start with the node; set its autostart (web interface, \
+                 node, Network)"
             );
             return existing(found, network);
         }
@@ -75,7 +76,7 @@ pub fn plan(
             let address = inside(uplink).context("the uplink has no IPv4 address")?;
             anyhow::ensure!(
                 !uplink.is_bridge,
-                "the guests' network is that of {}, which is a bridge already: choose it instead of {bridge}",
+                "the guest network is already on {}, which is a bridge; choose it instead of {bridge}",
                 uplink.name
             );
             check_uplink(uplink, rows)?;
@@ -85,7 +86,8 @@ pub fn plan(
         (_, Some(pool)) => {
             if let Some(other) = network.interfaces.iter().find(|interface| inside(interface).is_some()) {
                 anyhow::bail!(
-                    "the guests' network {} is that of {}, which is not the way outside: make {bridge} by hand",
+                    "guest network {} is already on {}, which does not carry the default route; create bridge \
+                     {bridge} manually",
                     pool.network,
                     other.name
                 );
@@ -94,7 +96,7 @@ pub fn plan(
             Ok(Plan::Make(Make { address, gateway: None, uplink: None }))
         }
         (_, None) => anyhow::bail!(
-            "neither an interface with a default route nor the guests' network are known: {bridge} cannot be made"
+            "cannot create {bridge}: neither an interface with a default route nor the guest network is known"
         ),
     }
 }
@@ -158,7 +160,9 @@ pub fn moving<'m>(
 pub fn refuse_losses(bridge: &str, device: &str, losses: &[String]) -> anyhow::Result<()> {
     anyhow::ensure!(
         losses.is_empty(),
-        "{bridge} was not made, because it could not take over all that {device} has: {}; nothing was changed. Make {bridge} on the node with these settings (web interface, node, Network), or choose a network of the VMs' own, whose bridge leaves {device} alone",
+        "{bridge} was not created, because it cannot take over all settings of {device}: {}; nothing was changed. \
+         Create {bridge} on the node with these settings (web interface, node, Network), or choose a separate \
+         network for the VMs, whose bridge leaves {device} alone",
         losses.join(", ")
     );
     Ok(())
@@ -168,12 +172,15 @@ pub fn refuse_losses(bridge: &str, device: &str, losses: &[String]) -> anyhow::R
 fn existing(found: &Interface, network: &Network) -> anyhow::Result<Plan> {
     let address = found.addresses.iter().copied().find(|address| address.ip.is_ipv4());
     let address = address.with_context(|| {
-        format!("bridge {} was made by hand and has no IPv4 address: configure it on the node", found.name)
+        format!(
+            "bridge {} was created manually and has no IPv4 address; configure it on the node",
+            found.name
+        )
     })?;
     let ports = network.ports_of(&found.name);
     anyhow::ensure!(
         ports.len() <= 1,
-        "bridge {} was made by hand and has several ports ({}): configure it on the node",
+        "bridge {} was created manually and has several ports ({}); configure it on the node",
         found.name,
         ports.join(", ")
     );
@@ -195,13 +202,14 @@ fn check_uplink(uplink: &Interface, rows: &[ConfiguredInterface]) -> anyhow::Res
     });
     anyhow::ensure!(
         known,
-        "the address of {} is not configured in /etc/network/interfaces, so it cannot be moved to a bridge safely: move it there first (for cloud images: switch off cloud-init's network configuration)",
+        "the address of {} is not configured in /etc/network/interfaces, so it cannot be moved to a bridge safely; \
+         configure it there first (for cloud images: disable cloud-init's network configuration)",
         uplink.name
     );
     let kind = row.map(ConfiguredInterface::kind).unwrap_or_default();
     anyhow::ensure!(
         ["eth", "bond", "vlan"].contains(&kind),
-        "{} is of type {kind:?}, which cannot be the port of a bridge here: make the bridge by hand",
+        "{} is of type {kind:?}, which cannot be a bridge port here; create the bridge manually",
         uplink.name
     );
     Ok(())
@@ -318,14 +326,14 @@ mod tests {
                 "port",
             ),
             (host(vec![interface("br7", true, &["192.0.2.7/24"])]), json!([]), "choose it instead"),
-            (host(vec![interface("vmbr0", false, &[])]), json!([]), "no bridge"),
+            (host(vec![interface("vmbr0", false, &[])]), json!([]), "not a bridge"),
             (
                 host(vec![
                     interface("wan", false, &["203.0.113.9/24"]),
                     interface("lan", false, &["192.0.2.7/24"]),
                 ]),
                 json!([]),
-                "by hand",
+                "manually",
             ),
         ] {
             let error = planned(&network, rows, &shared).unwrap_err();

@@ -85,9 +85,9 @@ impl Place<'_> {
             );
             if let Some((folder, why)) = hidden(one) {
                 anyhow::bail!(
-                    "{named}: {path}{shown} lies below {folder}, which blockhost-gc.service and blockhost-reapply.service \
-                     cannot write ({why}): every run of theirs would fail; use a directory below {state_dir}, or one like \
-                     /srv/blockhost"
+                    "{named}: {path}{shown} is below {folder}, which blockhost-gc.service and \
+                     blockhost-reapply.service cannot write ({why}), so each of their runs would fail; use a \
+                     directory below {state_dir}, or one like /srv/blockhost"
                 );
             }
         }
@@ -129,8 +129,8 @@ mod tests {
         };
         for (path, real, ours, why) in [
             ("/srv/tf", "/srv/tf", false, None),
-            ("/srv/tf", "/home/tf", false, Some("(it leads to /home/tf) lies below /home")),
-            ("/home/tf", "/srv/tf", false, Some("lies below /home")),
+            ("/srv/tf", "/home/tf", false, Some("(it leads to /home/tf) is below /home")),
+            ("/home/tf", "/srv/tf", false, Some("is below /home")),
             ("/srv/tf", "/var", false, Some("everywhere below it")),
             ("/var/lib", "/var/lib", true, None),
             ("/var/lib/blockhost/tf", "/root/tf", true, Some("ProtectHome=yes")),

@@ -63,7 +63,8 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     }
     anyhow::ensure!(
         !pending.exists(),
-        "the node has network changes that were not applied ({}): apply or revert them first, they would be applied with ours",
+        "the node has network changes that are not applied yet ({}), and they would be applied with ours; apply or \
+         revert them first",
         pending.display()
     );
     let plan = plan?;
@@ -140,11 +141,11 @@ fn write_plan(
     setup.host.step("setup.bridge.planned")?;
     let pending = network_guard::pending_file();
     let written = crate::host::read_file::text(&pending)
-        .with_context(|| format!("pvesh made no pending configuration ({})", pending.display()))?;
+        .with_context(|| format!("pvesh created no pending configuration ({})", pending.display()))?;
     let ip = make.address.ip.to_string();
     anyhow::ensure!(
         written.contains(&format!("iface {bridge} ")) && written.contains(&ip),
-        "the pending configuration {} has no {bridge} with {ip}",
+        "the pending configuration {} lacks {bridge} with {ip}",
         pending.display()
     );
     Ok(())
@@ -153,7 +154,7 @@ fn write_plan(
 fn revert(cli: &ProxmoxCli, node: &NodeName, error: anyhow::Error) -> anyhow::Error {
     match cli.undoing(Duration::from_secs(30)).revert_network(node) {
         Ok(()) => error,
-        Err(second) => error.context(format!("and the pending changes could not be reverted ({second})")),
+        Err(second) => error.context(format!("and reverting the pending changes failed ({second})")),
     }
 }
 
@@ -170,11 +171,12 @@ fn apply(setup: &Setup<'_>, cli: &ProxmoxCli, node: &NodeName, snapshot: &Snapsh
         .and_then(|()| snapshot.settled(Deadline::after(settle), &setup.host.interrupt));
     match applied {
         Ok(()) => guard.dismiss(),
-        Err(error) => match guard.put_back(snapshot) {
-            Ok(()) => Err(error.context("the network is as it was before")),
-            Err(second) => {
-                Err(error.context(format!("AND THE FORMER NETWORK COULD NOT BE PUT BACK WHOLLY: {second:#}")))
+        Err(error) => {
+            match guard.put_back(snapshot) {
+                Ok(()) => Err(error.context("the network is as it was before")),
+                Err(second) => Err(error
+                    .context(format!("AND RESTORING THE PREVIOUS NETWORK CONFIGURATION FAILED: {second:#}"))),
             }
-        },
+        }
     }
 }

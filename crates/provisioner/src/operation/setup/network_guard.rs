@@ -114,7 +114,7 @@ impl Snapshot {
             let _ = run_process::run(&program, Input::Nothing, RELOAD, &Interrupt::never(), |_, _| {});
         }
         if let Err(missing) = self.as_before() {
-            tracing::warn!("{missing:#}: putting it back by hand");
+            tracing::warn!("{missing:#}; restoring it directly");
             self.by_hand();
         }
         self.as_before()
@@ -150,7 +150,7 @@ pub(super) struct Guard(Lifeline);
 /// Starts the guard.
 pub(super) fn start(snapshot: &Snapshot) -> anyhow::Result<Guard> {
     let own = run_process::own_program()?;
-    let name = own.to_str().context("the path of this program is no text")?;
+    let name = own.to_str().context("the path of this program is not valid UTF-8")?;
     let program = Program {
         name,
         arguments: vec![STEP.into()],

@@ -20,7 +20,7 @@ const FAMILIES: [&str; 2] = ["-4", "-6"];
 pub(super) fn take(deadline: Deadline) -> anyhow::Result<Inventory> {
     let mut found = Inventory::default();
     let addresses = ip(&["-j", "-d", "address", "show"], deadline)?;
-    found.add_addresses(&addresses).context("ip printed no JSON list")?;
+    found.add_addresses(&addresses).context("ip did not print a JSON list")?;
     for family in FAMILIES {
         if family == "-6" && !Path::new("/proc/sys/net/ipv6").exists() {
             continue;
@@ -48,11 +48,11 @@ pub(super) fn silent(before: &Inventory, moved: Option<(&str, &str)>, deadline: 
             _ => &router.device,
         };
         if !answers(&Router { address: router.address, device: device.to_owned() }, deadline) {
-            return Some(format!("the router {} does not answer any more through {device}", router.address));
+            return Some(format!("the router {} no longer answers through {device}", router.address));
         }
     }
     let api = before.api.iter().find(|ip| !probe::listens(**ip, API_PORT, CONNECT))?;
-    Some(format!("the Proxmox API cannot be reached any more at {api}, port {API_PORT}"))
+    Some(format!("the Proxmox API is no longer reachable at {api}, port {API_PORT}"))
 }
 
 /// Gives back to the kernel what is missing. One that fails does not keep the next from being tried.
