@@ -167,7 +167,8 @@ fn requested_change(params: &Params) -> Change {
             "delete" => change.delete.extend(split_list(value)),
             "digest" => change.digest = Some(value.clone()),
             "skiplock" => change.skip_lock = matches!(value.as_str(), "1" | "on" | "yes" | "true"),
-            "force" | "revert" | "background_delay" => {}
+            "revert" => change.revert.extend(split_list(value)),
+            "force" | "background_delay" => {}
             _ => change.set.push((name.clone(), value.clone())),
         }
     }

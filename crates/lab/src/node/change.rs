@@ -15,6 +15,8 @@ use super::{Node, Shared, State, pause};
 pub(crate) struct Change {
     pub set: Vec<(String, String)>,
     pub delete: Vec<String>,
+    /// Changes that wait and are to be forgotten.
+    pub revert: Vec<String>,
     /// Refuse if the configuration has another digest by now.
     pub digest: Option<String>,
     /// `--skiplock`, root@pam only.
@@ -35,6 +37,17 @@ impl Change {
                 return Err(Refusal::parameter(
                     "delete",
                     format!("you can't use '-{key}' and -delete {key}' at the same time"),
+                ));
+            }
+        }
+        for key in &self.revert {
+            if !known(key) {
+                return Err(Refusal::parameter("revert", format!("unknown option '{key}'")));
+            }
+            if self.set.iter().any(|(set, _)| set == key) {
+                return Err(Refusal::parameter(
+                    "revert",
+                    format!("you can't use '-{key}' and '-revert {key}' at the same time"),
                 ));
             }
         }
@@ -139,6 +152,8 @@ fn apply(state: &mut State, on: &str, vmid: u32, change: &Change) -> Outcome<Vec
     if !change.skip_lock {
         check_lock(guest)?;
     }
+    let pending = &mut state.guest_mut(on, vmid)?.pending;
+    pending.retain(|key, _| !change.revert.contains(key));
     let mut warnings = Vec::new();
     // Key after key: what was done before one fails stays.
     let mut result = Ok(());

@@ -1,8 +1,9 @@
 //! One guest: its configuration, its power, how it behaves, and the text of its configuration file.
 
-use std::collections::{BTreeMap, hash_map::DefaultHasher};
-use std::hash::{Hash, Hasher};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+
+use sha1::{Digest as _, Sha1};
 
 use super::drive::{Drive, Nic, is_drive_key, numbered, smbios_uuid};
 use super::guest_system::GuestSystem;
@@ -235,17 +236,9 @@ impl Guest {
         text
     }
 
-    /// Forty hexadecimal digits that change with the file's text (Proxmox: its SHA-1; nobody computes it).
+    /// SHA-1 of the file's text, as Proxmox computes it.
     pub fn digest(&self) -> String {
-        let text = self.conf_text();
-        (0u8..3)
-            .map(|round| {
-                let mut hasher = DefaultHasher::new();
-                (round, &text).hash(&mut hasher);
-                format!("{:016x}", hasher.finish())
-            })
-            .collect::<String>()[..40]
-            .to_owned()
+        Sha1::digest(self.conf_text()).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// As tests see it; the guest's own passwd file is read now.

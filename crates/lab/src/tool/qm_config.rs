@@ -56,12 +56,13 @@ pub(super) async fn set(node: &Shared, argv: &[String], cwd: &str) -> Outcome<To
         match name.as_str() {
             "delete" => change.delete.extend(crate::api::split_list(text)),
             "digest" => change.digest = Some(text.clone()),
-            "skiplock" | "force" | "revert" => continue,
+            "revert" => change.revert.extend(crate::api::split_list(text)),
+            "skiplock" | "force" => continue,
             _ => change.set.push((name.clone(), value(name, text, cwd)?)),
         }
         said.insert(name.clone(), text.clone());
     }
-    if change.set.is_empty() && change.delete.is_empty() {
+    if change.set.is_empty() && change.delete.is_empty() && change.revert.is_empty() {
         return Err(Refusal::with_code(400, "no options specified"));
     }
     let warnings = change::change(node, &Caller::Root, &node.options.node, vmid, change).await?;
