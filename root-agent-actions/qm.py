@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 import ipaddress
 import json
 import os
@@ -597,6 +598,7 @@ def _unlocked(guest: Guest) -> Guest:
 MISSING_RE = re.compile(
     r"Configuration file '[^'\n]*' does not exist|unable to find configuration file for VM \d+"
 )
+DIGEST_RE = re.compile("detected modified configuration")
 LOCKED_RE = re.compile(r"VM is locked \(([a-z-]{1,40})\)")
 
 
@@ -1765,31 +1767,34 @@ def _cpu_limit(key: str, value: Any) -> str | None:
 
 
 IOPS_KEYS = ("iops_rd", "iops_wr")
+THROTTLE_KEYS = ("cpulimit", "cpuunits", *IOPS_KEYS)
 
 
-def _throttled(drive: str, iops: dict[str, int]) -> str:
+def _throttled(drive: str, iops: dict[str, int], reset: bool = False) -> str:
     """A drive string with other limits: volume and every other key stay as and where they are.
 
     Another key that differed would leave the whole change pending. `bps_*` is accepted by
-    PVE and ignored; `iops` excludes `iops_rd` and `iops_wr`.
+    PVE and ignored; `iops` excludes `iops_rd` and `iops_wr`, and goes with a reset as well.
     """
     dropped = set()
     for key in iops:
         dropped |= {key, f"{key}_max", f"{key}_max_length"}
-    if any(iops.values()):
+    if reset or any(iops.values()):
         dropped |= {"iops", "iops_max", "iops_max_length"}
     parts = [part for part in drive.split(",") if part.partition("=")[0] not in dropped]
     return ",".join(parts + [f"{key}={value}" for key, value in iops.items() if value])
 
 
-@_handler
-def pve_set_throttle(params: dict) -> dict:
-    """`limits`: cpulimit, cpuunits, iops_rd, iops_wr; 0 or null removes one; `{"reset": true}` removes all."""
-    limits = params.get("limits")
-    if not isinstance(limits, dict) or not limits:
+def _limits(params: dict) -> tuple[dict[str, str | None], dict[str, int], bool]:
+    """What is asked for: CPU limits in qm's form (None: to go), IOPS (0: to go), and whether all others go."""
+    given = params.get("limits")
+    if not isinstance(given, dict) or not given:
         raise Refusal("failed", "limits must be an object with at least one key")
-    if limits == {"reset": True}:
-        limits = dict.fromkeys(("cpulimit", "cpuunits", *IOPS_KEYS), 0)
+    reset = given.get("reset", False)
+    if "reset" in given and reset is not True:
+        raise Refusal("failed", "reset must be true")
+    limits = dict.fromkeys(THROTTLE_KEYS, 0) if reset else {}
+    limits |= {key: value for key, value in given.items() if key != "reset"}
     cpu: dict[str, str | None] = {}
     iops: dict[str, int] = {}
     for key, value in limits.items():
@@ -1799,29 +1804,81 @@ def pve_set_throttle(params: dict) -> dict:
             iops[key] = _integer(limits, key, 0, 10_000_000, default=0)
         else:
             raise Refusal("failed", f"limit {_shown(key)} is not known")
+    return cpu, iops, reset
+
+
+def _digest(guest: Guest) -> str:
+    """Proxmox' digest of the configuration that this guest was read from: SHA-1 of the whole file."""
+    changed = Refusal("locked", f"VM {guest.vmid}: its configuration was changed meanwhile", lock="changed")
+    try:
+        text = _read(_node_path(f"/etc/pve/qemu-server/{guest.vmid}.conf"), 1024 * 1024)
+    except OSError:
+        raise changed from None
+    if _parse_config(text.decode("utf-8", "replace"))[:2] != (guest.config, guest.pending):
+        raise changed
+    return hashlib.sha1(text, usedforsecurity=False).hexdigest()
+
+
+def _pending_keys(guest: Guest | None) -> set[str]:
+    """Keys whose change or deletion waits for the guest's next start."""
+    if guest is None:
+        raise Refusal("missing", "the VM was deleted meanwhile")
+    deleted = {key.lstrip("!") for key in re.split("[,; ]+", guest.pending.get("delete", "")) if key}
+    return {key for key in guest.pending if key != "delete"} | deleted
+
+
+@_handler
+def pve_set_throttle(params: dict) -> dict:
+    """`limits`: cpulimit, cpuunits, iops_rd, iops_wr; 0 or null removes one; `reset: true` removes all that is not named.
+
+    `qm set` gets the digest of the configuration that the drives were read from: whatever
+    somebody else changes in between would be undone by our drive string, or leave it pending.
+    """
+    cpu, iops, reset = _limits(params)
     guest = _unlocked(_ours(params))
     disks = _disks(guest.config)
     if any(iops.values()) and not disks:
         raise Refusal("failed", f"VM {guest.vmid} has no disk to limit")
     wanted: dict[str, str | None] = {key: text for key, text in cpu.items() if text != guest.config.get(key)}
     for key, drive in disks.items() if iops else ():
-        text = _throttled(drive, iops)
+        text = _throttled(drive, iops, reset)
         if text != drive:
             wanted[key] = text
+    waiting = _pending_keys(guest)
+    if held := sorted(key for key in wanted if key in disks and key in waiting):
+        # Ours would take its place, and the other change would be lost.
+        raise Refusal(
+            "failed",
+            f"{', '.join(held)} of VM {guest.vmid} has another change that waits for its next start "
+            "(see qm pending); stop and start the VM, or revert that change, and try again",
+        )
     if not wanted:
         return {"changed": []}
-    argv = ["qm", "set", str(guest.vmid)]
+    argv = ["qm", "set", str(guest.vmid), "--digest", _digest(guest)]
     for key, text in wanted.items():
         argv += [f"--{key}", text] if text is not None else []
     if delete := sorted(key for key, text in wanted.items() if text is None):
         argv += ["--delete", ",".join(delete)]
-    _run_checked(argv)
-    # A change that cannot be made on a running guest is left pending, exit 0.
+    task = _detached("pve-set-throttle", guest.vmid, argv, PATIENCE)
+    if task.argv != argv:
+        raise Refusal("locked", f"VM {guest.vmid}: another change of its limits goes on")
+    result = task.wait(0)
+    if result is None:
+        return PENDING
+    # A change that cannot be made on a running guest is left pending, exit 0 or not.
     after = _guest(guest.vmid)
-    stuck = [key for key in wanted if after is None or key in after.pending]
+    stuck = sorted(key for key in wanted if key in _pending_keys(after) - waiting)
+    if stuck:
+        # Else it would come into force some day, long after we said that it is not.
+        _run(["qm", "set", str(guest.vmid), "--revert", ",".join(stuck)])
+    if result[0] != 0:
+        if DIGEST_RE.search(f"{result[1]}\n{result[2]}"):
+            raise Refusal("locked", f"VM {guest.vmid}: its configuration was changed meanwhile", lock="changed")
+        raise _tool_refusal(argv, *result)
     if stuck:
         raise Refusal(
-            "failed", f"VM {guest.vmid}: {', '.join(stuck)} did not take effect, it is left pending"
+            "failed",
+            f"VM {guest.vmid}: {', '.join(stuck)} cannot be changed while it runs; it was left as it was",
         )
     return {"changed": sorted(wanted)}
 

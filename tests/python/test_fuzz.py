@@ -128,6 +128,8 @@ FORMS = {
 OPTIONS = {
     "qm-set": {"onboot": TOKEN["bit"], "cpulimit": TOKEN["cpu"], "cpuunits": N, "delete": TOKEN["drop"]},
     "pve-set-throttle": {
+        "digest": "[0-9a-f]{40}",
+        "revert": r"(?:cpulimit|cpuunits|(?:scsi|virtio|sata|ide)\d{1,2})(?:,(?:cpulimit|cpuunits|(?:scsi|virtio|sata|ide)\d{1,2}))*",
         "cpulimit": TOKEN["cpu"], "cpuunits": N, "delete": TOKEN["drop"],
         "scsi0": r"[a-z-]+:([0-9]+/)?vm-[0-9]+-disk-0[.a-z0-9]*(,[a-z_]+=[A-Za-z0-9]+)*",
     },

@@ -1,5 +1,7 @@
 """Limits: in the form Proxmox takes them, and on the right side of the tap."""
 
+import hashlib
+
 import pytest
 
 from node import UUID
@@ -7,23 +9,28 @@ from node import UUID
 DRIVE = "local-lvm:vm-100-disk-0,discard=on,iothread=1,size=20G"
 
 
+def sha1(node):
+    return hashlib.sha1((node.qemu / "100.conf").read_bytes()).hexdigest()
+
+
+def apply(node):
+    """`qm set` as on a real node: it writes what it is given, if nobody else has written meanwhile."""
+    argv = node.calls[-1]
+    given = dict(zip(argv[3::2], argv[4::2]))
+    assert given.pop("--digest") == sha1(node)
+    drop = given.pop("--delete", "").split(",")
+
+    def change(text):
+        values = dict(line.split(": ", 1) for line in text.splitlines() if not line.startswith("#"))
+        values.update({key[2:]: value for key, value in given.items()})
+        return "".join(f"{key}: {value}\n" for key, value in values.items() if key not in drop)
+
+    node.edit(100, change)
+
+
 @pytest.fixture
 def throttle(node, ask):
-    """`qm set` works as on a real node: it writes what it is given."""
-
-    def apply():
-        argv = node.calls[-1]
-        given = dict(zip(argv[3::2], argv[4::2]))
-        drop = given.pop("--delete", "").split(",")
-
-        def change(text):
-            values = dict(line.split(": ", 1) for line in text.splitlines() if not line.startswith("#"))
-            values.update({key[2:]: value for key, value in given.items()})
-            return "".join(f"{key}: {value}\n" for key, value in values.items() if key not in drop)
-
-        node.edit(100, change)
-
-    node.reply("qm set", effect=apply)
+    node.reply("qm set", effect=lambda: apply(node))
     node.edit(100, lambda text: text.replace(f"#BlockHost VM web-1 {UUID}\n", ""))
     return lambda **limits: ask("pve-set-throttle", vmid=100, uuid=UUID, limits=limits)
 
@@ -34,22 +41,17 @@ def drive(node):
     )[7:]
 
 
+def sets(node):
+    """What each `qm set` was given, without the digest."""
+    return [argv[:3] + argv[5:] for argv in node.calls if argv[:2] == ["qm", "set"] and argv[3] == "--digest"]
+
+
 def test_h34_limits_are_parts_of_the_drive(node, throttle):
     answer = throttle(cpulimit=1.5, cpuunits=50, iops_rd=500, iops_wr=300)
     assert answer == {"ok": True, "changed": ["cpulimit", "cpuunits", "scsi0"]}
-    assert node.calls == [
-        [
-            "qm",
-            "set",
-            "100",
-            "--cpulimit",
-            "1.5",
-            "--cpuunits",
-            "50",
-            "--scsi0",
-            f"{DRIVE},iops_rd=500,iops_wr=300",
-        ]
-    ]
+    limits = ["--cpulimit", "1.5", "--cpuunits", "50", "--scsi0", f"{DRIVE},iops_rd=500,iops_wr=300"]
+    assert sets(node) == [["qm", "set", "100", *limits]]
+    assert node.calls == node.detached, "a slow qm does not hold the lane"
 
 
 def test_h34_what_is_not_named_stays(node, throttle):
@@ -63,7 +65,7 @@ def test_h34_what_is_not_named_stays(node, throttle):
 def test_h34_reset_deletes(node, throttle):
     throttle(cpulimit=1, cpuunits=50, iops_rd=5)
     assert throttle(reset=True)["ok"]
-    assert node.calls[-1] == ["qm", "set", "100", "--scsi0", DRIVE, "--delete", "cpulimit,cpuunits"]
+    assert sets(node)[-1] == ["qm", "set", "100", "--scsi0", DRIVE, "--delete", "cpulimit,cpuunits"]
     assert throttle(reset=True) == {"ok": True, "changed": []} and len(node.calls) == 2
 
 
@@ -96,10 +98,54 @@ def test_every_data_disk_and_no_cd(node, throttle):
     assert throttle(iops_rd=5)["changed"] == ["scsi0", "virtio3"]
 
 
-def test_h34_a_change_that_is_left_pending_is_a_failure(node, ask):
-    node.reply("qm set", effect=lambda: node.edit(100, lambda text: text + "[PENDING]\nscsi0: x,iops_rd=5\n"))
+def test_h34_reset_takes_iops_of_others_and_keeps_what_is_named(node, throttle):
+    node.edit(100, lambda text: text.replace(DRIVE, "s:vm-100-disk-0,iops=100,iops_max=200,mbps_rd=7"))
+    assert throttle(reset=True, iops_wr=5, cpuunits=50)["changed"] == ["cpuunits", "scsi0"]
+    assert drive(node) == "s:vm-100-disk-0,mbps_rd=7,iops_wr=5"
+    assert throttle(reset=True)["changed"] == ["cpuunits", "scsi0"]
+    assert drive(node) == "s:vm-100-disk-0,mbps_rd=7"
+
+
+PENDING = "[PENDING]\nscsi0: x,iops_rd=5\n"
+
+
+@pytest.mark.parametrize("code", [0, 255])
+@pytest.mark.parametrize("waits", [PENDING, "[PENDING]\ndelete: cpulimit,scsi0\n", "[PENDING]\ndelete: !scsi0\n"])
+def test_h34_a_change_that_is_left_pending_is_a_failure_and_goes(node, ask, waits, code):
+    effect = lambda: node.edit(100, lambda text: text + waits)  # noqa: E731
+    node.reply("qm set", code=code, stderr="400 hotplug problem" if code else "", effect=effect)
+    node.reply("qm set 100 --revert")
     answer = ask("pve-set-throttle", vmid=100, uuid=UUID, limits={"iops_rd": 5})
-    assert answer["ok"] is False and "pending" in answer["error"]
+    assert answer["ok"] is False and ("hotplug problem" if code else "scsi0") in answer["error"]
+    assert node.lines()[-1] == "qm set 100 --revert scsi0"
+
+
+def test_h34_a_change_of_somebody_else_that_waits_is_not_lost(node, throttle):
+    node.edit(100, lambda text: text + f"[PENDING]\nscsi0: {DRIVE},ssd=1\nmemory: 4096\n")
+    answer = throttle(iops_rd=5, cpulimit=1)
+    assert answer["ok"] is False and "scsi0" in answer["error"] and "qm pending" in answer["error"]
+    assert node.calls == []
+    node.reply("qm set")
+    assert throttle(cpulimit=1)["changed"] == ["cpulimit"], "which is not in its way"
+
+
+def test_h02_a_configuration_that_is_changed_in_between_is_left_alone(node, throttle):
+    words = "detected modified configuration - file changed by other user? Try again."
+    node.reply("qm set", code=255, stderr=words)
+    answer = throttle(iops_rd=5)
+    assert (answer["ok"], answer["code"], answer["lock"]) == (False, "locked", "changed")
+    assert "changed meanwhile" in answer["error"] and len(node.calls) == 1
+
+
+def test_h20_a_slow_qm_goes_on_without_the_lane(node, ask):
+    node.reply("qm set", slow=True)
+    begun = node.clock.now
+    answer = ask("pve-set-throttle", vmid=100, uuid=UUID, limits={"cpulimit": 1})
+    assert answer == {"ok": True, "pending": True} and node.clock.now - begun < 4
+    assert ask("pve-set-throttle", vmid=100, uuid=UUID, limits={"cpulimit": 2})["code"] == "locked"
+    node.jobs[-1].result = (255, "", "no such luck")
+    node.jobs[-1].end()
+    assert ask("vm-state", vmid=100, uuid=UUID)["task"]["error"] == "no such luck"
 
 
 def test_no_disk(node, ask):
@@ -114,7 +160,7 @@ def test_no_disk(node, ask):
         None, [], {}, "x", {"bps_rd": 5}, {"iops": 5}, {"--scsi0": "x"}, {"cpulimit": -1}, {"cpulimit": 129}, {"cpulimit": 0.001},
         {"cpulimit": "2"}, {"cpulimit": float("nan")}, {"cpulimit": float("inf")}, {"cpulimit": True}, {"cpuunits": 10001},
         {"cpuunits": 1.5}, {"cpuunits": -1}, {"iops_rd": -1}, {"iops_rd": 1.0}, {"iops_rd": "5"}, {"iops_wr": 10**9}, {"iops_rd": True},
-        {"reset": False}, {"reset": True, "cpulimit": 1}, {"reset": 5}, {"cpulimit": 10**400},
+        {"reset": False}, {"reset": True, "cpulimit": -1}, {"reset": 5}, {"reset": 1}, {"cpulimit": 10**400},
     ],
 )  # fmt: skip
 def test_h28_limits(node, ask, limits):

@@ -269,10 +269,10 @@ def test_a_job_that_cannot_start_leaves_no_descriptor(real):
 
 
 def test_h48_a_timeout_in_the_lane_is_unknown(node, ask, monkeypatch):
-    node.reply("qm set", slow=True)
-    answer = ask("pve-set-throttle", vmid=100, uuid=UUID, limits={"cpulimit": 1})
+    node.reply("tc qdisc", slow=True)
+    answer = ask("tc-rate-limit", dev="tap100i0", uuid=UUID, direction="in", rate_kbps=5)
     assert answer["ok"] is False and answer["unknown"] is True
-    assert "the node is busy: qm set did not answer within 5 s" in answer["error"]
+    assert "the node is busy: tc qdisc did not answer within 5 s" in answer["error"]
 
 
 def test_a_slow_set_goes_on_and_is_told_of(node, ask):
