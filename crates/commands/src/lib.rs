@@ -19,6 +19,7 @@ pub mod spaced_json;
 pub mod start;
 pub mod status;
 pub mod stop;
+pub mod throttle;
 pub mod update_gecos;
 
 use anyhow::Context as _;

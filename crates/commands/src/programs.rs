@@ -19,7 +19,7 @@ pub struct Program {
 }
 
 /// All executables, by name.
-pub const PROGRAMS: [Program; 17] = [
+pub const PROGRAMS: [Program; 18] = [
     of::<crate::build_template::BuildTemplateCommand>(
         "blockhost-build-template",
         crate::build_template::main,
@@ -39,6 +39,7 @@ pub const PROGRAMS: [Program; 17] = [
     of::<crate::start::StartCommand>("blockhost-vm-start", crate::start::main),
     of::<crate::status::StatusCommand>("blockhost-vm-status", crate::status::main),
     of::<crate::stop::StopCommand>("blockhost-vm-stop", crate::stop::main),
+    of::<crate::throttle::ThrottleCommand>("blockhost-vm-throttle", crate::throttle::main),
     of::<crate::update_gecos::UpdateGecosCommand>("blockhost-vm-update-gecos", crate::update_gecos::main),
 ];
 

@@ -14,4 +14,5 @@ mod metrics;
 mod non_ascii;
 mod reapply;
 mod support;
+mod throttle;
 mod units;

@@ -41,7 +41,8 @@ pub fn audited_guest_command(
     audited_in_words(ctx, "guest-exec", name, act, words)
 }
 
-fn audited_in_words<T>(
+/// The same, with what the trail says of the result.
+pub fn audited_in_words<T>(
     ctx: &Context<'_>,
     verb: &str,
     name: &VmName,

@@ -273,7 +273,7 @@ fn used(look: &AgentLook, now: i64) -> Option<i64> {
 }
 
 /// A configuration of the API, as far as it proves a VM.
-fn state_of(config: &Value, identity: &Identity) -> VmState {
+pub(super) fn state_of(config: &Value, identity: &Identity) -> VmState {
     let text = |key: &str| config.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
     let uuid = text("smbios1");
     let uuid = uuid.split(',').find_map(|part| part.strip_prefix("uuid="));

@@ -4,6 +4,7 @@
 //! Whether a mock VM is on stands in a field of its record, so that the verbs agree with one another.
 
 use super::Context;
+use super::bandwidth::recorded;
 use super::create::facts::Surroundings;
 use super::create::first_boot::{self, NoTemplate};
 use super::create::holders::Holders;
@@ -14,14 +15,17 @@ use super::metrics::live_records;
 use super::resume::{Expiry, Resumed, record_expiry};
 use super::start::{Started, activate, becomes_active};
 use super::status::Shown;
+use super::throttle::{self, Throttled, record_limits, runs_for_us};
 use crate::host::{clock, replace_file};
 use crate::plan::create_vm::{self, Drawn, Facts, UserData};
 use crate::plan::garbage_collection::{self, is_due_for_destruction, is_due_for_suspension};
 use crate::plan::metrics::{Counters, Metrics, Named, RunState};
+use crate::plan::throttle::LimitRequest;
 use crate::plan::vm_record;
 use crate::store::settings::Broker;
 use crate::store::side_files;
 use crate::value::address::{Ipv6Pool, Ipv6Prefix};
+use crate::value::limits::Limit;
 use crate::value::node_name::NodeName;
 use crate::value::text::StorageId;
 use crate::value::timestamp;
@@ -192,6 +196,37 @@ fn used(ctx: &Context<'_>, record: &VmRecord) -> Named {
         counters: Some(Counters::default()),
         agent_asked: false,
     }
+}
+
+/// See [`super::throttle::throttle`].
+pub fn throttle(ctx: &Context<'_>, name: &VmName, request: &LimitRequest) -> anyhow::Result<Throttled> {
+    let record = ctx.live_record(name)?;
+    runs_for_us(&record)?;
+    anyhow::ensure!(
+        is_on(ctx, &record),
+        "VM {name} is not running, and limits are set on running VMs only; start it with blockhost-vm-start {name}"
+    );
+    let before = recorded(ctx, name)?;
+    let mut after = before;
+    request.changes().for_each(|(limit, value)| after.set(limit, value));
+    record_limits(ctx, name, &after)?;
+    let lines = throttle::confirmations(name, request, |limit| {
+        [&before, &after].map(|limits| limit.in_words(limits.get(limit)))
+    });
+    Ok(Throttled { lines, warnings: Vec::new() })
+}
+
+/// See [`super::throttle::show`].
+pub fn throttle_shown(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<throttle::Shown> {
+    let record = ctx.live_record(name)?;
+    let limits = recorded(ctx, name)?;
+    Ok(throttle::Shown {
+        vmid: record.vmid.get(),
+        is_running: is_on(ctx, &record),
+        limits,
+        words: Limit::ALL.into_iter().map(|limit| (limit, limit.in_words(limits.get(limit)))).collect(),
+        differences: Vec::new(),
+    })
 }
 
 /// See [`super::destroy::destroy`]; `--forget` does the same here.

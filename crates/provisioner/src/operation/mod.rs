@@ -4,6 +4,7 @@
 //! behind a record and proves that it is ours.
 
 pub mod audited;
+pub mod bandwidth;
 pub mod build_template;
 pub mod create;
 pub mod destroy;
@@ -29,6 +30,7 @@ pub mod setup;
 pub mod start;
 pub mod status;
 pub mod stop;
+pub mod throttle;
 pub mod unfinished;
 pub mod update_gecos;
 pub mod vanished;
@@ -66,6 +68,8 @@ pub fn is_wrong_usage(error: &anyhow::Error) -> bool {
     let never_ours = matches!(error.downcast_ref::<Exhausted>(), Some(Exhausted::NotOurs(_)));
     never_ours || error.downcast_ref::<WrongUsage>().is_some()
 }
+
+pub use locked_vm::in_words;
 
 /// What every operation works with.
 pub struct Context<'h> {

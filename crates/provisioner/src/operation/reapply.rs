@@ -3,7 +3,7 @@
 
 use super::create::traces_of_vms;
 use super::network::Isolation;
-use super::{Context, machine, network, node_cloud_init, restore};
+use super::{Context, bandwidth, machine, network, node_cloud_init, restore};
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
 use crate::host::root_agent::AgentError;
@@ -164,5 +164,7 @@ fn one(ctx: &Context<'_>, name: &VmName, deadline: Deadline) -> anyhow::Result<F
     if matches!(isolation, Isolation::NotYet(_)) && deadline.left() > LAST_TRY {
         return Ok(Found::NotYet);
     }
-    Ok(Found::Connected(network::finish(ctx, &node, machine.vmid, machine.record.ipv6, &isolation, deadline)))
+    let mut warnings = network::finish(ctx, &node, machine.vmid, machine.record.ipv6, &isolation, deadline);
+    warnings.extend(bandwidth::put_back(&vm, &machine, deadline));
+    Ok(Found::Connected(warnings))
 }

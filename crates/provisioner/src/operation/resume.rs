@@ -1,8 +1,8 @@
 //! `blockhost-vm-resume`: a suspended VM runs again and keeps what was paid (hazards H12, H41, H49, H50).
 
-use super::Context;
 use super::machine;
 use super::start::run;
+use super::{Context, bandwidth};
 use crate::host::clock::{self, Deadline};
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
@@ -115,6 +115,8 @@ pub fn resume(ctx: &Context<'_>, name: &VmName, expiry: Expiry, dry_run: bool) -
     ctx.host.step("resume.onboot")?;
     let [expires_at, expired_before] = record_expiry(ctx, name, expiry)?;
     ctx.host.step("resume.recorded")?;
+    // Now it is active: a suspended VM's limits are not put back (H51).
+    warnings.extend(bandwidth::put_back(&vm, &machine, deadline));
     Ok(Resumed { was_suspended, was_running, expires_at, expired_before, warnings })
 }
 

@@ -2,7 +2,7 @@
 
 use super::locked_vm::LockedVm;
 use super::machine::{self, Machine};
-use super::{Context, network};
+use super::{Context, bandwidth, network};
 use crate::host::clock::{self, Deadline};
 use crate::host::failpoint;
 use crate::tool::node::Waited;
@@ -43,6 +43,7 @@ pub fn start(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<St
         }
         activate(ctx, name)?;
     }
+    warnings.extend(bandwidth::put_back(&vm, &machine, deadline));
     Ok(Started { was_running, resumed, warnings })
 }
 

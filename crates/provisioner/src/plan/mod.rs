@@ -21,5 +21,6 @@ pub mod substitution;
 pub mod template_image;
 pub mod terraform_json;
 pub mod terraform_settings;
+pub mod throttle;
 pub mod vm_record;
 pub mod yaml_keys;

@@ -11,5 +11,6 @@ pub mod terraform;
 pub mod terraform_events;
 pub mod terraform_files;
 pub mod terraform_state;
+pub mod throttle;
 pub mod virt_customize;
 pub mod vm_state;

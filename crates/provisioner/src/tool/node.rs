@@ -320,7 +320,7 @@ impl Node {
         self.act("snippet-delete", json!({ "name": name.as_str(), "kind": kind }), deadline).map(drop)
     }
 
-    fn forceful(
+    pub(super) fn forceful(
         &self,
         action: &str,
         vmid: Vmid,

@@ -10,6 +10,7 @@ pub mod host_network;
 pub mod identity;
 pub mod json_text;
 pub mod lenient;
+pub mod limits;
 pub mod mac;
 pub mod nearest;
 pub mod node_name;

@@ -1,0 +1,5 @@
+//! `blockhost-vm-throttle`
+
+fn main() -> std::process::ExitCode {
+    commands::throttle::main()
+}
