@@ -73,6 +73,49 @@ fn an_init_that_fails_leaves_the_former_files() {
 }
 
 #[test]
+fn the_provider_comes_from_a_mirror_where_the_registry_cannot_be_reached() {
+    let bare = Bare::new();
+    bare.ok("token");
+    // A host without a way outside, and nothing fetched before.
+    fs::write(
+        bare.0.path("tf.rc"),
+        "disable_checkpoint = true\nprovider_installation {\n  filesystem_mirror {\n    path = \"/nowhere\"\n  }\n}\n",
+    )
+    .unwrap();
+    let _ = fs::remove_dir_all(bare.0.path("var/terraform/.terraform"));
+    let _ = fs::remove_file(bare.0.path("var/terraform/.terraform.lock.hcl"));
+    let mut answers = bare.answers();
+    fails(&bare.step("terraform", &answers), &["terraform init", "failed"]);
+    // What cannot be a mirror is said before anything is written.
+    let before = bare.text("var/terraform/terraform.tfvars");
+    let empty = bare.0.path("srv/empty");
+    fs::create_dir_all(empty.join("registry.terraform.io/bpg/proxmox/0.93.0/darwin_arm64")).unwrap();
+    for (mirror, words) in [
+        (json!("mirror"), ["provider_mirror", "absolute path"]),
+        (
+            json!(bare.0.path("srv/none")),
+            ["srv/none/registry.terraform.io/bpg/proxmox", "terraform providers mirror"],
+        ),
+        (json!(empty), ["srv/empty/registry.terraform.io/bpg/proxmox", "no version for linux_amd64"]),
+    ] {
+        answers["provider_mirror"] = mirror;
+        fails(&bare.step("terraform", &answers), &words);
+        assert_eq!(bare.text("var/terraform/terraform.tfvars"), before);
+    }
+    answers["provider_mirror"] = json!(bare.0.path("mirror"));
+    let answer = bare.step("terraform", &answers);
+    assert_eq!(answer["ok"], true, "{answer}");
+    let provider = "var/terraform/.terraform/providers/registry.terraform.io/bpg/proxmox/0.93.0/linux_amd64";
+    assert!(bare.0.path(provider).exists());
+    assert!(bare.text("var/terraform/.terraform.lock.hcl").contains("bpg/proxmox"));
+    // Without the answer it fails as before, and leaves what works.
+    let lock = bare.text("var/terraform/.terraform.lock.hcl");
+    fails(&bare.step("terraform", &bare.answers()), &["terraform init", "failed"]);
+    assert_eq!(bare.text("var/terraform/.terraform.lock.hcl"), lock);
+    assert!(bare.0.path(provider).exists());
+}
+
+#[test]
 fn h17_files_that_cannot_be_read_are_named_and_not_written_over() {
     for (file, bad, step) in [
         ("var/terraform/terraform.tfvars", "proxmox_node = \"open", "terraform"),

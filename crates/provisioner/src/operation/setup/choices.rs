@@ -43,6 +43,8 @@ pub struct Choices {
     pub terraform_dir: PathBuf,
     /// Whether the wizard's answers name it, and not the configuration.
     pub terraform_dir_is_given: bool,
+    /// A filesystem mirror of the provider, for hosts that cannot reach its registry.
+    pub provider_mirror: Option<PathBuf>,
     /// terraform's folder of the configuration, where there is one: in use until step db_config.
     pub terraform_dir_now: Option<PathBuf>,
     /// Pool of our VMs in Proxmox.
@@ -112,6 +114,7 @@ impl Choices {
             gc_grace_days: given.integer("gc_grace_days", 0, 36_500)?,
             terraform_dir,
             terraform_dir_is_given: given_dir.is_some(),
+            provider_mirror: given.text("provider_mirror")?.map(|text| mirror(&text)).transpose()?,
             terraform_dir_now: settings.as_ref().map(|settings| settings.terraform_dir.clone()),
             pve_pool: match configured {
                 Some(settings) => settings.pve_pool.clone(),
@@ -122,7 +125,7 @@ impl Choices {
 }
 
 /// The answers that are read.
-const KNOWN: [&str; 13] = [
+const KNOWN: [&str; 14] = [
     "node",
     "storage",
     "bridge",
@@ -136,6 +139,7 @@ const KNOWN: [&str; 13] = [
     "gateway",
     "gc_grace_days",
     "terraform_dir",
+    "provider_mirror",
 ];
 
 /// A misspelt answer would be replaced by a default without a word. What else is in the session is of other packages.
@@ -211,6 +215,16 @@ const SYSTEM_FOLDERS: [&str; 14] = [
     "bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "root", "run", "sbin", "sys",
     "usr",
 ];
+
+/// The directory of a mirror. Whether it has the provider is looked at by user blockhost, who will read it.
+fn mirror(text: &str) -> anyhow::Result<PathBuf> {
+    let path = PathBuf::from(text);
+    anyhow::ensure!(
+        path.is_absolute() && !text.chars().any(char::is_control),
+        "provider_mirror {text:?} is not allowed: expected an absolute path"
+    );
+    Ok(path)
+}
 
 fn checked_folder(text: &str) -> anyhow::Result<PathBuf> {
     let path = PathBuf::from(text);

@@ -12,11 +12,15 @@ use crate::store::tfvars::{self, Setting};
 use crate::value::token::{ApiToken, Secret};
 use anyhow::Context as _;
 use serde_json::{Map, Value, json};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The hidden step's name.
 pub const STEP: &str = "terraform-folder";
+/// The provider in a mirror's tree.
+const PROVIDER: &str = "registry.terraform.io/bpg/proxmox";
+const PLATFORM: &str = "linux_amd64";
 /// Downloading the provider is most of it.
 const LIMIT: Duration = Duration::from_secs(280);
 
@@ -42,7 +46,8 @@ pub(super) fn set_up(setup: &Setup<'_>, token: &ApiToken, node: &str) -> anyhow:
         "vmid_start": vmids.start.get(),
         "vmid_end": vmids.end.get(),
     });
-    hand_over(setup, &json!({"token": token.reveal(), "settings": settings}))
+    let mirror = &setup.choices.provider_mirror;
+    hand_over(setup, &json!({"token": token.reveal(), "settings": settings, "mirror": mirror}))
 }
 
 /// Runs the hidden step as user blockhost. A folder whose parent is root's is made first and given to that user; one that
@@ -105,6 +110,8 @@ struct Work {
     token: Secret,
     /// All other values of `terraform.tfvars`; without them only the token is set, and nothing else done.
     settings: Option<Map<String, Value>>,
+    /// Where the provider is taken from in place of its registry.
+    mirror: Option<PathBuf>,
 }
 
 impl Work {
@@ -116,6 +123,7 @@ impl Work {
             folder: text("folder")?.into(),
             token: Secret::new(ApiToken::parse(text("token")?)?.reveal()),
             settings: value["settings"].as_object().cloned(),
+            mirror: value["mirror"].as_str().map(PathBuf::from),
         })
     }
 }
@@ -123,6 +131,9 @@ impl Work {
 /// The hidden step: does what it was handed, with the rights of whoever runs it.
 pub fn run(host: &Host, input: &str) -> anyhow::Result<()> {
     let work = Work::parse(input)?;
+    if let Some(mirror) = &work.mirror {
+        check_mirror(mirror)?;
+    }
     replace_file::make_folder(&work.folder, 0o750)?;
     let files =
         ["terraform.tfvars", "variables.tf.json", "provider.tf.json"].map(|name| work.folder.join(name));
@@ -136,7 +147,7 @@ pub fn run(host: &Host, input: &str) -> anyhow::Result<()> {
         host.step("setup.terraform.variables")?;
         write_json(provider, &terraform_settings::provider(json_file(provider)?), "provider")?;
         host.step("setup.terraform.provider")?;
-        init(host, &work.folder)
+        init(host, &work.folder, work.mirror.as_deref())
     };
     done().map_err(|error| match put_back(&files, &before) {
         Ok(()) => error,
@@ -197,16 +208,48 @@ fn write_json(path: &Path, value: &Value, label: &str) -> anyhow::Result<()> {
     Ok(replace_file::replace(path, format!("{value:#}\n").as_bytes(), PRIVATE, label)?)
 }
 
-fn init(host: &Host, folder: &Path) -> anyhow::Result<()> {
+/// A mirror has a directory for each version with one for each platform, or zip files of them
+/// (`terraform providers mirror DIR` makes the latter). terraform's own words for a mirror that lacks the provider do not
+/// say where it looked.
+fn check_mirror(mirror: &Path) -> anyhow::Result<()> {
+    let provider = mirror.join(PROVIDER);
+    let entries = std::fs::read_dir(&provider).with_context(|| {
+        format!(
+            "provider_mirror: user blockhost cannot read {}; make the mirror with 'terraform providers mirror \
+             -platform=linux_amd64 {}' on a machine with a network",
+            provider.display(),
+            mirror.display()
+        )
+    })?;
+    let fits =
+        |name: &str, path: &Path| name.ends_with(&format!("_{PLATFORM}.zip")) || path.join(PLATFORM).is_dir();
+    let there = entries.flatten().any(|e| fits(&e.file_name().to_string_lossy(), &e.path()));
+    anyhow::ensure!(there, "provider_mirror: {} has no version for {PLATFORM}", provider.display());
+    Ok(())
+}
+
+/// Fetches the provider; from a mirror alone where one is given. terraform does not remember it.
+fn init(host: &Host, folder: &Path, mirror: Option<&Path>) -> anyhow::Result<()> {
+    let mut arguments: Vec<OsString> = ["init", "-input=false", "-no-color"].iter().map(Into::into).collect();
+    if let Some(mirror) = mirror {
+        let mut option = OsString::from("-plugin-dir=");
+        option.push(mirror);
+        arguments.push(option);
+    }
     let program = Program {
         name: "terraform",
-        arguments: ["init", "-input=false", "-no-color"].iter().map(Into::into).collect(),
+        arguments,
         folder,
         environment: vec![("TF_IN_AUTOMATION", "1".into()), ("CHECKPOINT_DISABLE", "1".into())],
         // A stray variable of the caller would fill in what our files leave open.
         without: &["PROXMOX_VE_", "TF_VAR_", "TF_DATA_DIR", "TF_WORKSPACE", "TF_CLI_ARGS"],
     };
-    tracing::info!("terraform init in {} (fetches the provider)", folder.display());
+    match mirror {
+        Some(mirror) => {
+            tracing::info!("terraform init in {} (provider from {})", folder.display(), mirror.display());
+        }
+        None => tracing::info!("terraform init in {} (fetches the provider)", folder.display()),
+    }
     let deadline = Deadline::after(LIMIT);
     run_process::run(&program, Input::Nothing, deadline.left(), &host.interrupt, |_, _| {})
         .and_then(|ended| ended.successful(&program))

@@ -1,0 +1,11 @@
+complete -c blockhost-vm-gc -l grace-days -d 'Days between suspension and destruction [default: gc_grace_days of db.yaml, 7]' -r
+complete -c blockhost-vm-gc -l execute -d 'Suspend and destroy. Without this flag, only list what is due'
+complete -c blockhost-vm-gc -l suspend-only -d 'Suspend expired VMs, destroy nothing'
+complete -c blockhost-vm-gc -l destroy-only -d 'Destroy VMs whose grace period is over, suspend nothing'
+complete -c blockhost-vm-gc -l accept-gap -d 'Destroy even if the last run was more than gc_max_gap_days ago, or is dated in the future'
+complete -c blockhost-vm-gc -l accept-share -d 'Suspend and destroy even if more than gc_max_share of all VMs are due, or the clock is ahead'
+complete -c blockhost-vm-gc -l mock -d 'Use the mock database; the host is not touched'
+complete -c blockhost-vm-gc -s v -l verbose -d 'Print more to stderr; -vv prints everything (RUST_LOG for fine control)'
+complete -c blockhost-vm-gc -s q -l quiet -d 'Print only errors to stderr'
+complete -c blockhost-vm-gc -s h -l help -d 'Print help'
+complete -c blockhost-vm-gc -s V -l version -d 'Print version'
