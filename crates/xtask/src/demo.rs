@@ -38,6 +38,20 @@ pub fn play() -> anyhow::Result<bool> {
     play.show("blockhost-vm-metrics", &["web-1"])?;
     std::thread::sleep(std::time::Duration::from_secs(2));
     play.show("blockhost-vm-metrics", &["web-1"])?;
+    play.title("It uses more than its share, and is limited")?;
+    play.step(
+        "blockhost-vm-throttle",
+        &["web-1", "--cpu-quota", "50", "--iops-read", "500", "--bandwidth-in", "10000"],
+    )?;
+    play.step("blockhost-vm-throttle", &["web-1", "--show"])?;
+    play.title("Somebody else restarts it: CPU and IOPS limits stay, reapply sets the bandwidth again")?;
+    play.step("qm", &["stop", "100"])?;
+    play.step("qm", &["start", "100"])?;
+    play.step("blockhost-provisioner-reapply", &[])?;
+    play.step("blockhost-vm-throttle", &["web-1", "--show"])?;
+    play.step("tc", &["qdisc", "show", "dev", "tap100i0"])?;
+    play.step("blockhost-vm-throttle", &["web-1", "--reset"])?;
+    play.until_the_guest_is_up();
     play.title("The admin panel: stop, start, kill")?;
     play.step("blockhost-vm-stop", &["web-1"])?;
     play.step("blockhost-vm-status", &["web-1"])?;
