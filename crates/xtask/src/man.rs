@@ -64,7 +64,9 @@ fn section<'p>(page: &'p str, title: &str) -> anyhow::Result<&'p str> {
 
 /// `.TH` with the package and no date: a page is as old as its package.
 fn title(name: &str, number: u8) -> String {
-    format!(".TH {} {number} \"\" \"{SOURCE}\" \"BlockHost\"\n", name.to_uppercase().replace('-', "\\-"))
+    // Left: words like long flags leave lines that cannot be filled to both margins.
+    let name = name.to_uppercase().replace('-', "\\-");
+    format!(".TH {name} {number} \"\" \"{SOURCE}\" \"BlockHost\"\n.ad l\n")
 }
 
 /// Without the tables of flags: the options have a section of their own, from the definitions.
