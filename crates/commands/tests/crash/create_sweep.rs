@@ -81,7 +81,7 @@ fn h05_h06_a_create_killed_anywhere_succeeds_when_run_again() {
         if is_over(point) {
             assert!(again.failed().contains("already exists"));
         } else {
-            let result = again.succeeded().result();
+            let result = again.ok().result();
             assert_eq!(result["vmid"], 100);
             assert_eq!(result["ip"], "192.168.122.200");
         }

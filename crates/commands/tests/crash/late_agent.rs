@@ -40,7 +40,7 @@ fn h48_a_power_off_that_is_carried_out_too_late_is_seen() {
     let site = Site::new();
     site.created("web-1");
     site.lab().control().fault("agent.qm-stop", LATE, 1).unwrap();
-    let ended = run(site.destroy("web-1").env("BLOCKHOST_FAULT", SHORT)).succeeded();
+    let ended = run(site.destroy("web-1").env("BLOCKHOST_FAULT", SHORT)).ok();
     asked(&ended);
     assert!(ended.err.contains("did not answer qm-stop within"), "{}", ended.err);
     site.world().must_be(&REFERENCE.web_1_destroyed, "after destroy");
@@ -52,7 +52,7 @@ fn h48_a_deletion_that_is_carried_out_too_late_is_seen() {
     site.created("web-1");
     let control = site.lab().control();
     control.fault("agent.qm-destroy", LATE, 1).unwrap();
-    let ended = run(site.destroy("web-1").env("BLOCKHOST_FAULT", SHORT)).succeeded();
+    let ended = run(site.destroy("web-1").env("BLOCKHOST_FAULT", SHORT)).ok();
     assert!(ended.err.contains("did not answer qm-destroy within"), "{}", ended.err);
     site.world().must_be(&REFERENCE.web_1_destroyed, "after destroy");
 }

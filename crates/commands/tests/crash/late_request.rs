@@ -1,8 +1,8 @@
 //! A clone request that reaches the node after whoever sent it is dead (H57): Proxmox carries it out all the same.
 
-use crate::site::{Site, run, start, wait_until};
+use crate::site::{Site, run, start, until};
 use lab::model::FaultAction;
-use std::process::{Child, Command};
+use std::process::Command;
 
 const CLONE: &str = "api.POST /nodes/*/qemu/*/clone";
 
@@ -15,10 +15,9 @@ fn killed_while_the_clone_is_on_its_way(site: &Site, name: &str, ms: u64) {
 fn killed_at(site: &Site, name: &str, point: &str, fault: FaultAction) {
     let control = site.lab().control();
     control.fault(point, fault, 1).unwrap();
-    let mut create: Child = start(&mut site.create(name));
+    let create = start(&mut site.create(name));
     control.wait_fault(point, crate::site::LONG).unwrap();
-    create.kill().unwrap();
-    create.wait().unwrap();
+    create.kill();
     let folder = site.path(&format!("var/terraform/vms/{name}"));
     for process in std::fs::read_dir("/proc").unwrap().flatten() {
         let is_here = std::fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == folder);
@@ -27,7 +26,7 @@ fn killed_at(site: &Site, name: &str, point: &str, fault: FaultAction) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }
-    wait_until("terraform is gone", || !site.terraform_runs());
+    until("terraform is gone", || !site.terraform_runs());
 }
 
 /// Without the shorter limit that the other tests here have.
@@ -53,20 +52,20 @@ fn h57_a_clone_that_arrives_after_the_undo_is_found_and_removed() {
         let site = Site::new();
         killed_while_the_clone_is_on_its_way(&site, "web-1", 3000);
         // At once: nothing is there yet, and the VM is made under another number.
-        let again = run(&mut plain(site.create("web-1"))).succeeded();
+        let again = run(&mut plain(site.create("web-1"))).ok();
         assert_eq!(
             (&again.result()["vmid"], &again.result()["ip"]),
             (&101.into(), &"192.168.122.200".into())
         );
         assert!(note(&site, 100));
-        wait_until("the late clone is there", || site.guests().contains(&100));
+        until("the late clone is there", || site.guests().contains(&100));
         site.settle();
         let mut next = match who {
             "create" => site.create("web-2"),
             "destroy" => site.destroy("nobody"),
             _ => gc(&site),
         };
-        let said = run(next.env_remove("BLOCKHOST_FAULT")).succeeded();
+        let said = run(next.env_remove("BLOCKHOST_FAULT")).ok();
         assert!(
             said.err.contains("VM web-1 (VMID 100)") && said.err.contains("arrived late"),
             "{who}: {}",
@@ -79,7 +78,7 @@ fn h57_a_clone_that_arrives_after_the_undo_is_found_and_removed() {
         let lines: String = audit.map(|file| std::fs::read_to_string(file.path()).unwrap()).collect();
         assert!(lines.contains("\"verb\":\"remove-late-clone\""), "{lines}");
         // Seen without it for long enough, the number can be used again.
-        run(site.destroy("nobody").env("BLOCKHOST_FAULT", "limit@late-request=0")).succeeded();
+        run(site.destroy("nobody").env("BLOCKHOST_FAULT", "limit@late-request=0")).ok();
         assert!(!note(&site, 100), "{who}");
     }
 }
@@ -88,13 +87,13 @@ fn h57_a_clone_that_arrives_after_the_undo_is_found_and_removed() {
 fn h57_a_stranger_with_a_watched_vmid_is_left_alone() {
     let site = Site::new();
     killed_while_the_clone_is_on_its_way(&site, "web-1", 60_000);
-    run(&mut plain(site.destroy("web-1"))).succeeded();
+    run(&mut plain(site.destroy("web-1"))).ok();
     assert!(note(&site, 100));
     let stranger =
         lab::model::NewGuest { vmid: 100, name: "somebody".into(), running: true, ..Default::default() };
     site.lab().control().add_guest(stranger).unwrap();
     let before = site.lab().control().snapshot().unwrap().guests[&100].clone();
-    run(&mut plain(site.destroy("nobody"))).succeeded();
+    run(&mut plain(site.destroy("nobody"))).ok();
     assert_eq!(site.lab().control().snapshot().unwrap().guests[&100], before);
 }
 
@@ -108,7 +107,7 @@ fn h57_whoever_undoes_the_create_keeps_its_vmid_watched() {
             "destroy" => site.destroy("web-1"),
             _ => gc(&site),
         };
-        run(other.env_remove("BLOCKHOST_FAULT")).succeeded();
+        run(other.env_remove("BLOCKHOST_FAULT")).ok();
         assert_eq!(site.journal_step("web-1"), None, "{who} undoes it");
         assert!(note(&site, 100), "{who}");
     }
@@ -124,8 +123,8 @@ fn h57_a_clone_that_arrives_between_the_two_looks_of_the_undo_is_removed_by_it()
     let destroy = start(&mut plain(site.destroy("web-1")));
     control.wait_fault("agent.vm-state.after", crate::site::LONG).unwrap();
     control.release().unwrap();
-    wait_until("the late clone is there", || site.guests().contains(&100));
-    crate::site::end_of(destroy).succeeded();
+    until("the late clone is there", || site.guests().contains(&100));
+    destroy.wait().ok();
     site.settle();
     assert!(site.guests().is_empty(), "{:?}", site.guests());
 }
@@ -135,14 +134,14 @@ fn h57_a_vmid_whose_clone_is_still_under_way_is_not_given_up_however_late_it_is(
     let site = Site::new();
     killed_while_the_clone_is_on_its_way(&site, "web-1", 1_500);
     site.lab().control().fault("task.qmclone.temporary", FaultAction::Hang, 1).unwrap();
-    run(&mut plain(site.destroy("web-1"))).succeeded();
-    wait_until("the late clone has begun", || site.guests().contains(&100));
-    let said = run(&mut site.destroy("nobody")).succeeded();
+    run(&mut plain(site.destroy("web-1"))).ok();
+    until("the late clone has begun", || site.guests().contains(&100));
+    let said = run(&mut site.destroy("nobody")).ok();
     assert!(said.err.contains("cannot tell yet whether a late request"), "{}", said.err);
     assert!(note(&site, 100) && site.guests().contains(&100));
     site.lab().control().clear_faults().unwrap();
     site.settle();
-    run(&mut site.destroy("nobody")).succeeded();
+    run(&mut site.destroy("nobody")).ok();
     assert!(site.guests().is_empty());
 }
 
@@ -150,15 +149,15 @@ fn h57_a_vmid_whose_clone_is_still_under_way_is_not_given_up_however_late_it_is(
 fn h57_a_start_that_the_node_still_works_on_keeps_the_vmid_of_what_was_undone() {
     let site = Site::new();
     killed_at(&site, "web-1", "task.qmstart", FaultAction::Hang);
-    run(&mut plain(site.destroy("web-1"))).succeeded();
+    run(&mut plain(site.destroy("web-1"))).ok();
     assert!(site.guests().is_empty());
     // Its time is over, and its task is not.
-    run(&mut site.destroy("nobody")).succeeded();
+    run(&mut site.destroy("nobody")).ok();
     assert!(note(&site, 100), "a start that arrives late would start whoever has the VMID by then");
     assert_eq!(site.created("web-2").result()["vmid"], 101);
     site.lab().control().clear_faults().unwrap();
     site.settle();
-    run(&mut site.destroy("nobody")).succeeded();
+    run(&mut site.destroy("nobody")).ok();
     assert!(!note(&site, 100));
     assert_eq!(site.guests(), [101]);
 }
@@ -168,7 +167,7 @@ fn h57_a_clone_whose_answer_was_lost_keeps_its_vmid_watched() {
     for moment in ["before", "after"] {
         let site = Site::new();
         site.lab().control().fault(&format!("{CLONE}.{moment}"), FaultAction::Kill, 1).unwrap();
-        let made = run(&mut plain(site.create("web-1"))).succeeded();
+        let made = run(&mut plain(site.create("web-1"))).ok();
         assert_eq!(made.result()["vmid"], 101, "{moment}: {}", made.err);
         assert!(note(&site, 100), "{moment}");
         assert_eq!(site.guests(), [101], "{moment}");

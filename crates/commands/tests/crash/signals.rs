@@ -1,12 +1,11 @@
 //! SIGTERM and SIGINT: a caller that gives up. What was begun is ended cleanly.
 
 use crate::create_sweep::REFERENCE;
-use crate::site::{Ended, LONG, Site, end_of, run, start, sweep, wait_until};
+use crate::site::{Ended, LONG, Running, Site, run, start, sweep, until};
 use lab::Lab;
 use lab::model::{AgentMode, FaultAction};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fmt;
-use std::process::Child;
 
 #[derive(Debug, Clone, Copy)]
 struct Caller(Signal, u32);
@@ -21,13 +20,13 @@ const CALLERS: [Caller; 3] = [Caller(Signal::TERM, 1), Caller(Signal::INT, 1), C
 
 impl Caller {
     /// Gives up on a command.
-    fn gives_up(self, child: Child) -> Ended {
-        let pid = Pid::from_child(&child);
+    fn gives_up(self, child: Running) -> Ended {
+        let pid = Pid::from_raw(i32::try_from(child.pid()).unwrap()).unwrap();
         for _ in 0..self.1 {
             // After the first the command may have ended.
             let _ = kill_process(pid, self.0);
         }
-        end_of(child)
+        child.wait()
     }
 }
 
@@ -47,12 +46,12 @@ fn a_create_that_is_told_to_end_while_it_queues_takes_nothing() {
         control.wait_fault("task.qmclone.half", LONG).unwrap();
         let before = site.database();
         let second = start(&mut site.create("web-1"));
-        wait_until("it has a ticket", || site.path("run/creates/2").exists());
+        until("it has a ticket", || site.path("run/creates/2").exists());
         interrupted(caller.gives_up(second));
         assert_eq!(site.database(), before);
         assert_eq!(site.journal_step("web-1"), None);
         control.clear_faults().unwrap();
-        end_of(first).succeeded();
+        first.wait().ok();
         site.world().must_be(&REFERENCE.web_2, "after the other create");
     });
 }
@@ -81,7 +80,7 @@ fn h05_a_create_that_is_told_to_end_while_the_guest_boots_is_undone() {
         let empty = site.world();
         let control = site.lab().control();
         let child = start(&mut site.create("web-1"));
-        wait_until("the guest agent is asked", || {
+        until("the guest agent is asked", || {
             control.points().unwrap().iter().any(|point| point.contains("/agent/ping"))
         });
         interrupted(caller.gives_up(child));
@@ -116,7 +115,7 @@ fn a_signal_after_registration_does_not_lose_the_result() {
     control.fault("agent.ip6-route-add.before", FaultAction::Slow { ms: 1500 }, 1).unwrap();
     let child = start(&mut site.create("web-1"));
     control.wait_fault("agent.ip6-route-add.before", LONG).unwrap();
-    Caller(Signal::TERM, 2).gives_up(child).succeeded().result();
+    Caller(Signal::TERM, 2).gives_up(child).ok().result();
     site.world().must_be(&REFERENCE.web_1, "after a create that went on to its result");
     run(&mut site.create("web-1")).failed();
 }

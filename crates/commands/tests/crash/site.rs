@@ -3,18 +3,13 @@
 use crate::world::World;
 use lab::model::FaultAction;
 use lab::{Lab, LabBuilder};
-use std::os::unix::process::ExitStatusExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+pub use test_support::{Ended, LONG, Running, WALLET, run, start, until};
 
-pub const WALLET: &str = "0xAb5801a7D398351b8bE11C439e05C5B3259aeC9B";
 pub const OTHER_WALLET: &str = "0x00000000219ab540356cBB839Cbe05303d7705Fa";
-/// Nothing here is meant to take this long; it only ends a test that would hang.
-pub const LONG: Duration = Duration::from_secs(60);
 
 /// Labs that are as they were when they were new: starting one costs more than most cases.
 static IDLE: Mutex<Vec<(Lab, World)>> = Mutex::new(Vec::new());
@@ -104,7 +99,7 @@ impl Site {
 
     /// A create that must succeed.
     pub fn created(&self, name: &str) -> Ended {
-        run(&mut self.create(name)).succeeded()
+        run(&mut self.create(name)).ok()
     }
 
     /// A create during whose clone the root agent begins to answer every look at a machine with `fault`.
@@ -114,12 +109,12 @@ impl Site {
         let create = start(&mut self.create(name));
         control.wait_fault("provider.create.resize.after", Duration::from_secs(60)).unwrap();
         control.fault("agent.vm-state", fault, 1_000).unwrap();
-        end_of(create)
+        create.wait()
     }
 
     /// A destroy that must succeed.
     pub fn destroyed(&self, name: &str) -> Ended {
-        run(&mut self.destroy(name)).succeeded()
+        run(&mut self.destroy(name)).ok()
     }
 
     /// Everything there is, once nothing moves any more.
@@ -130,7 +125,7 @@ impl Site {
 
     /// Waits until no task runs on the node and no terraform in any folder.
     pub fn settle(&self) {
-        wait_until("tasks and terraforms end", || {
+        until("tasks and terraforms end", || {
             self.lab().control().snapshot().unwrap().tasks_running.is_empty() && !self.terraform_runs()
         });
     }
@@ -176,125 +171,12 @@ impl Drop for Site {
     }
 }
 
-/// How a command ended.
-#[derive(Debug)]
-pub struct Ended {
-    pub code: Option<i32>,
-    pub signal: Option<i32>,
-    pub out: String,
-    pub err: String,
-}
-
-impl From<Output> for Ended {
-    fn from(output: Output) -> Ended {
-        Ended {
-            code: output.status.code(),
-            signal: output.status.signal(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-}
-
-impl Ended {
-    #[track_caller]
-    pub fn succeeded(self) -> Ended {
-        assert_eq!((self.code, self.signal), (Some(0), None), "{self:#?}");
-        self
-    }
-
-    /// Exit 1 with exactly one line that begins with `error:`; gives that line.
-    #[track_caller]
-    pub fn failed(self) -> String {
-        assert_eq!((self.code, self.signal), (Some(1), None), "{self:#?}");
-        let errors: Vec<&str> = self.err.lines().filter(|l| l.starts_with("error: ")).collect();
-        assert_eq!(errors.len(), 1, "{self:#?}");
-        assert!(
-            !self.out.lines().any(|l| l.starts_with('{')),
-            "a failed command printed a result: {self:#?}"
-        );
-        errors[0].to_owned()
-    }
-
-    #[track_caller]
-    pub fn was_killed(self) -> Ended {
-        assert_eq!((self.code, self.signal), (None, Some(9)), "{self:#?}");
-        self
-    }
-
-    /// The two result lines.
-    #[track_caller]
-    pub fn result(&self) -> serde_json::Value {
-        let lines: Vec<&str> = self.out.lines().collect();
-        assert_eq!(lines.len(), 2, "{self:#?}");
-        assert_eq!(lines[0], format!("BLOCKHOST_RESULT: {}", lines[1]));
-        serde_json::from_str(lines[1]).unwrap()
-    }
-}
-
-/// Runs a command to its end.
-pub fn run(command: &mut Command) -> Ended {
-    command.stdin(Stdio::null()).output().unwrap().into()
-}
-
-/// Starts a command whose output is kept.
-pub fn start(command: &mut Command) -> Child {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-/// The end of a started command.
-pub fn end_of(child: Child) -> Ended {
-    child.wait_with_output().unwrap().into()
-}
-
-/// Polls until `done`.
-#[track_caller]
-pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LONG;
-    while !done() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// The points that a command passes, in order, the second passing of `x` as `x:2`.
-pub fn points(site: &Site, mut command: Command) -> Vec<String> {
-    let trace = site.path("trace");
-    run(command.env("BLOCKHOST_FAULT", format!("trace@{}", trace.display()))).succeeded();
-    let text = std::fs::read_to_string(&trace).unwrap();
-    let mut points: Vec<String> = Vec::new();
-    for (at, name) in text.lines().enumerate() {
-        let passed = text.lines().take(at).filter(|earlier| earlier == &name).count();
-        points.push(if passed == 0 { name.to_owned() } else { format!("{name}:{}", passed + 1) });
-    }
-    std::fs::remove_file(&trace).unwrap();
-    points
+/// The points that a command passes, which must succeed ([`test_support::points`]).
+pub fn points(site: &Site, command: Command) -> Vec<String> {
+    test_support::points(&site.path("trace"), command, |ended| drop(ended.ok()))
 }
 
 /// Runs the cases in a few threads and tells about all that failed.
 pub fn sweep<T: Sync + std::fmt::Display>(cases: &[T], one: impl Fn(&T) + Sync) {
-    let next = AtomicUsize::new(0);
-    let failures: Mutex<Vec<String>> = Mutex::default();
-    std::thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| {
-                while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| one(case))) {
-                        let text = panic.downcast_ref::<String>().cloned();
-                        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|t| (*t).to_owned()));
-                        let text = format!("== {case}: {}", text.unwrap_or_default());
-                        failures.lock().unwrap_or_else(PoisonError::into_inner).push(text);
-                    }
-                }
-            });
-        }
-    });
-    let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
-    assert!(
-        failures.is_empty(),
-        "{} of {} cases failed\n{}",
-        failures.len(),
-        cases.len(),
-        failures.join("\n")
-    );
+    test_support::sweep(cases, 3, one);
 }

@@ -1,6 +1,6 @@
 //! A VMID that somebody else takes between our look and the clone (H46).
 
-use crate::site::{Ended, LONG, Site, end_of, run, start, wait_until};
+use crate::site::{Ended, LONG, Site, run, start, until};
 use lab::model::{FaultAction, GuestSnapshot, NewGuest};
 use std::process::Command;
 
@@ -12,7 +12,7 @@ fn overtaken(site: &Site, command: &mut Command, stranger: NewGuest) -> Ended {
     let child = start(command);
     control.wait_fault(point, LONG).unwrap();
     control.add_guest(stranger).unwrap();
-    end_of(child)
+    child.wait()
 }
 
 fn stranger(node: &str) -> NewGuest {
@@ -59,7 +59,7 @@ fn is_untouched(found: &GuestSnapshot, node: &str) {
 fn h46_a_vmid_taken_meanwhile_is_left_alone_and_another_is_used() {
     for node in ["", "pve2"] {
         let site = Site::new();
-        let ended = overtaken(&site, &mut site.create("web-1"), stranger(node)).succeeded();
+        let ended = overtaken(&site, &mut site.create("web-1"), stranger(node)).ok();
         assert_eq!(ended.result()["vmid"], 101, "{node}");
         assert_eq!(ended.result()["ip"], "192.168.122.200", "{node}: the first address was given back");
         assert!(ended.err.contains("trying another VMID"), "{}", ended.err);
@@ -94,7 +94,7 @@ fn h44_h46_what_terraform_says_it_made_is_looked_at_before_it_is_registered() {
         let trace = site.path(if stands_in { "trace-1" } else { "trace-2" });
         let rules = format!("trace@{} sleep@create.applied=3000", trace.display());
         let child = start(site.create("web-1").args(["--guest-timeout", "5"]).env("BLOCKHOST_FAULT", rules));
-        wait_until("terraform is done", || {
+        until("terraform is done", || {
             std::fs::read_to_string(&trace).is_ok_and(|text| text.contains("create.applied"))
         });
         let control = site.lab().control();
@@ -105,7 +105,7 @@ fn h44_h46_what_terraform_says_it_made_is_looked_at_before_it_is_registered() {
         } else {
             "no machine"
         };
-        let error = end_of(child).failed();
+        let error = child.wait().failed();
         assert!(error.contains("terraform reported success, but the node has"), "{error}");
         assert!(error.contains(found), "{error}");
         assert!(site.database()["vms"].as_object().unwrap().is_empty());

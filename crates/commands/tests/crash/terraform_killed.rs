@@ -1,7 +1,7 @@
 //! Terraform killed inside create and destroy, tasks that go on without it, states torn while they were written.
 
 use crate::create_sweep::REFERENCE;
-use crate::site::{LONG, Site, end_of, run, start, sweep, wait_until};
+use crate::site::{LONG, Site, run, start, sweep, until};
 use lab::model::{FaultAction, Power};
 
 const CREATE_STEPS: [&str; 7] = ["clone", "clone-task", "config", "disk", "resize", "start", "agent-wait"];
@@ -91,7 +91,7 @@ fn h05_h07_a_clone_that_takes_long_keeps_its_vmid_until_it_is_over() {
     let mut killed = site.create("web-1");
     run(killed.env("BLOCKHOST_FAULT", "kill@create.terraform")).was_killed();
     control.wait_fault("provider.create.clone.after", LONG).unwrap();
-    wait_until("terraform is gone", || !site.terraform_runs());
+    until("terraform is gone", || !site.terraform_runs());
     let other = site.created("web-2");
     assert_eq!(other.result()["vmid"], 101);
     assert_eq!(other.result()["ip"], "192.168.122.201");
@@ -122,7 +122,7 @@ fn h09_one_that_is_started_while_destroy_deletes_it_is_stopped_again() {
         let child = start(&mut site.destroy("web-1"));
         control.wait_fault(point, LONG).unwrap();
         control.power(100, Power::Running).unwrap();
-        end_of(child).succeeded();
+        child.wait().ok();
         assert_eq!(hits(&site, point), 1, "{point} was not reached");
         site.world().must_be(&REFERENCE.web_1_destroyed, "after destroy");
     });
@@ -167,11 +167,11 @@ fn h02_h58_create_applies_nothing_that_it_has_not_put_there() {
         let trace = site.path("trace");
         let rules = format!("trace@{} sleep@create.applying=1500", trace.display());
         let child = start(site.create("web-1").env("BLOCKHOST_FAULT", rules));
-        wait_until("the apply is next", || {
+        until("the apply is next", || {
             std::fs::read_to_string(&trace).is_ok_and(|text| text.contains("create.applying"))
         });
         std::fs::write(site.path("var/terraform/vms/web-1").join(file), text).unwrap();
-        let error = end_of(child).failed();
+        let error = child.wait().failed();
         assert!(error.contains(file) && error.contains("VM web-1"), "{file}: {error}");
         std::fs::remove_file(&trace).unwrap();
         site.world().must_be(&before, file);

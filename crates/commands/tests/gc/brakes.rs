@@ -1,6 +1,6 @@
 //! A clock that jumped or a broken database must not empty the house (H11).
 
-use crate::support::{Said, Site, Vm, days_from_now, due, expired, paid, read, write};
+use crate::support::{Ended, Report, Site, Vm, days_from_now, due, expired, paid, read, write};
 use chrono::{TimeDelta, Utc};
 use lab::model::{FaultAction, Power};
 use serde_json::json;
@@ -12,8 +12,8 @@ fn site() -> Site {
 
 /// Suspending went on, destroying did not, and what to do is said.
 #[track_caller]
-fn braked(site: &Site, said: Said, words: &[&str]) {
-    let said = said.fails(&["no VM was destroyed"]).says(words);
+fn braked(site: &Site, said: Ended, words: &[&str]) {
+    let said = said.fails_in_part(&["no VM was destroyed"]).says_in_one_line(words);
     assert!(said.out.contains("Suspend: 1 candidate\nDestroy: 1 candidate\n"), "{said:#?}");
     assert!(
         said.out.contains("  over  suspended\n") && said.out.contains("  due  due, but held back: expired "),
@@ -35,7 +35,7 @@ fn h11_a_clock_that_stands_before_the_last_run_destroys_nothing() {
     let note = read(&site.path("var/gc-last-run.json"));
     braked(&site, site.gc(&["--execute"]), &["in the future", "--accept-gap"]);
     assert_eq!(read(&site.path("var/gc-last-run.json")), note, "a clock that is behind is not noted");
-    site.gc(&["--execute"]).fails(&["in the future"]);
+    site.gc(&["--execute"]).fails_in_part(&["in the future"]);
     // An operator has looked: also the next run knows.
     site.gc(&["--execute", "--accept-gap"]).ok();
     site.is_destroyed("due", 101);
@@ -116,14 +116,14 @@ fn h11_the_clock_jumps_both_ways() {
     let fleet: Vec<Vm> = (0..6).map(|n| paid(&format!("paid-{n}"), 100 + n)).collect();
     let site = Site::with(&fleet);
     site.days_pass(365);
-    site.gc(&["--execute"]).fails(&["no VM was suspended", "6 of 6", "--accept-share"]);
+    site.gc(&["--execute"]).fails_in_part(&["no VM was suspended", "6 of 6", "--accept-share"]);
     site.gc(&["--execute", "--accept-share"]).ok();
     assert!(site.guests().len() == 6 && (0..6).all(|n| site.status(&format!("paid-{n}")) == "suspended"));
     site.days_pass(365);
-    site.gc(&["--execute"]).fails(&["no VM was destroyed", "days ago", "--accept-gap"]);
+    site.gc(&["--execute"]).fails_in_part(&["no VM was destroyed", "days ago", "--accept-gap"]);
     assert_eq!(site.guests().len(), 6);
     // Noted by then; the share still brakes.
-    site.gc(&["--execute"]).fails(&["6 of 6", "--accept-share"]);
+    site.gc(&["--execute"]).fails_in_part(&["6 of 6", "--accept-share"]);
     assert_eq!(site.guests().len(), 6);
     site.days_pass(-730);
     site.gc(&["--execute"])
@@ -154,9 +154,9 @@ fn h11_a_large_share_is_braked() {
             continue;
         }
         let count = format!("{due_ones} of {}", due_ones + others);
-        said.fails(&["no VM was destroyed", &count, "gc_max_share", "--accept-share"]);
+        said.fails_in_part(&["no VM was destroyed", &count, "gc_max_share", "--accept-share"]);
         assert_eq!(site.guests().len() as u32, due_ones + others);
-        site.gc(&["--execute", "--accept-gap"]).fails(&["--accept-share"]);
+        site.gc(&["--execute", "--accept-gap"]).fails_in_part(&["--accept-share"]);
         site.gc(&["--execute", "--accept-share"]).ok();
         assert_eq!(site.guests().len() as u32, others);
     }
@@ -168,7 +168,7 @@ fn h11_a_large_share_is_braked() {
                 "status": "destroyed", "expires_at": days_from_now(-90)});
         }
     });
-    site.gc(&["--execute"]).fails(&["4 of 7"]);
+    site.gc(&["--execute"]).fails_in_part(&["4 of 7"]);
     // The share is a setting.
     let yaml = site.path("etc/blockhost/db.yaml");
     write(&yaml, &format!("{}gc_max_share: 0.6\n", read(&yaml)));
@@ -181,9 +181,9 @@ fn h11_the_brakes_accept_each_its_own_flag() {
     let fleet: Vec<Vm> = (0..5).map(|n| due(&format!("due-{n}"), 100 + n)).collect();
     let site = Site::with(&fleet);
     site.note_last_run(-60);
-    site.gc(&["--execute", "--accept-share"]).fails(&["--accept-gap"]);
+    site.gc(&["--execute", "--accept-share"]).fails_in_part(&["--accept-gap"]);
     site.note_last_run(-60);
-    site.gc(&["--execute", "--accept-gap"]).fails(&["--accept-share"]);
+    site.gc(&["--execute", "--accept-gap"]).fails_in_part(&["--accept-share"]);
     assert_eq!(site.guests().len(), 5);
     site.note_last_run(-60);
     site.gc(&["--execute", "--accept-gap", "--accept-share"]).ok();
@@ -195,7 +195,7 @@ fn h11_a_dry_run_says_what_the_brake_would_say() {
     let site = site();
     site.note_last_run(-15);
     let note = read(&site.path("var/gc-last-run.json"));
-    site.gc(&[]).ok().says(&["warning: ", "no VM was destroyed", "--accept-gap"]);
+    site.gc(&[]).ok().says_in_one_line(&["warning: ", "no VM was destroyed", "--accept-gap"]);
     assert_eq!(read(&site.path("var/gc-last-run.json")), note);
 }
 
@@ -212,9 +212,10 @@ fn h11_protected_records_are_never_destroyed_by_gc() {
         assert_eq!(site.status("protected"), "suspended");
         // An operator protects a VM of his own against this very thing (H62).
         site.is_active("active", 101);
-        said.says(&["VM active", "expired, but its record is protected"]);
+        said.says_in_one_line(&["VM active", "expired, but its record is protected"]);
         if word == json!(true) {
-            crate::support::run(site.verb("destroy", &["protected"])).fails(&["protected", "--force"]);
+            crate::support::run(site.verb("destroy", &["protected"]))
+                .fails_in_part(&["protected", "--force"]);
             crate::support::run(site.verb("destroy", &["protected", "--force"])).ok();
             site.is_destroyed("protected", 100);
         }
@@ -239,7 +240,7 @@ fn h10_a_record_without_a_readable_time_is_left_alone() {
         let site =
             Site::with(&[due("odd", 100).with(key, value.clone()), due("due", 101), paid("paid", 102)]);
         let record = site.record("odd");
-        let said = site.gc(&["--execute"]).says(&["odd"]);
+        let said = site.gc(&["--execute"]).says_in_one_line(&["odd"]);
         assert!(said.out.contains("  due  destroyed\n"), "{key} {value}: {said:#?}");
         assert_eq!(site.record("odd"), record, "{key} {value}");
         assert!(site.exists(100), "{key} {value}");
@@ -256,7 +257,7 @@ fn h62_a_clock_ahead_of_the_nodes_suspends_no_small_house() {
         let site = Site::with(&fleet(count));
         site.lab.control().set_clock_ahead(-40 * 86_400 - 60).unwrap();
         let words = format!("{count} of {count} VMs are due at once");
-        let said = site.gc(&["--execute"]).fails(&[
+        let said = site.gc(&["--execute"]).fails_in_part(&[
             "no VM was suspended",
             &words,
             "40 days ahead of the node's",
@@ -268,7 +269,7 @@ fn h62_a_clock_ahead_of_the_nodes_suspends_no_small_house() {
                 && site.guest(100 + n).power == Power::Running)
         );
         // It stays so at the next run, and goes on when the clocks agree again.
-        site.gc(&["--execute"]).fails(&["no VM was suspended"]);
+        site.gc(&["--execute"]).fails_in_part(&["no VM was suspended"]);
         site.lab.control().set_clock_ahead(0).unwrap();
         site.gc(&["--execute"]).ok();
         assert!((0..count).all(|n| site.status(&format!("vm-{n}")) == "suspended"));
@@ -314,8 +315,8 @@ fn h62_a_clock_that_moved_more_than_the_machine_ran_destroys_no_small_house() {
         "1 of 1",
         "the clock has moved 9 days more than this machine has been running",
     ];
-    site.gc(&["--execute"]).fails(&words);
-    site.gc(&["--execute"]).fails(&words);
+    site.gc(&["--execute"]).fails_in_part(&words);
+    site.gc(&["--execute"]).fails_in_part(&words);
     assert_eq!(site.status("over"), "active");
     // An operator has looked: the clock is believed from now on.
     site.gc(&["--execute", "--accept-gap", "--accept-share"]).ok();

@@ -1,6 +1,6 @@
 //! What gc says: counts on stdout byte for byte, flags, exit codes; and that a dry run is dry.
 
-use crate::support::{Site, Vm, due, everything, expired, in_grace, paid, run, write};
+use crate::support::{Report, Site, Vm, due, everything, expired, in_grace, paid, run, write};
 use chrono::Utc;
 use lab::model::FaultAction;
 use serde_json::json;
@@ -41,7 +41,7 @@ fn what_is_due_is_done_and_said() {
             "Suspend: 3 candidates\nDestroy: 1 candidate\n  over-1  suspended\n  over-2  suspended\n  \
              over-and-off  suspended\n  grace-over  destroyed\nDone: 3 suspended, 1 destroyed, 0 failed\n",
         )
-        .says(&["protected", "VM protected"]);
+        .says_in_one_line(&["protected", "VM protected"]);
     for (name, vmid) in [("over-1", 101), ("over-2", 102), ("over-and-off", 103)] {
         site.is_suspended(name, vmid);
         assert_eq!(site.record(name)["beacon_name"], "keep me");
@@ -127,7 +127,8 @@ fn the_grace_period_is_that_of_the_flag_else_of_db_yaml_else_seven_days() {
     ] {
         assert_eq!(counted(&site, arguments), count, "{arguments:?}");
     }
-    let said = site.gc(&["--grace-days", "0"]).ok().says(&["no VM was destroyed", "--accept-share"]);
+    let said =
+        site.gc(&["--grace-days", "0"]).ok().says_in_one_line(&["no VM was destroyed", "--accept-share"]);
     assert!(said.out.contains("Destroy: 10 candidates\n"), "{said:#?}");
     let yaml = site.path("etc/blockhost/db.yaml");
     let text = crate::support::read(&yaml);
@@ -161,12 +162,16 @@ fn one_vms_failure_never_stops_the_others() {
     let strangers = (site.guest(101), site.guest(111));
     let said = site
         .gc(&["--execute"])
-        .fails(&["VM over-1 (VMID 101)", "now belongs to another guest", "found over-1 with another UUID"])
-        .says(&["VM due-1 (VMID 111)", "now belongs to another guest"])
-        .says(&["warning: ", "no-zone"])
-        .says(&["warning: ", "no-status"])
-        .says(&["warning: ", "a-text"])
-        .says(&["error: 2 of 6 VMs could not be handled; see above"]);
+        .fails_in_part(&[
+            "VM over-1 (VMID 101)",
+            "now belongs to another guest",
+            "found over-1 with another UUID",
+        ])
+        .says_in_one_line(&["VM due-1 (VMID 111)", "now belongs to another guest"])
+        .says_in_one_line(&["warning: ", "no-zone"])
+        .says_in_one_line(&["warning: ", "no-status"])
+        .says_in_one_line(&["warning: ", "a-text"])
+        .says_in_one_line(&["error: 2 of 6 VMs could not be handled; see above"]);
     assert!(
         said.out.contains("  over-1  not done\n") && said.out.contains("  due-1  not done\n"),
         "{said:#?}"
@@ -186,12 +191,12 @@ fn a_database_that_cannot_be_read_is_one_error_and_nothing_done() {
     let (database, node) = (site.path("var/vms.json"), site.lab.control().snapshot().unwrap());
     for text in ["", "{\"vms\": {", "[]", "{}"] {
         write(&database, text);
-        let said = site.gc(&["--execute"]).fails(&["vms.json"]);
+        let said = site.gc(&["--execute"]).fails_in_part(&["vms.json"]);
         assert_eq!((said.out.as_str(), said.err.lines().count()), ("", 1), "{said:#?}");
         assert_eq!(crate::support::read(&database), text);
     }
     std::fs::remove_file(&database).unwrap();
-    site.gc(&["--execute"]).fails(&["vms.json", "does not exist"]);
+    site.gc(&["--execute"]).fails_in_part(&["vms.json", "does not exist"]);
     assert_eq!(site.lab.control().snapshot().unwrap(), node);
 }
 
@@ -233,7 +238,7 @@ fn what_would_be_done_says_since_when_it_is_due() {
 fn two_runs_at_once_are_one_run() {
     let site = Site::with(&[expired("over-1", 100)]);
     let first = site.gc_held_at("gc.noted", 8_000, &[]);
-    site.gc(&["--execute"]).fails(&["another gc is running", "gc, PID"]);
+    site.gc(&["--execute"]).fails_in_part(&["another gc is running", "gc, PID"]);
     // Looking is allowed.
     site.gc(&[]).ok();
     drop(first);
@@ -246,7 +251,7 @@ fn sigterm_ends_a_run_and_the_next_one_finishes_it() {
     let site = Site::with(&[expired("over-1", 100), due("due-1", 101), paid("paid", 102)]);
     let running = site.gc_held_at("gc.noted", 300, &[]);
     running.signal(rustix::process::Signal::TERM);
-    let said = running.wait().fails(&["interrupted by a signal"]);
+    let said = running.wait().fails_in_part(&["interrupted by a signal"]);
     assert!(!said.err.contains("panicked"));
     assert!(site.exists(101));
     site.gc(&["--execute"]).ok();
@@ -262,7 +267,7 @@ fn a_full_disk_is_said_and_harms_nobody() {
         if said.code == Some(0) {
             continue;
         }
-        said.fails(&["No space left on device"]);
+        said.fails_in_part(&["No space left on device"]);
         if site.status("due-1") == "destroyed" {
             assert!(!site.exists(101));
         }
@@ -284,5 +289,5 @@ fn the_python_that_reads_stdout_finds_its_counts() {
     // A failure is said also then.
     site.place(&[expired("over-9", 150)]);
     site.lab.control().fault("agent.vm-state", FaultAction::error("no"), 999).unwrap();
-    run(site.verb("gc", &["--execute", "-q"])).fails(&["VM over-9", "no"]);
+    run(site.verb("gc", &["--execute", "-q"])).fails_in_part(&["VM over-9", "no"]);
 }

@@ -1,6 +1,6 @@
 //! gc and resume killed (SIGKILL) at every point that they pass; the next run finishes, and nothing is left over.
 
-use crate::support::{Site, days_from_now, due, expired, in_grace, paid, read, run, until};
+use crate::support::{Report, Site, days_from_now, due, expired, in_grace, paid, read, run, until};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -52,7 +52,12 @@ fn a_clean_up_that_fails_or_hangs_does_not_keep_the_vm() {
         let site = Site::with(&[due("due", 100), paid("paid", 102)]);
         install(&site, ends);
         let said = site.gc(&["--execute"]).ok();
-        said.says(&["warning: VM due", "network mode broker", words, "blockhost-network-hook cleanup due"]);
+        said.says_in_one_line(&[
+            "warning: VM due",
+            "network mode broker",
+            words,
+            "blockhost-network-hook cleanup due",
+        ]);
         site.is_destroyed("due", 100);
         assert!(
             trail(&site).contains("ok, but VM due: the cleanup of network mode broker failed"),
@@ -72,7 +77,7 @@ fn h10_a_renewal_during_the_clean_up_wins() {
         database.display()
     );
     install(&site, &renewal);
-    site.gc(&["--execute"]).ok().says(&["due", "renewed or changed in the meantime"]);
+    site.gc(&["--execute"]).ok().says_in_one_line(&["due", "renewed or changed in the meantime"]);
     assert!(site.exists(100));
     assert_eq!(site.status("due"), "suspended");
 }

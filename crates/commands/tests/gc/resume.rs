@@ -1,6 +1,8 @@
 //! resume: keeps what was paid, refuses tombstones, and takes an error for an error.
 
-use crate::support::{Site, Vm, days_from_now, due, everything, expired, in_grace, paid, read, run, write};
+use crate::support::{
+    Report, Site, Vm, days_from_now, due, everything, expired, in_grace, paid, read, run, write,
+};
 use chrono::{DateTime, TimeDelta, Utc};
 use lab::model::{FaultAction, Power};
 use serde_json::json;
@@ -21,7 +23,7 @@ fn h12_what_was_paid_is_kept() {
         paid("other", 110),
     ]);
     let end = site.renew("paid-year", 400);
-    site.resume(&["paid-year"]).ok().says(&["VM paid-year is active again", "expires at", &end]);
+    site.resume(&["paid-year"]).ok().says_in_one_line(&["VM paid-year is active again", "expires at", &end]);
     assert_eq!(site.record("paid-year")["expires_at"], end, "the paid year was cut");
     site.resume(&["unpaid"]).ok();
     assert_eq!(days_left(&site, "unpaid"), 30);
@@ -41,9 +43,9 @@ fn h12_an_active_vm_is_not_extended_for_nothing() {
     let site =
         Site::with(&[paid("web-1", 100), Vm { running: false, ..paid("web-2", 101) }, expired("web-3", 102)]);
     let ends = ["web-1", "web-2", "web-3"].map(|name| site.record(name)["expires_at"].clone());
-    site.resume(&["web-1"]).ok().says(&["VM web-1 is already active"]);
-    site.resume(&["web-2"]).ok().says(&["VM web-2 was off and is running again"]);
-    site.resume(&["web-3"]).ok().says(&["VM web-3 is already active"]);
+    site.resume(&["web-1"]).ok().says_in_one_line(&["VM web-1 is already active"]);
+    site.resume(&["web-2"]).ok().says_in_one_line(&["VM web-2 was off and is running again"]);
+    site.resume(&["web-3"]).ok().says_in_one_line(&["VM web-3 is already active"]);
     assert_eq!(ends, ["web-1", "web-2", "web-3"].map(|name| site.record(name)["expires_at"].clone()));
     site.is_active("web-2", 101);
     // The flag counts in each case.
@@ -76,8 +78,11 @@ fn h42_a_dry_resume_touches_nothing() {
     let site = Site::with(&[in_grace("web-1", 100), paid("web-2", 101)]);
     let before = everything(&site);
     let calls = site.lab.control().last_call().unwrap();
-    site.resume(&["web-1", "--dry-run"]).ok().says(&["VM web-1 would be started", "expires at"]).prints("");
-    site.resume(&["web-2", "--dry-run", "--extend-days", "3"]).ok().says(&["VM web-2 is active"]);
+    site.resume(&["web-1", "--dry-run"])
+        .ok()
+        .says_in_one_line(&["VM web-1 would be started", "expires at"])
+        .prints("");
+    site.resume(&["web-2", "--dry-run", "--extend-days", "3"]).ok().says_in_one_line(&["VM web-2 is active"]);
     assert!(everything(&site) == before);
     assert_eq!(site.lab.control().last_call().unwrap(), calls);
 }
@@ -92,7 +97,12 @@ fn h12_what_moves_the_end_says_from_where_and_warns_when_it_takes_time_away() {
     let dry = site.resume(&["web-1", "--extend-days", "2", "--dry-run"]).ok();
     assert!(dry.err.contains("would move EARLIER") && days_left(&site, "web-1") == 90, "{dry:#?}");
     let said = site.resume(&["web-1", "--extend-days", "2"]).ok();
-    said.says(&["warning: VM web-1: the expiry moved EARLIER", &before, "88 days less", "--add-days"]);
+    said.says_in_one_line(&[
+        "warning: VM web-1: the expiry moved EARLIER",
+        &before,
+        "88 days less",
+        "--add-days",
+    ]);
     assert_eq!(days_left(&site, "web-1"), 2);
     // More is more, and what is over begins now.
     site.resume(&["web-1", "--add-days", "88"]).ok();
@@ -117,12 +127,17 @@ fn h12_no_end_is_written_that_nobody_can_read() {
         all["vms"]["damaged"]["expires_at"] = json!("soon");
     });
     let before = (site.record("far"), site.record("damaged"));
-    site.resume(&["far", "--add-days", "36500"]).fails(&["VM far", "beyond the year 9999"]);
-    site.resume(&["far", "--add-days", "36500", "--dry-run"]).fails(&["VM far", "beyond the year 9999"]);
+    site.resume(&["far", "--add-days", "36500"]).fails_in_part(&["VM far", "beyond the year 9999"]);
+    site.resume(&["far", "--add-days", "36500", "--dry-run"])
+        .fails_in_part(&["VM far", "beyond the year 9999"]);
     // Counted from now, a day more could be years less.
-    site.resume(&["damaged", "--add-days", "1"]).fails(&["VM damaged", "no readable expires_at", "--until"]);
+    site.resume(&["damaged", "--add-days", "1"]).fails_in_part(&[
+        "VM damaged",
+        "no readable expires_at",
+        "--until",
+    ]);
     assert_eq!((site.record("far"), site.record("damaged")), before);
-    site.resume(&["damaged", "--until", "2090-01-01"]).ok().says(&["before: unknown"]);
+    site.resume(&["damaged", "--until", "2090-01-01"]).ok().says_in_one_line(&["before: unknown"]);
 }
 
 #[test]
@@ -147,7 +162,7 @@ fn wrong_usage_is_exit_code_2() {
         assert_eq!(site.resume(arguments).code, Some(2), "{arguments:?}");
     }
     assert_eq!(site.status("web-1"), "suspended");
-    site.resume(&["nobody"]).fails(&["VM nobody is unknown"]);
+    site.resume(&["nobody"]).fails_in_part(&["VM nobody is unknown"]);
 }
 
 #[test]
@@ -166,7 +181,7 @@ fn h41_a_tombstone_is_not_resumed() {
         .unwrap();
     let before = everything(&site);
     for arguments in [&["web-1"][..], &["web-1", "--extend-days", "30"], &["web-1", "--dry-run"]] {
-        site.resume(arguments).fails(&["VM web-1 was destroyed", "100"]);
+        site.resume(arguments).fails_in_part(&["VM web-1 was destroyed", "100"]);
     }
     assert!(everything(&site) == before);
 }
@@ -192,7 +207,7 @@ fn h49_no_error_becomes_destroyed_and_resume_can_be_run_again() {
         ("qm.start", FaultAction::error("start failed: QEMU exited with code 1"), "QEMU exited"),
     ] {
         control.fault(point, fault, 99).unwrap();
-        site.resume(&["web-1"]).fails(&["VM web-1", word]);
+        site.resume(&["web-1"]).fails_in_part(&["VM web-1", word]);
         assert_eq!(site.record("web-1"), record, "{point}");
         control.clear_faults().unwrap();
     }
@@ -206,13 +221,13 @@ fn h49_no_error_becomes_destroyed_and_resume_can_be_run_again() {
     }
     site.write_as_another(|all| all["vms"]["web-1"] = record.clone());
     control.mount_etc_pve(false).unwrap();
-    site.resume(&["web-1"]).fails(&["VM web-1", "not mounted"]);
+    site.resume(&["web-1"]).fails_in_part(&["VM web-1", "not mounted"]);
     control.mount_etc_pve(true).unwrap();
     control.migrate(100, "pve2").unwrap();
-    site.resume(&["web-1"]).fails(&["VM web-1 (VMID 100)", "on node pve2"]);
+    site.resume(&["web-1"]).fails_in_part(&["VM web-1 (VMID 100)", "on node pve2"]);
     control.migrate(100, "pve").unwrap();
     control.stop_root_agent().unwrap();
-    site.resume(&["web-1"]).fails(&["root-agent.sock", "does not exist"]);
+    site.resume(&["web-1"]).fails_in_part(&["root-agent.sock", "does not exist"]);
     control.restart_root_agent(0).unwrap();
     assert_eq!(site.record("web-1"), record);
     site.resume(&["web-1"]).ok();
@@ -224,7 +239,7 @@ fn h49_a_machine_that_is_gone_is_said_and_its_record_stays() {
     let site = Site::with(&[in_grace("web-1", 100)]);
     let record = site.record("web-1");
     site.lab.control().remove_guest(100).unwrap();
-    site.resume(&["web-1"]).fails(&["VM web-1 (VMID 100)", "the VM no longer exists on the node"]);
+    site.resume(&["web-1"]).fails_in_part(&["VM web-1 (VMID 100)", "the VM no longer exists on the node"]);
     assert_eq!(site.record("web-1"), record);
 }
 
@@ -233,7 +248,7 @@ fn h02_resume_starts_no_stranger() {
     let site = Site::with(&[in_grace("web-1", 100)]);
     site.lab.control().set(100, "smbios1", "uuid=99999999-0000-4000-8000-000000000000").unwrap();
     let (guest, record) = (site.guest(100), site.record("web-1"));
-    site.resume(&["web-1"]).fails(&["VM web-1 (VMID 100)", "now belongs to another guest"]);
+    site.resume(&["web-1"]).fails_in_part(&["VM web-1 (VMID 100)", "now belongs to another guest"]);
     assert_eq!((site.guest(100), site.record("web-1")), (guest, record));
 }
 
@@ -246,9 +261,9 @@ fn h36_what_could_not_be_set_on_the_host_is_a_warning() {
     }
     site.resume(&["web-1"])
         .ok()
-        .says(&["warning: VM web-1", "host route"])
-        .says(&["warning: VM web-1", "isolate port"])
-        .says(&["warning: VM web-1", "not start with the node"]);
+        .says_in_one_line(&["warning: VM web-1", "host route"])
+        .says_in_one_line(&["warning: VM web-1", "isolate port"])
+        .says_in_one_line(&["warning: VM web-1", "not start with the node"]);
     assert_eq!(site.status("web-1"), "active");
     assert!(site.runs(100) && !site.guest(100).onboot);
     // As it says: run again.
@@ -276,13 +291,13 @@ fn a_record_with_an_odd_time_can_be_resumed() {
 fn start_of_a_suspended_vm_depends_on_what_is_paid() {
     let site = Site::with(&[in_grace("web-1", 100), in_grace("web-2", 101)]);
     let start = |arguments: &[&str]| run(site.verb("start", arguments));
-    start(&["web-1"]).fails(&["suspended and expired", "blockhost-vm-resume web-1"]);
+    start(&["web-1"]).fails_in_part(&["suspended and expired", "blockhost-vm-resume web-1"]);
     assert!(!site.runs(100));
     start(&["web-1", "--force"]).ok();
     assert!(site.runs(100));
     assert_eq!(site.status("web-1"), "suspended");
     let end = site.renew("web-2", 30);
-    start(&["web-2"]).ok().says(&["is active again"]);
+    start(&["web-2"]).ok().says_in_one_line(&["is active again"]);
     site.is_active("web-2", 101);
     assert_eq!(site.record("web-2")["expires_at"], end);
 }

@@ -6,12 +6,8 @@ use lab::{Lab, LabBuilder};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
-
-pub const WALLET: &str = "0xAb5801a7D398351b8bE11C439e05C5B3259aeC9B";
-/// Nothing is meant to take this long; it only ends a test that would hang.
-pub const LONG: Duration = Duration::from_secs(60);
+use std::process::Command;
+pub use test_support::{Ended, Running, SOON, WALLET, read, run, start, until, write};
 
 /// A VM that is placed.
 #[derive(Debug, Clone)]
@@ -173,18 +169,18 @@ impl Site {
         command
     }
 
-    pub fn gc(&self, arguments: &[&str]) -> Said {
+    pub fn gc(&self, arguments: &[&str]) -> Ended {
         run(self.verb("gc", arguments))
     }
 
     /// `gc --execute` with fault rules of the debug build.
-    pub fn gc_with(&self, rules: &str, arguments: &[&str]) -> Said {
+    pub fn gc_with(&self, rules: &str, arguments: &[&str]) -> Ended {
         let mut command = self.verb("gc", &[&["--execute"], arguments].concat());
         command.env("BLOCKHOST_FAULT", rules);
         run(command)
     }
 
-    pub fn resume(&self, arguments: &[&str]) -> Said {
+    pub fn resume(&self, arguments: &[&str]) -> Ended {
         run(self.verb("resume", arguments))
     }
 
@@ -334,119 +330,20 @@ impl Site {
     }
 }
 
-/// What a command said, and its exit code (`None`: killed by a signal).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
-    pub code: Option<i32>,
-    pub out: String,
-    pub err: String,
-}
-
-impl From<Output> for Said {
-    fn from(output: Output) -> Said {
-        Said {
-            code: output.status.code(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-}
-
-impl Said {
-    /// Exit code 0, no error.
-    #[track_caller]
-    pub fn ok(self) -> Said {
-        assert_eq!(self.code, Some(0), "{self:#?}");
-        assert!(!self.err.contains("error:"), "{self:#?}");
-        self
-    }
-
-    /// Exit code 1 and an error that holds these words; no panic.
-    #[track_caller]
-    pub fn fails(self, words: &[&str]) -> Said {
-        assert_eq!(self.code, Some(1), "{self:#?}");
-        assert!(self.err.lines().any(|line| line.starts_with("error: ")), "{self:#?}");
-        assert!(!self.err.contains("panicked"), "{self:#?}");
-        self.says(words)
-    }
-
-    /// One line of stderr holds all these words.
-    #[track_caller]
-    pub fn says(self, words: &[&str]) -> Said {
-        let found = self.err.lines().any(|line| words.iter().all(|word| line.contains(word)));
-        assert!(found, "no line holds {words:?}: {self:#?}");
-        self
-    }
-
+/// What gc prints.
+pub trait Report {
     /// stdout, byte for byte; but for since when what is only due has been so.
+    fn prints(self, text: &str) -> Self;
+}
+
+impl Report for Ended {
     #[track_caller]
-    pub fn prints(self, text: &str) -> Said {
+    fn prints(self, text: &str) -> Ended {
         let lines = self.out.lines().map(|line| line.split_once(": expired ").map_or(line, |(what, _)| what));
         let said: String = lines.map(|line| format!("{line}\n")).collect();
         assert_eq!(said, text, "{}", self.err);
         self
     }
-
-    #[track_caller]
-    pub fn was_killed(self) {
-        assert_eq!(self.code, None, "{self:#?}");
-    }
-}
-
-pub fn run(mut command: Command) -> Said {
-    command.stdin(Stdio::null()).output().unwrap().into()
-}
-
-/// In the background.
-pub fn start(mut command: Command) -> Running {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    Running(Some(command.spawn().unwrap()))
-}
-
-/// A command in the background; killed when the test fails.
-pub struct Running(Option<Child>);
-
-impl Running {
-    pub fn is_alive(&mut self) -> bool {
-        self.0.as_mut().unwrap().try_wait().unwrap().is_none()
-    }
-
-    /// Its end.
-    pub fn wait(mut self) -> Said {
-        self.0.take().unwrap().wait_with_output().unwrap().into()
-    }
-
-    pub fn signal(&self, signal: rustix::process::Signal) {
-        let pid = i32::try_from(self.0.as_ref().unwrap().id()).unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-/// Waits until `seen`; fails with `what` when it does not come.
-#[track_caller]
-pub fn until(what: &str, mut seen: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LONG;
-    while !seen() {
-        assert!(Instant::now() < deadline, "did not come: {what}");
-        std::thread::sleep(Duration::from_millis(4));
-    }
-}
-
-pub fn read(path: &Path) -> String {
-    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-pub fn write(path: &Path, text: &str) {
-    std::fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 
 /// All files below a folder with their content, and the node: what a dry run must leave as it is.

@@ -1,6 +1,6 @@
 //! One VM, one operation (H19): gc against resume, start, destroy, create and other writers, on one VM and on many.
 
-use crate::support::{Running, Said, Site, Vm, WALLET, due, expired, in_grace, paid, run, start, until};
+use crate::support::{Ended, Running, Site, Vm, WALLET, due, expired, in_grace, paid, run, start, until};
 use lab::model::Power;
 use std::path::Path;
 
@@ -41,7 +41,7 @@ fn h19_resume_destroy_start_while_gc_destroys_the_vm() {
         let said = other.wait();
         assert_eq!(said.code, code, "{verb}: {said:#?}");
         if code == Some(1) {
-            said.fails(&["VM due was destroyed"]);
+            said.fails_in_part(&["VM due was destroyed"]);
         }
         site.is_destroyed("due", 100);
     }
@@ -60,7 +60,7 @@ fn h19_gc_meets_a_vm_that_somebody_works_on() {
         let busy = site.held_at(point, 6_000, site.verb(verb, &[name]));
         let mut command = site.verb("gc", &["--execute"]);
         command.env("BLOCKHOST_FAULT", "limit@vm-lock=200");
-        run(command).fails(&[&format!("VM {name}"), "another operation is in progress", verb]);
+        run(command).fails_in_part(&[&format!("VM {name}"), "another operation is in progress", verb]);
         site.is_suspended("other", 102);
         busy.wait().ok();
         // What the other operation did stands.
@@ -167,9 +167,9 @@ fn h19_h10_many_at_once_on_many_vms() {
     }
     let create = start(site.verb("create", &["new-1", "--owner-wallet", WALLET, "--apply"]));
     python.wait().ok();
-    let gc: Said = gc.wait();
+    let gc: Ended = gc.wait();
     assert_eq!(gc.code, Some(0), "{gc:#?}");
-    let ended: Vec<Said> = others.into_iter().map(Running::wait).collect();
+    let ended: Vec<Ended> = others.into_iter().map(Running::wait).collect();
     create.wait().ok();
     for n in 0..5 {
         site.is_suspended(&format!("over-{n}"), 100 + n);
@@ -193,7 +193,7 @@ fn h19_h10_many_at_once_on_many_vms() {
             "active" => site.is_active(&late, 130 + n),
             "destroyed" => {
                 site.is_destroyed(&late, 130 + n);
-                resumed.clone().fails(&["was destroyed"]);
+                resumed.clone().fails_in_part(&["was destroyed"]);
             }
             other => panic!("{late}: {other}: {resumed:#?}"),
         }

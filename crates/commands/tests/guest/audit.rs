@@ -1,7 +1,7 @@
 //! The audit trail: one JSON line for each change of a VM, appended, whole, without secrets, and never in the way.
 
 use crate::support::{
-    Said, WALLET, begin, command, edit_database, exec, place, read, set_field, site, snapshot, uuid, vm,
+    Ended, WALLET, begin, command, edit_database, exec, place, read, set_field, site, snapshot, uuid, vm,
     vm_with, write,
 };
 use lab::Lab;
@@ -252,7 +252,7 @@ fn many_processes_at_once_never_mix_their_lines() {
 
 /// The change was made, and the trail is a warning.
 #[track_caller]
-fn only_warned(lab: &Lab, said: Said, words: &str) {
+fn only_warned(lab: &Lab, said: Ended, words: &str) {
     let said = said.ok().says(&["warning: failed to record this change in the audit trail: ", words]);
     assert_eq!(said.err.matches("warning: ").count(), 1, "{said:?}");
     assert_eq!(snapshot(lab).guests[&100].power, lab::model::Power::Running);

@@ -220,10 +220,9 @@ fn h49_a_node_that_cannot_be_asked_is_an_error_and_nothing_more() {
 #[test]
 fn a_signal_to_us_ends_the_wait() {
     let lab = site();
-    let mut running = going_on(&lab, "120", "sleep 100");
-    let pid = rustix::process::Pid::from_raw(i32::try_from(running.child().id()).unwrap()).unwrap();
+    let running = going_on(&lab, "120", "sleep 100");
     let begun = Instant::now();
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    running.terminate();
     let said = running.wait().ends(1);
     assert!(said.out.is_empty() && said.err.starts_with("error: "), "{said:?}");
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());

@@ -1,7 +1,7 @@
 //! update-gecos: what is written, for whom, and that it is read back.
 
 use crate::support::{
-    Said, WALLET, add_user, edit_database, passwd_line, read, replace_guest_program, set_field, site, vm,
+    Ended, WALLET, add_user, edit_database, passwd_line, read, replace_guest_program, set_field, site, vm,
     vm_with,
 };
 use lab::Lab;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const TOKEN: &str = "ABCDEF0123456789abcdef0123456789ABCDEF0123456789abcdef0123456789";
 const LARGEST: &str = "115792089237316195423570985008687907853269984665640564039457584007913129639935";
 
-fn update(lab: &Lab, wallet: &str, id: &str) -> Said {
+fn update(lab: &Lab, wallet: &str, id: &str) -> Ended {
     vm(lab, "update-gecos", &["web-1", wallet, "--nft-id", id])
 }
 

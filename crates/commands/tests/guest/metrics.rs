@@ -2,7 +2,7 @@
 //! (`facts/contract/commands.md#metrics`).
 
 use crate::support::{
-    Said, begin, edit_database, place, read, site, stand_in, until, uuid, vm, vm_with, write,
+    Ended, begin, edit_database, place, read, site, stand_in, until, uuid, vm, vm_with, write,
 };
 use lab::Lab;
 use lab::model::{AgentMode, FaultAction, Figures, NewGuest, Power};
@@ -35,7 +35,7 @@ fn metrics(lab: &Lab) -> Value {
 }
 
 #[track_caller]
-fn read_one(said: Said) -> Value {
+fn read_one(said: Ended) -> Value {
     let said = said.ok();
     assert_eq!(said.out.lines().count(), 1, "{said:?}");
     serde_json::from_str(&said.out).unwrap_or_else(|error| panic!("{error}: {said:?}"))
@@ -413,9 +413,9 @@ fn mock_asks_no_node() {
     let mock = lab.path("mock.json");
     write(&mock, &read(&lab.path("var/vms.json")));
     let before = lab.control().last_call().unwrap();
-    let run = |arguments: &[&str]| -> Said {
+    let run = |arguments: &[&str]| -> Ended {
         let mut command = crate::support::command(&lab, "blockhost-vm-metrics", arguments);
-        command.env("BLOCKHOST_MOCK_DB", &mock).output().unwrap().into()
+        crate::support::run(command.env("BLOCKHOST_MOCK_DB", &mock))
     };
     assert_eq!(read_one(run(&["web-1", "--mock"]))["state"], "running");
     assert_eq!(read_one(run(&["--all", "--mock"]))["name"], "web-1");

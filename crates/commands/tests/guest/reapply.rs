@@ -1,7 +1,7 @@
 //! After a reboot of the node the taps are new and the routes gone: reapply puts back what running VMs of ours lack.
 
 use crate::support::{
-    Said, begin, command, edit_database, ipv6, place, set_field, site, snapshot, stand_in, until, uuid,
+    Ended, begin, command, edit_database, ipv6, place, set_field, site, snapshot, stand_in, until, uuid,
 };
 use lab::Lab;
 use lab::model::{FaultAction, NewGuest, Power};
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 const REAPPLY: &str = "blockhost-provisioner-reapply";
 
-fn reapply(lab: &Lab, rules: &str) -> Said {
-    command(lab, REAPPLY, &[]).env("BLOCKHOST_FAULT", rules).output().unwrap().into()
+fn reapply(lab: &Lab, rules: &str) -> Ended {
+    crate::support::run(command(lab, REAPPLY, &[]).env("BLOCKHOST_FAULT", rules))
 }
 
 fn is_isolated(lab: &Lab, vmid: u32) -> bool {

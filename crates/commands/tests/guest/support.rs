@@ -5,68 +5,8 @@ use lab::model::{NewGuest, Snapshot};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
-
-pub const WALLET: &str = "0xAb5801a7D398351b8bE11C439e05C5B3259aeC9B";
-/// Generous: the machine may be busy.
-pub const SOON: Duration = Duration::from_secs(30);
-
-/// What a command said, and its exit code (`None`: killed by a signal).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
-    pub code: Option<i32>,
-    pub out: String,
-    pub err: String,
-}
-
-impl From<Output> for Said {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code(),
-            out: String::from_utf8_lossy(&output.stdout).into_owned(),
-            err: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
-}
-
-impl Said {
-    /// This exit code.
-    #[track_caller]
-    pub fn ends(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "{self:?}");
-        self
-    }
-
-    /// Exit code 0.
-    #[track_caller]
-    pub fn ok(self) -> Self {
-        self.ends(0)
-    }
-
-    /// Exit code 1, nothing on stdout, and one `error:` line that holds all these words.
-    #[track_caller]
-    pub fn fails(self, words: &[&str]) -> Self {
-        let said = self.ends(1);
-        assert_eq!(said.out, "", "{said:?}");
-        let errors: Vec<&str> = said.err.lines().filter(|line| line.starts_with("error: ")).collect();
-        assert_eq!(errors.len(), 1, "{said:?}");
-        for word in words {
-            assert!(errors[0].contains(word), "{word:?} is not in: {}", errors[0]);
-        }
-        assert!(!said.err.contains("panicked"), "{said:?}");
-        said
-    }
-
-    /// stderr holds all these words.
-    #[track_caller]
-    pub fn says(self, words: &[&str]) -> Self {
-        for word in words {
-            assert!(self.err.contains(word), "{word:?} is not in: {}", self.err);
-        }
-        self
-    }
-}
+use std::process::{Command, Stdio};
+pub use test_support::{Ended, Running, SOON, WALLET, read, run, until, write};
 
 /// A command of the lab with its arguments.
 pub fn command(lab: &Lab, program: &str, arguments: &[&str]) -> Command {
@@ -76,59 +16,25 @@ pub fn command(lab: &Lab, program: &str, arguments: &[&str]) -> Command {
 }
 
 /// `blockhost-vm-VERB ARGUMENTS`, to its end.
-pub fn vm(lab: &Lab, verb: &str, arguments: &[&str]) -> Said {
+pub fn vm(lab: &Lab, verb: &str, arguments: &[&str]) -> Ended {
     vm_with(lab, "", verb, arguments)
 }
 
 /// With rules for the debug build's failpoints.
-pub fn vm_with(lab: &Lab, rules: &str, verb: &str, arguments: &[&str]) -> Said {
+pub fn vm_with(lab: &Lab, rules: &str, verb: &str, arguments: &[&str]) -> Ended {
     let mut command = command(lab, &format!("blockhost-vm-{verb}"), arguments);
-    command.env("BLOCKHOST_FAULT", rules).output().unwrap().into()
+    run(command.env("BLOCKHOST_FAULT", rules))
 }
 
 /// A command in the guest of `web-1`.
-pub fn exec(lab: &Lab, arguments: &[&str]) -> Said {
+pub fn exec(lab: &Lab, arguments: &[&str]) -> Ended {
     vm(lab, "guest-exec", &[&["web-1"], arguments].concat())
 }
 
 /// In the background.
 pub fn begin(lab: &Lab, rules: &str, program: &str, arguments: &[&str]) -> Running {
     let mut command = command(lab, program, arguments);
-    command.env("BLOCKHOST_FAULT", rules).stdout(Stdio::piped()).stderr(Stdio::piped());
-    Running(Some(command.spawn().unwrap()))
-}
-
-/// A command in the background; killed when the test fails.
-pub struct Running(Option<Child>);
-
-impl Running {
-    pub fn child(&mut self) -> &mut Child {
-        self.0.as_mut().unwrap()
-    }
-
-    /// Its end.
-    pub fn wait(mut self) -> Said {
-        self.0.take().unwrap().wait_with_output().unwrap().into()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-/// Waits until `seen`; fails with `what` when it does not come.
-#[track_caller]
-pub fn until(what: &str, mut seen: impl FnMut() -> bool) {
-    let deadline = Instant::now() + SOON;
-    while !seen() {
-        assert!(Instant::now() < deadline, "did not come: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    test_support::start(command.env("BLOCKHOST_FAULT", rules))
 }
 
 /// A node on which nothing takes time, with one running VM of ours, `web-1` (VMID 100), whose user is `admin`.
@@ -201,14 +107,6 @@ pub fn edit_database(lab: &Lab, change: impl FnOnce(&mut Value)) {
 /// Sets a field of a record.
 pub fn set_field(lab: &Lab, name: &str, key: &str, value: Value) {
     edit_database(lab, |all| all["vms"][name][key] = value);
-}
-
-pub fn read(path: &Path) -> String {
-    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-pub fn write(path: &Path, text: &str) {
-    std::fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
 }
 
 /// A program of all guests does this instead.

@@ -2,7 +2,7 @@
 //! (`facts/contract/commands.md#throttle`).
 
 use crate::support::{
-    Said, asked, begin, edit_database, place, read, site, snapshot, stand_in, until, uuid, vm, vm_with, write,
+    Ended, asked, begin, edit_database, place, read, site, snapshot, stand_in, until, uuid, vm, vm_with, write,
 };
 use lab::Lab;
 use lab::model::{FaultAction, NewGuest, Power};
@@ -26,7 +26,7 @@ fn limited() -> Lab {
     lab
 }
 
-fn throttle(lab: &Lab, arguments: &[&str]) -> Said {
+fn throttle(lab: &Lab, arguments: &[&str]) -> Ended {
     vm(lab, "throttle", &[&["web-1"], arguments].concat())
 }
 
@@ -326,7 +326,7 @@ fn h36_bandwidth_is_set_again_by_start_resume_and_reapply() {
     throttle(&lab, &["--bandwidth-in", "1000"]).ok();
 
     restart_by_somebody_else(&lab);
-    let reapply = || -> Said {
+    let reapply = || -> Ended {
         crate::support::command(&lab, "blockhost-provisioner-reapply", &[]).output().unwrap().into()
     };
     reapply().ok();
@@ -439,7 +439,7 @@ fn mock_limits_the_record_alone() {
     let mock = lab.path("mock.json");
     write(&mock, &read(&lab.path("var/vms.json")));
     let before = (lab.control().last_call().unwrap(), read(&lab.path("var/vms.json")));
-    let run = |program: &str, arguments: &[&str]| -> Said {
+    let run = |program: &str, arguments: &[&str]| -> Ended {
         let mut command = crate::support::command(&lab, program, arguments);
         command.arg("--mock").env("BLOCKHOST_MOCK_DB", &mock).output().unwrap().into()
     };

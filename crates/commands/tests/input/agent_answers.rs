@@ -103,14 +103,14 @@ fn h49_an_answer_that_is_none_is_never_an_absence() {
         impostor.answers(move |_| bytes.clone());
         for verb in ["start", "stop", "kill", "destroy"] {
             let ended = vm(&lab, verb, &["vm-1"]);
-            ended.refused_in_one_line(&["vm-1", word]);
+            ended.fails_in_one_line(&["vm-1", word]);
             assert!(impostor.actions().iter().all(|a| a == "vm-state"), "{why}: {:?}", impostor.actions());
         }
         let status = vm(&lab, "status", &["vm-1"]).ok();
-        assert_eq!(status.stdout, "active\n", "{why}: the database's word");
-        assert!(status.stderr.contains("its last known state"), "{why}: {status:?}");
+        assert_eq!(status.out, "active\n", "{why}: the database's word");
+        assert!(status.err.contains("its last known state"), "{why}: {status:?}");
         let list = vm(&lab, "list", &["--live", "--format", "json"]).ok();
-        assert!(list.stdout.contains(r#""status": "active""#), "{why}: {list:?}");
+        assert!(list.out.contains(r#""status": "active""#), "{why}: {list:?}");
     }
     assert_same_content(&host, &host_tree(&lab), "nonsense");
     assert_eq!(node, lab.control().snapshot().unwrap());
@@ -130,10 +130,7 @@ fn h48_a_destroy_whose_agent_talks_nonsense_half_way_keeps_the_record() {
     let mut command = lab.command("blockhost-vm-destroy");
     let ended = run(command.arg("vm-1").env("BLOCKHOST_FAULT", "limit@destroy=4500"));
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(
-        ended.stderr.contains("VM vm-1 (VMID 100)") && ended.stderr.contains("still deleting"),
-        "{ended:?}"
-    );
+    assert!(ended.err.contains("VM vm-1 (VMID 100)") && ended.err.contains("still deleting"), "{ended:?}");
     let db = database(&lab);
     assert_eq!(db["vms"]["vm-1"]["status"], "active");
     assert_eq!(db["allocated_ips"], json!(["192.168.122.200"]));
@@ -152,18 +149,18 @@ fn h23_a_silent_agent_holds_nobody_longer_than_their_limit() {
         let lab = &lab;
         scope.spawn(move || {
             let status = vm(lab, "status", &["vm-1"]).ok();
-            assert_eq!(status.stdout, "active\n");
-            assert!(status.stderr.contains("did not answer"), "{status:?}");
+            assert_eq!(status.out, "active\n");
+            assert!(status.err.contains("did not answer"), "{status:?}");
         });
         // One of the two has the VM's turn and asks; the other waits for the turn, or says whose it is.
         let verbs = ["start", "kill"].map(|verb| scope.spawn(move || vm(lab, verb, &["vm-1"])));
         let ended = verbs.map(|verb| verb.join().unwrap());
-        let asked = ended.iter().filter(|ended| ended.stderr.contains("did not answer")).count();
+        let asked = ended.iter().filter(|ended| ended.err.contains("did not answer")).count();
         assert!(asked >= 1, "{ended:?}");
         for ended in ended {
-            let asked = ended.stderr.contains("did not answer");
+            let asked = ended.err.contains("did not answer");
             let why = if asked { "did not answer" } else { "another operation is in progress" };
-            ended.refused_in_one_line(&["vm-1", why]);
+            ended.fails_in_one_line(&["vm-1", why]);
         }
     });
     assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
@@ -175,17 +172,17 @@ fn no_agent_a_dead_one_and_one_that_may_not_be_asked_are_told_apart() {
     create(&lab, "vm-1", &[]).ok();
     lab.control().stop_root_agent().unwrap();
     let path = lab.path("run/root-agent.sock");
-    vm(&lab, "kill", &["vm-1"]).refused_in_one_line(&["vm-1", "root-agent.sock does not exist"]);
+    vm(&lab, "kill", &["vm-1"]).fails_in_one_line(&["vm-1", "root-agent.sock does not exist"]);
     drop(UnixListener::bind(&path).unwrap());
-    vm(&lab, "kill", &["vm-1"]).refused_in_one_line(&["vm-1", "refuses connections"]);
+    vm(&lab, "kill", &["vm-1"]).fails_in_one_line(&["vm-1", "refuses connections"]);
     std::fs::remove_file(&path).unwrap();
     std::fs::write(&path, "").unwrap();
-    vm(&lab, "kill", &["vm-1"]).refused_in_one_line(&["vm-1", "refuses connections"]);
+    vm(&lab, "kill", &["vm-1"]).fails_in_one_line(&["vm-1", "refuses connections"]);
     std::fs::remove_file(&path).unwrap();
     // A create finds out before terraform makes anything, and gives back what it took.
     let ended = create(&lab, "vm-2", &[]);
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.stderr.contains("root-agent.sock does not exist"), "{ended:?}");
+    assert!(ended.err.contains("root-agent.sock does not exist"), "{ended:?}");
     assert!(!lab.path("var/terraform/vms/vm-2").exists());
     assert_eq!(lab.control().snapshot().unwrap().guests.len(), 2);
     lab.control().restart_root_agent(0).unwrap();
@@ -209,8 +206,8 @@ fn h48_faults_of_every_kind_around_each_action_of_a_create_end_in_a_clear_error_
                 if ended.code == Some(0) {
                     vm(&lab, "destroy", &["vm-1"]).ok();
                 } else {
-                    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{why}: {ended:?}");
-                    let last = ended.stderr.lines().last().unwrap_or_default();
+                    assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""), "{why}: {ended:?}");
+                    let last = ended.err.lines().last().unwrap_or_default();
                     assert!(last.starts_with("error: VM vm-1"), "{why}: {ended:?}");
                     assert!(!lab.path("var/journal/vm-1.json").exists(), "{why}: undone");
                 }

@@ -33,13 +33,13 @@ fn h01_h13_vmids_go_upward_wrap_and_skip_what_exists_on_the_node() {
     let (host, node) = (host_tree(&lab), lab.control().snapshot().unwrap());
     let refused = create(&lab, "vm-5", &[]);
     assert_eq!(refused.code, Some(1), "{refused:?}");
-    assert!(refused.stderr.contains("no VMID is free") && refused.stderr.contains("100-104"), "{refused:?}");
+    assert!(refused.err.contains("no VMID is free") && refused.err.contains("100-104"), "{refused:?}");
     assert_same_content(&host, &host_tree(&lab), "exhausted");
     assert_eq!(node, lab.control().snapshot().unwrap());
     vm(&lab, "destroy", &["vm-1"]).ok();
     assert_eq!(given(create(&lab, "vm-5", &[])).0, 100);
     let wish = create(&lab, "vm-6", &["--vmid", "103"]);
-    wish.refused_in_one_line(&["VMID 103", "exists on the node"]);
+    wish.fails_in_one_line(&["VMID 103", "exists on the node"]);
     assert_eq!(before, strangers(&lab), "strangers are left alone");
 }
 
@@ -62,8 +62,8 @@ fn h13_the_lowest_free_addresses_come_back_and_their_end_is_said() {
     assert_eq!(given(create(&lab, "vm-4", &[])).1, "192.168.122.4");
     let (host, node) = (host_tree(&lab), lab.control().snapshot().unwrap());
     let words = ["IP pool exhausted", "192.168.122.0-192.168.122.4", "3 of 3 addresses", "in use"];
-    vm(&lab, "create", &["vm-5", "--owner-wallet", WALLET]).refused_in_one_line(&words);
-    create(&lab, "vm-5", &[]).refused_in_one_line(&words);
+    vm(&lab, "create", &["vm-5", "--owner-wallet", WALLET]).fails_in_one_line(&words);
+    create(&lab, "vm-5", &[]).fails_in_one_line(&words);
     assert_same_content(&host, &host_tree(&lab), "exhausted");
     assert_eq!(node, lab.control().snapshot().unwrap());
     // Addresses that only the list holds (a live record was dropped by somebody) are held.
@@ -71,7 +71,7 @@ fn h13_the_lowest_free_addresses_come_back_and_their_end_is_said() {
     let mut db = database(&lab);
     db["allocated_ips"].as_array_mut().unwrap().push("192.168.122.3".into());
     std::fs::write(lab.path("var/vms.json"), db.to_string()).unwrap();
-    create(&lab, "vm-5", &[]).refused_in_one_line(&words);
+    create(&lab, "vm-5", &[]).fails_in_one_line(&words);
     // And those that only a record holds, too.
     db["allocated_ips"] = json!([]);
     std::fs::write(lab.path("var/vms.json"), db.to_string()).unwrap();
@@ -110,13 +110,13 @@ fn h13_pools_of_other_shapes() {
     ] {
         set_db(&lab, 100, &taken, &[]);
         let ended = would_get(&lab, &[]).ok();
-        assert!(ended.stdout.contains(&format!(" {next} (if")), "{next}: {ended:?}");
+        assert!(ended.out.contains(&format!(" {next} (if")), "{next}: {ended:?}");
     }
     pool("ip_pool: {network: 10.0.0.0/30, start: '0', end: '3', gateway: '2'}\n");
     set_db(&lab, 100, &[], &[]);
-    assert!(would_get(&lab, &[]).ok().stdout.contains(" 10.0.0.1 (if"));
+    assert!(would_get(&lab, &[]).ok().out.contains(" 10.0.0.1 (if"));
     set_db(&lab, 100, &held(&["10.0.0.1"]), &[]);
-    would_get(&lab, &[]).refused_in_one_line(&[
+    would_get(&lab, &[]).fails_in_one_line(&[
         "IP pool exhausted",
         "10.0.0.0-10.0.0.3",
         "1 of 1 addresses",
@@ -128,20 +128,20 @@ fn h13_pools_of_other_shapes() {
     for next in [json!(5), json!(5000), json!(4_000_000_000_u32), Value::Null] {
         let db = json!({"vms": {}, "next_vmid": next, "allocated_ips": [], "allocated_ipv6": []});
         std::fs::write(lab.path("var/vms.json"), db.to_string()).unwrap();
-        assert!(would_get(&lab, &[]).ok().stdout.contains(" 100 (if"), "{next}");
+        assert!(would_get(&lab, &[]).ok().out.contains(" 100 (if"), "{next}");
     }
     std::fs::write(lab.path("var/vms.json"), r#"{"vms": {}}"#).unwrap();
-    assert!(would_get(&lab, &[]).ok().stdout.contains(" 100 (if"));
+    assert!(would_get(&lab, &[]).ok().out.contains(" 100 (if"));
 
     // IPv6: a prefix shorter than the pool ends it, and its exhaustion is said.
     let broker = lab.path("etc/blockhost/broker-allocation.json");
     std::fs::write(&broker, r#"{"prefix": "2a11::abcd/126", "mode": "manual", "x": 1}"#).unwrap();
     set_db(&lab, 100, &[], &[]);
-    assert!(would_get(&lab, &[]).ok().stdout.contains(" 2a11::abce (if"));
+    assert!(would_get(&lab, &[]).ok().out.contains(" 2a11::abce (if"));
     set_db(&lab, 100, &[], &held(&["2a11::abce"]));
-    assert!(would_get(&lab, &[]).ok().stdout.contains(" 2a11::abcf (if"));
+    assert!(would_get(&lab, &[]).ok().out.contains(" 2a11::abcf (if"));
     set_db(&lab, 100, &[], &held(&["2a11::abce", "2a11:0:0::ABCF"]));
-    would_get(&lab, &[]).refused_in_one_line(&[
+    would_get(&lab, &[]).fails_in_one_line(&[
         "IPv6 pool exhausted",
         "2a11::abcc/126",
         "2 of 2 addresses",
@@ -150,11 +150,11 @@ fn h13_pools_of_other_shapes() {
     std::fs::write(&path, yaml.replace("  start: 2\n  end: 254\n", "  start: 7\n  end: 7\n")).unwrap();
     std::fs::write(&broker, r#"{"prefix": "2a11::/64"}"#).unwrap();
     set_db(&lab, 100, &[], &[]);
-    assert!(would_get(&lab, &[]).ok().stdout.contains(" 2a11::7 (if"));
+    assert!(would_get(&lab, &[]).ok().out.contains(" 2a11::7 (if"));
     std::fs::remove_file(&broker).unwrap();
     let ended = would_get(&lab, &[]).ok();
-    assert!(ended.stdout.lines().any(|l| l.contains("IPv6 address") && l.ends_with("none")), "{ended:?}");
-    would_get(&lab, &["--ipv6", "2a11::7"]).refused_in_one_line(&["no broker-allocation.json"]);
+    assert!(ended.out.lines().any(|l| l.contains("IPv6 address") && l.ends_with("none")), "{ended:?}");
+    would_get(&lab, &["--ipv6", "2a11::7"]).fails_in_one_line(&["no broker-allocation.json"]);
 }
 
 #[test]
@@ -165,8 +165,8 @@ fn h13_what_a_failed_create_took_comes_back() {
         lab.control().fault(point, FaultAction::error("the storage is on fire"), 1).unwrap();
         let ended = create(&lab, "vm-1", &[]);
         lab.control().clear_faults().unwrap();
-        assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{point}: {ended:?}");
-        assert!(ended.stderr.contains("on fire"), "{point}: {ended:?}");
+        assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""), "{point}: {ended:?}");
+        assert!(ended.err.contains("on fire"), "{point}: {ended:?}");
         assert_eq!(before, database(&lab), "{point}");
     }
     let result = create(&lab, "vm-1", &[]).result();

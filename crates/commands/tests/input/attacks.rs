@@ -66,8 +66,8 @@ fn hostile() -> Vec<String> {
 /// Exit 1 or 2, nothing on stdout, a reason that is no panic.
 fn assert_refused(ended: &Ended, what: &str) {
     assert!(matches!(ended.code, Some(1 | 2)), "{what}: {ended:?}");
-    assert_eq!(ended.stdout, "", "{what}: {ended:?}");
-    assert!(ended.stderr.contains("error: ") && !ended.stderr.contains("panicked"), "{what}: {ended:?}");
+    assert_eq!(ended.out, "", "{what}: {ended:?}");
+    assert!(ended.err.contains("error: ") && !ended.err.contains("panicked"), "{what}: {ended:?}");
 }
 
 #[test]
@@ -138,17 +138,17 @@ fn h04_hostile_names_are_refused_by_every_command() {
             assert_refused(&vm(&lab, verb, &["--", &name]), &shown);
         }
         let status = vm(&lab, "status", &["--", &name]).ok();
-        assert_eq!(status.stdout, "unknown\n", "{shown}");
-        assert!(status.stderr.contains("warning: ") && !status.stderr.contains("panicked"), "{status:?}");
+        assert_eq!(status.out, "unknown\n", "{shown}");
+        assert!(status.err.contains("warning: ") && !status.err.contains("panicked"), "{status:?}");
     }
     for word in words {
-        create(&lab, word, &[]).wrong_usage(&[word, "put a letter in it"]);
+        create(&lab, word, &[]).is_wrong_usage(&[word, "put a letter in it"]);
     }
     assert_same(&host, &host_tree(&lab), "refused names");
     assert_eq!(node, lab.control().snapshot().unwrap());
     // Without `--`, --help helps, whatever else is asked.
     let help = vm(&lab, "create", &["--help"]).ok();
-    assert!(help.stdout.contains("Usage:") && !help.stdout.lines().any(|l| l.starts_with('{')));
+    assert!(help.out.contains("Usage:") && !help.out.lines().any(|l| l.starts_with('{')));
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn h03_names_that_share_a_terraform_label_collide() {
     for name in ["a.b", "a--b"] {
         let ended = create(&lab, name, &[]);
         if name == "a.b" {
-            ended.refused_in_one_line(&["VM a.b", "a_b", "VM a-b", "choose another name"]);
+            ended.fails_in_one_line(&["VM a.b", "a_b", "VM a-b", "choose another name"]);
         } else {
             assert_eq!(ended.ok().result()["vmid"], 101, "a__b is another label");
         }
@@ -173,12 +173,12 @@ fn h03_names_that_share_a_terraform_label_collide() {
         "previous_next_vmid": 100, "ipv4": "192.168.122.240", "ipv6": null, "wallet_address": null,
         "began_at": "2026-11-23T00:00:00Z", "pid": 1, "terraform_pid": null, "record": null});
     std::fs::write(lab.path("var/journal/x-y.json"), entry.to_string()).unwrap();
-    create(&lab, "x.y", &[]).refused_in_one_line(&["VM x.y", "x_y", "VM x-y"]);
+    create(&lab, "x.y", &[]).fails_in_one_line(&["VM x.y", "x_y", "VM x-y"]);
     // A destroyed VM's label is free.
     vm(&lab, "destroy", &["a-b"]).ok();
     create(&lab, "a.b", &[]).ok();
     assert_eq!(label("a.b"), "a_b");
-    create(&lab, "a-b", &[]).refused_in_one_line(&["VM a-b", "a_b", "VM a.b"]);
+    create(&lab, "a-b", &[]).fails_in_one_line(&["VM a-b", "a_b", "VM a.b"]);
 }
 
 /// No text of our files holds what terraform would have made of the attack.
@@ -307,7 +307,7 @@ fn wishes_outside_what_is_ours_to_give_are_refused() {
         ("--vmid", "1000", "outside"),
         ("--vmid", "999999999", "outside"),
     ] {
-        create(&lab, "vm-1", &[flag, value]).wrong_usage(&["VM vm-1", flag, word]);
+        create(&lab, "vm-1", &[flag, value]).is_wrong_usage(&["VM vm-1", flag, word]);
     }
     // What somebody has may be free tomorrow.
     for (flag, value, word) in [
@@ -320,11 +320,11 @@ fn wishes_outside_what_is_ours_to_give_are_refused() {
         ("--template-vmid", "8000", "template VM 8000"),
         ("--disk", "1", "cannot shrink"),
     ] {
-        create(&lab, "vm-1", &[flag, value]).refused_in_one_line(&[word]);
+        create(&lab, "vm-1", &[flag, value]).fails_in_one_line(&[word]);
     }
     // Our token may not look at a storage that is not there: terraform finds out, and all is undone.
     let ended = create(&lab, "vm-1", &["--disk-datastore", "nowhere"]);
-    assert!(ended.code == Some(1) && ended.stderr.contains("/storage/nowhere"), "{ended:?}");
+    assert!(ended.code == Some(1) && ended.err.contains("/storage/nowhere"), "{ended:?}");
     assert_eq!(before, database(&lab));
     assert_eq!(node, lab.control().snapshot().unwrap());
     let result =
@@ -346,7 +346,7 @@ fn h27_a_refused_argument_reaches_the_terminal_as_printable_text() {
         ] {
             let ended = vm(&lab, verb, arguments);
             let raw = |c: char| (c.is_control() && c != '\n' && c != '\t') || c == '\u{202e}';
-            assert!(!ended.stderr.contains(raw) && !ended.stdout.contains(raw), "{verb}: {ended:?}");
+            assert!(!ended.err.contains(raw) && !ended.out.contains(raw), "{verb}: {ended:?}");
             assert!(verb == "status" || ended.code == Some(2), "{verb} {arguments:?}: {ended:?}");
         }
     }

@@ -74,7 +74,7 @@ fn judge(shown: Shown, who: &str, asks: bool, ended: &Ended, heard: &Heard, toke
     assert_eq!(heard.connections > 0, asks, "{shown:?}: {who}: {ended:?}");
     assert_eq!(knows(heard, token), asks && is_good, "{shown:?}: {who}: {ended:?}");
     assert!(is_good || heard.bytes.is_empty(), "{shown:?}: {who}: {ended:?}: {heard:?}");
-    for words in [&ended.stdout, &ended.stderr] {
+    for words in [&ended.out, &ended.err] {
         assert!(!words.contains(token.split('=').next_back().unwrap()), "{shown:?}: {who}: {ended:?}");
     }
 }
@@ -98,7 +98,7 @@ fn h31_every_verb_and_terraform_tell_the_token_to_a_good_certificate_alone() {
             let ended = run(&mut terraform(&lab, &name));
             judge(shown, "terraform", true, &ended, &outside.heard(), &token);
             assert_eq!(ended.code == Some(0), is_good, "{shown:?}: {ended:?}");
-            assert!(is_good || ended.stderr.contains("x509"), "{shown:?}: {ended:?}");
+            assert!(is_good || ended.err.contains("x509"), "{shown:?}: {ended:?}");
 
             for (verb, arguments) in VERBS {
                 match *verb {
@@ -117,7 +117,7 @@ fn h31_every_verb_and_terraform_tell_the_token_to_a_good_certificate_alone() {
                     "{shown:?}: {verb}: {ended:?}"
                 );
                 if *verb == "create" && !is_good {
-                    ended.refused_in_one_line(&["cannot reach the Proxmox API", "certificate"]);
+                    ended.fails_in_one_line(&["cannot reach the Proxmox API", "certificate"]);
                 }
             }
             let left: Vec<u32> = lab.control().snapshot().unwrap().guests.keys().copied().collect();

@@ -38,9 +38,9 @@ fn h42_a_dry_run_changes_nothing_at_all() {
         let calls = lab.control().last_call().unwrap();
         for arguments in arguments {
             let ended = vm(&lab, "create", arguments).ok();
-            assert!(ended.stdout.starts_with("Would create VM vm-1:\n"), "{ended:?}");
-            assert!(ended.stdout.contains("--apply"), "{ended:?}");
-            assert_no_result(&ended.stdout);
+            assert!(ended.out.starts_with("Would create VM vm-1:\n"), "{ended:?}");
+            assert!(ended.out.contains("--apply"), "{ended:?}");
+            assert_no_result(&ended.out);
         }
         assert_same(&host, &host_tree(&lab), when);
         assert_eq!(node, lab.control().snapshot().unwrap(), "{when}");
@@ -72,9 +72,9 @@ fn h42_a_refused_dry_run_changes_nothing_either() {
         (&["vm-1", "--no-web3", "--ip", "192.168.122.200"], "taken"),
         (&["vm-1", "--no-web3", "--cloud-init", "none"], "none"),
     ] {
-        vm(&lab, "create", arguments).refused_in_one_line(&[word]);
+        vm(&lab, "create", arguments).fails_in_one_line(&[word]);
     }
-    vm(&lab, "create", &["vm-1"]).wrong_usage(&["--owner-wallet ADDR is required", "--no-web3"]);
+    vm(&lab, "create", &["vm-1"]).is_wrong_usage(&["--owner-wallet ADDR is required", "--no-web3"]);
     assert_same(&host, &host_tree(&lab), "refused dry runs");
     assert_eq!(node, lab.control().snapshot().unwrap());
 }
@@ -103,9 +103,9 @@ fn h42_a_dry_run_needs_no_right_to_write() {
     let ended = run(command.args(["vm-1", "--owner-wallet", WALLET]));
     modes(0o755);
     let ended = ended.ok();
-    assert!(ended.stdout.contains("100 (if still free)"), "{ended:?}");
+    assert!(ended.out.contains("100 (if still free)"), "{ended:?}");
     // Neither can he ask the node, and is told so.
-    let lines: Vec<&str> = ended.stderr.lines().collect();
+    let lines: Vec<&str> = ended.err.lines().collect();
     assert!(lines.iter().all(|line| line.starts_with("warning: ")), "{ended:?}");
     assert!(lines.iter().any(|line| line.contains("not checked against the node")), "{ended:?}");
 }
@@ -122,8 +122,8 @@ fn h42_a_mock_dry_run_writes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let ended =
         run(crate::hammer::mock_command(dir.path(), "create").args(["vm-1", "--no-web3", "--mock"])).ok();
-    assert!(ended.stdout.starts_with("Would create VM vm-1:\n"), "{ended:?}");
-    assert_no_result(&ended.stdout);
+    assert!(ended.out.starts_with("Would create VM vm-1:\n"), "{ended:?}");
+    assert_no_result(&ended.out);
     assert_eq!(dir.path().read_dir().unwrap().count(), 0);
     // With no setting at all the mock database lies below the working folder, and is made only by --apply.
     let default = |arguments: &[&str]| {
@@ -150,6 +150,6 @@ fn h42_no_value_can_forge_a_result_line() {
     std::fs::write(&path, "#cloud-config\nhostname: x\n").unwrap();
     let arguments = ["vm-1", "--no-web3", "--cloud-init-content", path.to_str().unwrap()];
     let ended = vm(&lab, "create", &arguments).ok();
-    let lines: Vec<&str> = ended.stdout.lines().collect();
+    let lines: Vec<&str> = ended.out.lines().collect();
     assert!(!lines.iter().any(|l| l.starts_with('{') || l.starts_with("BLOCKHOST_RESULT")), "{ended:?}");
 }

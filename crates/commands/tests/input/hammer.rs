@@ -1,6 +1,6 @@
 //! Many writers of one database at once: our own processes and a Python program (hazards H13, H16).
 
-use crate::support::{Ended, WALLET, create, database, json, run, vm, wait_until};
+use crate::support::{Ended, WALLET, create, database, json, run, until, vm};
 use lab::Lab;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -118,8 +118,8 @@ fn h16_h13_mock_creates_destroys_and_python_at_once_lose_nothing() {
             while !done.load(Ordering::Relaxed) {
                 json(&path);
                 let list = mock(dir.path(), "list", &["--format", "json"]).ok();
-                assert!(list.stderr.is_empty(), "{list:?}");
-                serde_json::from_str::<Vec<Value>>(&list.stdout).unwrap();
+                assert!(list.err.is_empty(), "{list:?}");
+                serde_json::from_str::<Vec<Value>>(&list.out).unwrap();
                 reads += 1;
             }
             reads
@@ -147,7 +147,7 @@ fn h16_h13_mock_creates_destroys_and_python_at_once_lose_nothing() {
     for python in pythons {
         // Its marks are on our records too, so all must be over before the look.
         let mut python = python;
-        wait_until("the Python writer ends", || python.try_wait().unwrap().is_some());
+        until("the Python writer ends", || python.try_wait().unwrap().is_some());
         assert_eq!(check_writer(python, &json(&path)), 10);
     }
     let db = json(&path);
@@ -175,7 +175,7 @@ fn h16_h13_real_creates_power_changes_destroys_and_python_at_once_lose_nothing()
             let mut rounds = Vec::new();
             while !done.load(Ordering::Relaxed) && rounds.len() < 10 {
                 let mut child = writer(&path, &format!("py-{}", rounds.len()), 2, &[]);
-                wait_until("the Python writer ends", || child.try_wait().unwrap().is_some());
+                until("the Python writer ends", || child.try_wait().unwrap().is_some());
                 rounds.push(child);
             }
             rounds

@@ -9,14 +9,14 @@ fn is_refused(lab: &Lab, arguments: &[&str], words: &[&str]) {
     let (host, node) = (host_tree(lab), lab.control().snapshot().unwrap());
     let hidden = |ended: &Ended| assert!(!format!("{ended:?}").contains(SECRET), "{ended:?}");
     let ended = create(lab, "vm-1", arguments);
-    ended.refused_in_one_line(words);
+    ended.fails_in_one_line(words);
     hidden(&ended);
     let mut loud = arguments.to_vec();
     loud.push("-vv");
     hidden(&create(lab, "vm-1", &loud));
     let mut dry = vec!["vm-1", "--owner-wallet", crate::support::WALLET];
     dry.extend(arguments);
-    vm(lab, "create", &dry).refused_in_one_line(words);
+    vm(lab, "create", &dry).fails_in_one_line(words);
     assert_same(&host, &host_tree(lab), &format!("{words:?}"));
     assert_eq!(node, lab.control().snapshot().unwrap());
 }

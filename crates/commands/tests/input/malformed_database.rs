@@ -64,17 +64,20 @@ fn h17_a_corrupt_database_is_named_with_its_place_and_never_written_over() {
             scope.spawn(move || {
                 let case = Case::new(lab, bytes);
                 let file = case.path().display().to_string();
-                case.vm(lab, "create", &["vm-1", "--owner-wallet", WALLET, "--apply"])
-                    .refused_in_one_line(&[&file, word, "left unchanged"]);
+                case.vm(lab, "create", &["vm-1", "--owner-wallet", WALLET, "--apply"]).fails_in_one_line(&[
+                    &file,
+                    word,
+                    "left unchanged",
+                ]);
                 for verb in ["start", "stop", "destroy"] {
-                    case.vm(lab, verb, &["vm-1"]).refused_in_one_line(&[&file, word]);
+                    case.vm(lab, verb, &["vm-1"]).fails_in_one_line(&[&file, word]);
                 }
-                let status = case.vm(lab, "status", &["vm-1"]).ok();
-                assert_eq!(status.stdout, "unknown\n", "{why}");
-                assert!(status.stderr.contains(&file) && status.stderr.contains(word), "{why}: {status:?}");
-                let list = case.vm(lab, "list", &["--format", "json"]).ok();
-                assert_eq!(list.stdout, "[]\n", "{why}");
-                assert!(list.stderr.contains(&file) && list.stderr.contains(word), "{why}: {list:?}");
+                let status = case.vm(lab, "status", &["vm-1"]).ends(0);
+                assert_eq!(status.out, "unknown\n", "{why}");
+                assert!(status.err.contains(&file) && status.err.contains(word), "{why}: {status:?}");
+                let list = case.vm(lab, "list", &["--format", "json"]).ends(0);
+                assert_eq!(list.out, "[]\n", "{why}");
+                assert!(list.err.contains(&file) && list.err.contains(word), "{why}: {list:?}");
                 assert_eq!(&std::fs::read(case.path()).unwrap(), bytes, "{why}");
             });
         }
@@ -102,10 +105,10 @@ fn h17_wrong_types_beside_the_records_stop_a_create_and_change_nothing() {
             scope.spawn(move || {
                 let case = Case::new(lab, text.as_bytes());
                 let file = case.path().display().to_string();
-                case.vm(lab, "create", &["vm-1", "--no-web3"]).refused_in_one_line(&[&file, key]);
-                case.vm(lab, "create", &["vm-1", "--no-web3", "--apply"]).refused_in_one_line(&[&file, key]);
+                case.vm(lab, "create", &["vm-1", "--no-web3"]).fails_in_one_line(&[&file, key]);
+                case.vm(lab, "create", &["vm-1", "--no-web3", "--apply"]).fails_in_one_line(&[&file, key]);
                 assert_eq!(std::fs::read_to_string(case.path()).unwrap(), text);
-                assert_eq!(case.vm(lab, "list", &["--json"]).ok().stdout, "[]\n", "{text}");
+                assert_eq!(case.vm(lab, "list", &["--json"]).ends(0).out, "[]\n", "{text}");
             });
         }
     });
@@ -113,18 +116,18 @@ fn h17_wrong_types_beside_the_records_stop_a_create_and_change_nothing() {
 
 fn loss(lab: &Lab, words: &[&str]) {
     let (host, node) = (host_tree(lab), lab.control().snapshot().unwrap());
-    create(lab, "vm-2", &[]).refused_in_one_line(words);
+    create(lab, "vm-2", &[]).fails_in_one_line(words);
     assert!(!lab.path("var/vms.json").exists(), "an empty database hides a loss");
     assert_same_content(&host, &host_tree(lab), "a lost database");
     assert_eq!(node, lab.control().snapshot().unwrap());
-    let status = vm(lab, "status", &["vm-1"]).ok();
-    assert_eq!(status.stdout, "unknown\n");
-    assert!(status.stderr.contains("does not exist"), "{status:?}");
-    let list = vm(lab, "list", &[]).ok();
-    assert_eq!(list.stdout, "NAME\tSTATUS\tIP\tCREATED\n");
-    assert!(list.stderr.contains("does not exist"), "{list:?}");
+    let status = vm(lab, "status", &["vm-1"]).ends(0);
+    assert_eq!(status.out, "unknown\n");
+    assert!(status.err.contains("does not exist"), "{status:?}");
+    let list = vm(lab, "list", &[]).ends(0);
+    assert_eq!(list.out, "NAME\tSTATUS\tIP\tCREATED\n");
+    assert!(list.err.contains("does not exist"), "{list:?}");
     for verb in ["start", "stop", "kill", "destroy"] {
-        vm(lab, verb, &["vm-1"]).refused_in_one_line(&["vms.json", "does not exist"]);
+        vm(lab, verb, &["vm-1"]).fails_in_one_line(&["vms.json", "does not exist"]);
     }
 }
 
@@ -194,17 +197,17 @@ fn h17_a_malformed_journal_entry_stops_creates_and_its_vm_and_stays() {
         std::fs::write(&entry, &text).unwrap();
         let (host, node) = (host_tree(&lab), lab.control().snapshot().unwrap());
         let refused = create(&lab, "vm-2", &[]);
-        refused.refused_in_one_line(&["journal", word]);
+        refused.fails_in_one_line(&["journal", word]);
         if file == "vm-9.json" {
-            create(&lab, "vm-9", &[]).refused_in_one_line(&["journal", word]);
-            vm(&lab, "destroy", &["vm-9"]).refused_in_one_line(&["journal", word]);
+            create(&lab, "vm-9", &[]).fails_in_one_line(&["journal", word]);
+            vm(&lab, "destroy", &["vm-9"]).fails_in_one_line(&["journal", word]);
         }
         assert_same_content(&host, &host_tree(&lab), word);
         assert_eq!(node, lab.control().snapshot().unwrap(), "{word}");
         // Others go on.
         vm(&lab, "kill", &["vm-1"]).ok();
         vm(&lab, "start", &["vm-1"]).ok();
-        assert_eq!(vm(&lab, "status", &["vm-1"]).ok().stdout, "active\n");
+        assert_eq!(vm(&lab, "status", &["vm-1"]).ok().out, "active\n");
         assert_eq!(std::fs::read_to_string(&entry).unwrap(), text);
         std::fs::remove_file(&entry).unwrap();
     }
@@ -258,31 +261,31 @@ fn h17_one_bad_record_never_stops_work_on_the_others() {
     with_records(&path, &usable);
     let before = database(&lab);
 
-    let list = vm(&lab, "list", &["--format", "json"]).ok();
-    let names: Vec<Value> = serde_json::from_str::<Vec<Value>>(&list.stdout).unwrap();
+    let list = vm(&lab, "list", &["--format", "json"]).ends(0);
+    let names: Vec<Value> = serde_json::from_str::<Vec<Value>>(&list.out).unwrap();
     let names: Vec<&str> = names.iter().map(|row| row["name"].as_str().unwrap()).collect();
     let expected: Vec<&str> =
         ["good-1"].into_iter().chain(partly.iter().chain(&usable).map(|(n, _)| *n)).collect();
     assert_eq!(names, expected);
     for (name, _) in &unusable {
-        assert!(list.stderr.contains(&format!("record \"{name}\"")), "{name}: {list:?}");
+        assert!(list.err.contains(&format!("record \"{name}\"")), "{name}: {list:?}");
         for verb in ["start", "stop", "kill", "destroy"] {
             let ended = vm(&lab, verb, &[name]);
-            ended.refused_in_one_line(&["vms.json", &format!("record \"{name}\"")]);
+            ended.fails_in_one_line(&["vms.json", &format!("record \"{name}\"")]);
         }
         let status = vm(&lab, "status", &[name]).ok();
-        assert_eq!(status.stdout, "unknown\n");
-        assert!(status.stderr.contains("vms.json") && status.stderr.contains(name), "{status:?}");
+        assert_eq!(status.out, "unknown\n");
+        assert!(status.err.contains("vms.json") && status.err.contains(name), "{status:?}");
     }
     for (name, _) in &partly {
-        vm(&lab, "stop", &[name]).refused_in_one_line(&["vms.json", &format!("record \"{name}\"")]);
+        vm(&lab, "stop", &[name]).fails_in_one_line(&["vms.json", &format!("record \"{name}\"")]);
     }
 
     vm(&lab, "kill", &["good-1"]).ok();
     vm(&lab, "start", &["good-1"]).ok();
     let made = create(&lab, "good-2", &[]).ok();
     for (name, _) in unusable.iter().chain(partly.iter().filter(|(name, _)| name.contains("vmid"))) {
-        assert!(made.stderr.contains(&format!("record \"{name}\"")), "{name}: {made:?}");
+        assert!(made.err.contains(&format!("record \"{name}\"")), "{name}: {made:?}");
     }
     // What a bad record holds is still held: its VMID and address go to nobody else.
     let result = made.result();
@@ -293,7 +296,7 @@ fn h17_one_bad_record_never_stops_work_on_the_others() {
         assert_eq!(after["vms"][*name].to_string(), before["vms"][*name].to_string(), "{name}");
     }
     assert_eq!(after["vms"]["good-1"]["status"], "destroyed");
-    assert!(list.stderr.lines().all(|line| line.starts_with("warning: ")), "{list:?}");
+    assert!(list.err.lines().all(|line| line.starts_with("warning: ")), "{list:?}");
 }
 
 #[test]

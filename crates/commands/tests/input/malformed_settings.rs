@@ -22,9 +22,9 @@ fn put(path: &Path, content: Option<&[u8]>) {
 /// A create is refused with these words, and nothing changes on host and node.
 fn refused(lab: &Lab, why: &str, words: &[&str]) {
     let (host, node) = (host_tree(lab), lab.control().snapshot().unwrap());
-    create(lab, "vm-1", &[]).refused_in_one_line(words);
+    create(lab, "vm-1", &[]).fails_in_one_line(words);
     // Without --apply the same is known.
-    vm(lab, "create", &["vm-1", "--owner-wallet", crate::support::WALLET]).refused_in_one_line(words);
+    vm(lab, "create", &["vm-1", "--owner-wallet", crate::support::WALLET]).fails_in_one_line(words);
     assert_same(&host, &host_tree(lab), why);
     assert_eq!(node, lab.control().snapshot().unwrap(), "{why}");
 }
@@ -67,19 +67,19 @@ fn h17_db_yaml_malformed_as_a_whole_stops_every_command() {
         with_file(&path, content, || {
             let (host, node) = (host_tree(&lab), lab.control().snapshot().unwrap());
             for verb in ["start", "stop", "kill", "destroy"] {
-                vm(&lab, verb, &["vm-0"]).refused_in_one_line(&["db.yaml", word]);
+                vm(&lab, verb, &["vm-0"]).fails_in_one_line(&["db.yaml", word]);
             }
-            create(&lab, "vm-1", &[]).refused_in_one_line(&["db.yaml", word]);
-            let status = vm(&lab, "status", &["vm-0"]).ok();
-            assert_eq!(status.stdout, "unknown\n", "{why}");
-            assert!(status.stderr.contains("db.yaml") && status.stderr.contains(word), "{why}: {status:?}");
+            create(&lab, "vm-1", &[]).fails_in_one_line(&["db.yaml", word]);
+            let status = vm(&lab, "status", &["vm-0"]).ends(0);
+            assert_eq!(status.out, "unknown\n", "{why}");
+            assert!(status.err.contains("db.yaml") && status.err.contains(word), "{why}: {status:?}");
             for (arguments, empty) in
                 [(&["--format", "json"][..], "[]\n"), (&[][..], "NAME\tSTATUS\tIP\tCREATED\n")]
             {
-                let list = vm(&lab, "list", arguments).ok();
-                assert_eq!(list.stdout, empty, "{why}");
-                assert!(list.stderr.contains("db.yaml") && list.stderr.contains(word), "{why}: {list:?}");
-                assert_eq!(list.stderr.lines().count(), 1, "{why}: {list:?}");
+                let list = vm(&lab, "list", arguments).ends(0);
+                assert_eq!(list.out, empty, "{why}");
+                assert!(list.err.contains("db.yaml") && list.err.contains(word), "{why}: {list:?}");
+                assert_eq!(list.err.lines().count(), 1, "{why}: {list:?}");
             }
             assert_same(&host, &host_tree(&lab), why);
             assert_eq!(node, lab.control().snapshot().unwrap(), "{why}");
@@ -87,7 +87,7 @@ fn h17_db_yaml_malformed_as_a_whole_stops_every_command() {
     }
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
-    vm(&lab, "stop", &["vm-0"]).refused_in_one_line(&["db.yaml", "directory"]);
+    vm(&lab, "stop", &["vm-0"]).fails_in_one_line(&["db.yaml", "directory"]);
     std::fs::remove_dir(&path).unwrap();
     std::fs::write(&path, whole).unwrap();
     vm(&lab, "stop", &["vm-0"]).ok();
@@ -216,7 +216,7 @@ fn h17_h30_tfvars_token_and_provider_file() {
     ] {
         with_file(&path, Some(content.as_bytes()), || {
             refused(&lab, "pve-token", &["pve-token", "user@realm!name=secret"]);
-            let shown = create(&lab, "vm-1", &["-vv"]).stderr;
+            let shown = create(&lab, "vm-1", &["-vv"]).err;
             assert!(!shown.contains(secret), "{shown}");
         });
     }
@@ -301,7 +301,7 @@ fn h17_broker_web3_engine_and_network_modes() {
         refused(&lab, "several", &[&place, "several", "broker, manual", "--network-mode"]);
         vm(&lab, "create", &["vm-1", "--no-web3", "--network-mode", "manual"]).ok();
         let other = vm(&lab, "create", &["vm-1", "--no-web3", "--network-mode", "none", "--apply"]);
-        other.refused_in_one_line(&["none", "broker, manual"]);
+        other.fails_in_one_line(&["none", "broker, manual"]);
     });
     with_file(&modes.join("broker.json"), None, || {
         with_file(&modes.join("a b.json"), Some(b"{}"), || refused(&lab, "odd name", &[&place, "a b"]));
@@ -313,7 +313,7 @@ fn h17_broker_web3_engine_and_network_modes() {
         let words = [link.display().to_string(), "dangling link".to_string()];
         refused(&lab, "dangling", &[&words[0], &words[1]]);
         let named = vm(&lab, "create", &["vm-1", "--no-web3", "--network-mode", "broker", "--apply"]);
-        named.refused_in_one_line(&[&words[0], &words[1]]);
+        named.fails_in_one_line(&[&words[0], &words[1]]);
         std::fs::remove_file(&link).unwrap();
     });
     let aside: PathBuf = etc.join("aside");
@@ -322,7 +322,7 @@ fn h17_broker_web3_engine_and_network_modes() {
     refused(&lab, "a file", &[&place, "Not a directory"]);
     std::fs::remove_file(&modes).unwrap();
     let wanted = ["vm-1", "--no-web3", "--network-mode", "broker", "--apply"];
-    vm(&lab, "create", &wanted).refused_in_one_line(&[&place, "does not exist"]);
+    vm(&lab, "create", &wanted).fails_in_one_line(&[&place, "does not exist"]);
     std::fs::rename(&aside, &modes).unwrap();
     create(&lab, "vm-1", &[]).ok();
 }
@@ -337,7 +337,7 @@ fn a_file_of_the_current_folder_steers_nothing_unless_it_is_asked_for() {
         if dev {
             command.env("BLOCKHOST_DEV", "1");
         }
-        run(&mut command).ok().stderr
+        run(&mut command).ends(0).err
     };
     assert!(list(false).contains("no-etc/db.yaml does not exist"), "{}", list(false));
     assert!(list(true).contains("/dev/null"), "{}", list(true));
@@ -368,7 +368,7 @@ fn h31_an_unchecked_certificate_off_loopback_is_refused_by_every_verb_before_a_b
         ] {
             let ended = vm(&lab, arguments[0], &arguments[1..]);
             // A destroy may do without the API.
-            let refused = ended.code == Some(1) && ended.stderr.contains("unchecked certificate");
+            let refused = ended.code == Some(1) && ended.err.contains("unchecked certificate");
             assert!(refused || arguments[0] == "destroy" && ended.code == Some(0), "{insecure}: {ended:?}");
         }
         if let Ok(listener) = &listener {

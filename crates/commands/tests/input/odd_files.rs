@@ -86,7 +86,7 @@ fn h23_whatever_stands_in_the_place_of_a_file_we_read_is_refused_at_once() {
                     took < Duration::from_secs(30),
                     "{verb} with a {kind} at {shown} took {took:?}: {ended:?}"
                 );
-                assert!(!ended.stderr.contains("panicked"), "{verb} with a {kind} at {shown}: {ended:?}");
+                assert!(!ended.err.contains("panicked"), "{verb} with a {kind} at {shown}: {ended:?}");
             }
             std::fs::remove_file(path).ok();
             if there {

@@ -107,23 +107,20 @@ fn h16_h17_half_a_character_and_years_that_nobody_means_concern_one_record_alone
     ];
     for words in served {
         let ended = vm(&lab, words[0], &words[1..]).ok();
-        assert!(
-            !ended.stderr.contains("corrupt") && !ended.stderr.contains("damaged"),
-            "{words:?}: {ended:?}"
-        );
+        assert!(!ended.err.contains("corrupt") && !ended.err.contains("damaged"), "{words:?}: {ended:?}");
         same(words[0]);
         assert!(untouched(), "{words:?}: {ended:?}");
         if words[0] == "gc" {
-            assert!(ended.stdout.contains("Done: 1 suspended, 0 destroyed, 0 failed"), "{ended:?}");
+            assert!(ended.out.contains("Done: 1 suspended, 0 destroyed, 0 failed"), "{ended:?}");
             for name in ["old", "far", "before"] {
-                assert!(ended.stderr.contains(name), "{name} is passed over in silence: {ended:?}");
+                assert!(ended.err.contains(name), "{name} is passed over in silence: {ended:?}");
             }
         }
     }
     // The odd ones can be worked on, too, where what is odd does not matter.
     for name in ["odd", "old", "far"] {
         vm(&lab, "stop", &[name]).ok();
-        assert_eq!(vm(&lab, "status", &[name]).ok().stdout, "suspended\n", "{name}");
+        assert_eq!(vm(&lab, "status", &[name]).ok().out, "suspended\n", "{name}");
         vm(&lab, "start", &[name]).ok();
     }
     same("after stop and start");

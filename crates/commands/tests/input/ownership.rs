@@ -144,7 +144,7 @@ fn take_turns(lab: &Lab) {
     check_files(lab, "create by root");
     for (verb, word) in [("stop", "suspended\n"), ("start", "active\n"), ("kill", "suspended\n")] {
         as_user(lab, verb, &["vm-1"]).ok();
-        assert_eq!(as_user(lab, "status", &["vm-1"]).ok().stdout, word);
+        assert_eq!(as_user(lab, "status", &["vm-1"]).ok().out, word);
     }
     let made = as_user(lab, "create", &arguments("vm-2"));
     made.result();
@@ -152,13 +152,13 @@ fn take_turns(lab: &Lab) {
     as_root(lab, "kill", &["vm-2"]).ok();
     as_root(lab, "start", &["vm-2"]).ok();
     let gone = as_user(lab, "destroy", &["vm-1"]).ok();
-    assert!(!gone.stderr.contains("warning"), "terraform itself must do it: {gone:?}");
+    assert!(!gone.err.contains("warning"), "terraform itself must do it: {gone:?}");
     check_files(lab, "destroy by the user");
     let gone = as_root(lab, "destroy", &["vm-2"]).ok();
-    assert!(!gone.stderr.contains("warning"), "{gone:?}");
+    assert!(!gone.err.contains("warning"), "{gone:?}");
     check_files(lab, "destroy by root");
     as_user(lab, "create", &arguments("vm-3")).result();
-    let list = as_user(lab, "list", &[]).ok().stdout;
+    let list = as_user(lab, "list", &[]).ok().out;
     let words: Vec<&str> = list.lines().skip(1).map(|l| l.split('\t').nth(1).unwrap()).collect();
     assert_eq!(words, ["destroyed", "destroyed", "active"]);
     assert_eq!(lab.control().snapshot().unwrap().guests.len(), 2);

@@ -75,12 +75,12 @@ fn arguments() -> impl Strategy<Value = Vec<OsString>> {
 fn check(folder: &Path, verb: &str, arguments: &[OsString], ended: &Ended) -> Result<(), TestCaseError> {
     let shown = format!("{verb} {arguments:?}: {ended:?}");
     prop_assert!(matches!(ended.code, Some(0..=2)), "{shown}");
-    prop_assert!(!ended.stderr.contains("panicked") && !ended.stdout.contains("panicked"), "{shown}");
-    let braces: Vec<&str> = ended.stdout.lines().filter(|line| line.trim_start().starts_with('{')).collect();
-    let helped = ended.stdout.contains("Usage:") || ended.stdout.starts_with("blockhost-vm-");
+    prop_assert!(!ended.err.contains("panicked") && !ended.out.contains("panicked"), "{shown}");
+    let braces: Vec<&str> = ended.out.lines().filter(|line| line.trim_start().starts_with('{')).collect();
+    let helped = ended.out.contains("Usage:") || ended.out.starts_with("blockhost-vm-");
     if ended.code == Some(0) && verb == "create" && !helped && arguments.iter().any(|a| a == "--apply") {
         prop_assert_eq!(braces.len(), 1, "{}", shown);
-        let lines: Vec<&str> = ended.stdout.lines().collect();
+        let lines: Vec<&str> = ended.out.lines().collect();
         prop_assert_eq!(lines.len(), 2, "{}", shown);
         prop_assert_eq!(lines[0], format!("BLOCKHOST_RESULT: {}", lines[1]), "{}", shown);
         let result: Value = serde_json::from_str(lines[1]).unwrap();
@@ -89,10 +89,10 @@ fn check(folder: &Path, verb: &str, arguments: &[OsString], ended: &Ended) -> Re
         prop_assert_eq!(&record["ip_address"], &result["ip"], "{}", shown);
     } else {
         prop_assert_eq!(braces.len(), 0, "{}", shown);
-        prop_assert!(helped || !ended.stdout.contains("BLOCKHOST_RESULT"), "{}", shown);
+        prop_assert!(helped || !ended.out.contains("BLOCKHOST_RESULT"), "{}", shown);
     }
     if ended.code != Some(0) {
-        prop_assert!(!ended.stderr.is_empty(), "{}", shown);
+        prop_assert!(!ended.err.is_empty(), "{}", shown);
     }
     Ok(())
 }
@@ -126,7 +126,7 @@ proptest! {
         all.insert(0, "--mock".into());
         let ended = run(mock_command(dir.path(), verb).args(&all));
         if verb == "list" && ended.code == Some(0) {
-            prop_assert!(!ended.stderr.contains("panicked"));
+            prop_assert!(!ended.err.contains("panicked"));
         } else {
             check(dir.path(), verb, &all, &ended)?;
         }
@@ -142,7 +142,7 @@ proptest! {
         let path = dir.path().join("mock.json");
         std::fs::write(&path, value.to_string()).unwrap();
         let list = run(mock_command(dir.path(), "list").args(["--mock", "--format", "json"]));
-        prop_assert_eq!((list.code, list.stdout.as_str()), (Some(0), "[]\n"));
+        prop_assert_eq!((list.code, list.out.as_str()), (Some(0), "[]\n"));
         let made = run(mock_command(dir.path(), "create").args(["new-1", "--no-web3", "--mock", "--apply"]));
         prop_assert_eq!(made.code, Some(0), "{:?}", made);
         let mut after = json(&path);

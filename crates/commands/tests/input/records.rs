@@ -147,7 +147,7 @@ fn token_ids_keep_every_digit() {
         let mut command = mock_command(dir.path(), "create");
         let arguments = ["--owner-wallet", WALLET, "--nft-token-id", given, "--mock", "--apply"];
         let ended = run(command.arg(&name).args(arguments));
-        assert!(ended.stdout.contains(&format!("\"nft_token_id\": {kept}, ")), "{given}: {ended:?}");
+        assert!(ended.out.contains(&format!("\"nft_token_id\": {kept}, ")), "{given}: {ended:?}");
         let text = std::fs::read_to_string(dir.path().join("mock.json")).unwrap();
         let record = text.split(&format!("\"{name}\": {{")).nth(1).unwrap().split('}').next().unwrap();
         assert!(record.trim_end().ends_with(&format!("\"nft_token_id\": {kept}")), "{given}: {record}");
@@ -185,12 +185,12 @@ fn renamed_fields_are_written_and_read() {
     db["vms"]["vm-1"]["status"] = "gone".into();
     db["vms"]["vm-1"]["vmid"] = 9001.into();
     std::fs::write(lab.path("var/vms.json"), db.to_string()).unwrap();
-    assert_eq!(vm(&lab, "status", &["vm-1"]).ok().stdout, "active\n");
-    let list = vm(&lab, "list", &[]).ok().stdout;
+    assert_eq!(vm(&lab, "status", &["vm-1"]).ok().out, "active\n");
+    let list = vm(&lab, "list", &[]).ok().out;
     assert!(list.contains("vm-1\tactive\t192.168.122.200\t20"), "{list}");
     vm(&lab, "kill", &["vm-1"]).ok();
-    assert_eq!(vm(&lab, "status", &["vm-1"]).ok().stdout, "suspended\n");
-    create(&lab, "vm-1", &[]).refused_in_one_line(&["already exists"]);
+    assert_eq!(vm(&lab, "status", &["vm-1"]).ok().out, "suspended\n");
+    create(&lab, "vm-1", &[]).fails_in_one_line(&["already exists"]);
     vm(&lab, "destroy", &["vm-1"]).ok();
     let record = &database(&lab)["vms"]["vm-1"];
     assert_eq!((&record["state"], &record["status"]), (&"destroyed".into(), &"gone".into()));
@@ -254,7 +254,7 @@ fn the_result_of_a_mock_create_has_the_same_form() {
     let arguments = ["vm-1", "--owner-wallet", WALLET, "--mock", "--apply"];
     let ended = run(mock_command(dir.path(), "create").args(arguments)).ok();
     let line = r#"{"status": "ok", "vm_name": "vm-1", "ip": "192.168.122.200", "ipv6": "fd00::2", "vmid": 100, "nft_token_id": null, "username": "admin"}"#;
-    assert_eq!(ended.stdout, format!("BLOCKHOST_RESULT: {line}\n{line}\n"));
+    assert_eq!(ended.out, format!("BLOCKHOST_RESULT: {line}\n{line}\n"));
 }
 
 #[test]
@@ -281,7 +281,7 @@ fn h02_a_uuid_of_a_wrong_type_is_a_damaged_record_and_nothing_forceful_happens()
         {
             let ended = crate::support::vm(&lab, arguments[0], &arguments[1..]);
             assert_eq!(ended.code, Some(1), "{wrong}: {arguments:?}: {ended:?}");
-            assert!(ended.stderr.contains("smbios_uuid"), "{wrong}: {arguments:?}: {ended:?}");
+            assert!(ended.err.contains("smbios_uuid"), "{wrong}: {arguments:?}: {ended:?}");
         }
         assert_eq!(lab.control().snapshot().unwrap(), before, "{wrong}");
     }

@@ -175,7 +175,7 @@ fn h56_nothing_of_roots_is_touched_by_way_of_any_place_that_root_writes() {
             let what = format!("a {kind} at {}", place.display());
             for (verb, arguments) in [LIFE[0], LIFE[2], LIFE[6]].into_iter().skip(usize::from(in_own)) {
                 let ended = as_root(&lab, verb, arguments);
-                assert!(!ended.stderr.contains("panicked"), "{what}: {verb}: {ended:?}");
+                assert!(!ended.err.contains("panicked"), "{what}: {verb}: {ended:?}");
                 treasure.untouched(&format!("{what}: {verb}"));
             }
             planted.back();
@@ -212,7 +212,7 @@ fn h56_a_folder_of_a_group_without_a_user_is_refused_and_roots_own_is_not() {
     if Command::new("id").arg("blockhost").output().unwrap().status.success() {
         return;
     }
-    as_root(&lab, "list", &[]).refused_in_one_line(&["is writable by others than root", "blockhost"]);
+    as_root(&lab, "list", &[]).fails_in_one_line(&["is writable by others than root", "blockhost"]);
     for folder in ["var", "run"] {
         std::fs::set_permissions(lab.path(folder), PermissionsExt::from_mode(0o755)).unwrap();
     }
@@ -232,7 +232,7 @@ fn h56_what_root_brings_reaches_the_vm_and_the_trail_names_root() {
     let arguments = ["vm-1", "--owner-wallet", WALLET, "--cloud-init-content", &named, "--apply"];
     let made = as_root(&lab, "create", &arguments);
     made.result();
-    assert!(!made.stderr.contains("ssh public key"), "root's ssh key is read: {made:?}");
+    assert!(!made.err.contains("ssh public key"), "root's ssh key is read: {made:?}");
     let snippets = lab.control().snapshot().unwrap().snippets;
     assert!(snippets.values().any(|text| text.contains("brought-by-root")), "{snippets:?}");
     let audit = lab.path("var/audit").read_dir().unwrap().next().unwrap().unwrap().path();
@@ -250,7 +250,7 @@ fn h56_no_group_of_roots_is_kept() {
     with_groups.args(["vm-1", "--owner-wallet", WALLET, "--apply"]).env_clear().envs(lab.env());
     with_groups.env("BLOCKHOST_FAULT", "sleep@create.journalled=30000").stdin(std::process::Stdio::null());
     let mut child = with_groups.stderr(std::process::Stdio::null()).spawn().unwrap();
-    crate::support::wait_until("the create stands still", || lab.path("var/journal/vm-1.json").exists());
+    crate::support::until("the create stands still", || lab.path("var/journal/vm-1.json").exists());
     let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();

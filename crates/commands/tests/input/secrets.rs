@@ -47,8 +47,8 @@ fn loudly(lab: &Lab, verb: &str, arguments: &[&str]) -> Vec<Ended> {
 fn assert_hidden(all: &[Ended], secrets: &[String]) {
     for ended in all {
         for secret in secrets {
-            assert!(!ended.stdout.contains(secret.as_str()), "{secret} on stdout: {ended:?}");
-            assert!(!ended.stderr.contains(secret.as_str()), "{secret} on stderr: {ended:?}");
+            assert!(!ended.out.contains(secret.as_str()), "{secret} on stdout: {ended:?}");
+            assert!(!ended.err.contains(secret.as_str()), "{secret} on stderr: {ended:?}");
         }
     }
 }
@@ -124,7 +124,7 @@ fn h30_errors_of_others_that_repeat_the_token_are_blotted() {
         let ended = create(&lab, "vm-1", &["-vv"]);
         lab.control().clear_faults().unwrap();
         assert_eq!(ended.code, Some(1), "{point}: {ended:?}");
-        assert!(ended.stderr.contains("PVEAPIToken=[secret]"), "{point}: {ended:?}");
+        assert!(ended.err.contains("PVEAPIToken=[secret]"), "{point}: {ended:?}");
         assert_hidden(std::slice::from_ref(&ended), std::slice::from_ref(&secret));
     }
     // What create itself asks the API.
@@ -146,8 +146,8 @@ fn h30_a_root_agent_that_repeats_the_cloud_init_text() {
     let words = format!("can't encode {text:?} and {text}");
     lab.control().fault("agent.snippet-put", FaultAction::error(&words), 1).unwrap();
     let ended = create(&lab, "vm-1", &["-vv", "--cloud-init-content", content.to_str().unwrap()]);
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{ended:?}");
-    assert!(ended.stderr.contains("can't encode") && ended.stderr.contains("[secret]"), "{ended:?}");
+    assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""), "{ended:?}");
+    assert!(ended.err.contains("can't encode") && ended.err.contains("[secret]"), "{ended:?}");
     assert_hidden(&[ended], &["hunter2-very-secret".to_string()]);
 }
 
@@ -160,8 +160,8 @@ fn h30_a_terraform_that_prints_the_token_before_it_speaks_json() {
     std::fs::write(&fake, script).unwrap();
     std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let ended = create(&lab, "vm-1", &["-vv"]);
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""), "{ended:?}");
-    assert!(ended.stderr.contains("panic: token [secret]"), "{ended:?}");
+    assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""), "{ended:?}");
+    assert!(ended.err.contains("panic: token [secret]"), "{ended:?}");
     assert_hidden(&[ended], &[secret]);
     let log = lab.path("var/terraform/vms/vm-1/terraform.log");
     assert!(!log.exists(), "undone");

@@ -3,88 +3,9 @@
 use lab::Lab;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
-
-pub const WALLET: &str = "0xAb5801a7D398351b8bE11C439e05C5B3259aeC9B";
-
-/// A command that hangs is a failure of its own; generous, because test machines are busy.
-const LIMIT: Duration = Duration::from_secs(90);
-
-/// How a command ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ended {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
-}
-
-impl Ended {
-    /// The last line of stdout as the result object.
-    pub fn result(&self) -> Value {
-        assert_eq!(self.code, Some(0), "{self:?}");
-        serde_json::from_str(self.stdout.lines().last().unwrap_or_default())
-            .unwrap_or_else(|e| panic!("no result: {e}: {self:?}"))
-    }
-
-    /// Exit 0.
-    pub fn ok(self) -> Ended {
-        assert_eq!(self.code, Some(0), "{self:?}");
-        self
-    }
-
-    /// Exit 1, nothing on stdout, and stderr is one line for a person that holds all of `words`.
-    pub fn refused_in_one_line(&self, words: &[&str]) {
-        self.ended_in_one_line(1, words);
-    }
-
-    /// The same with exit 2: the arguments themselves are wrong.
-    pub fn wrong_usage(&self, words: &[&str]) {
-        self.ended_in_one_line(2, words);
-    }
-
-    fn ended_in_one_line(&self, code: i32, words: &[&str]) {
-        assert_eq!(self.code, Some(code), "{words:?}: {self:?}");
-        assert_eq!(self.stdout, "", "{words:?}: {self:?}");
-        // On a busy machine one that waits for its turn says so.
-        let is_of_a_wait = |line: &&str| line.contains(": waiting for another operation on it (");
-        let lines: Vec<&str> = self.stderr.lines().filter(|line| !is_of_a_wait(line)).collect();
-        assert!(lines.len() == 1 && lines[0].starts_with("error: "), "{words:?}: {self:?}");
-        for word in words {
-            assert!(lines[0].contains(word), "{word:?} is missing: {self:?}");
-        }
-    }
-}
-
-/// Runs a command to its end.
-pub fn run(command: &mut Command) -> Ended {
-    let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let (stdout, stderr) = (read_all(child.stdout.take().unwrap()), read_all(child.stderr.take().unwrap()));
-    let deadline = Instant::now() + LIMIT;
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        if Instant::now() > deadline {
-            let _ = child.kill();
-            panic!("{:?} hangs", command.get_program());
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    };
-    Ended { code: status.code(), stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
-}
-
-fn read_all(mut pipe: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let _ = pipe.read_to_end(&mut bytes);
-        String::from_utf8_lossy(&bytes).into_owned()
-    })
-}
+pub use test_support::{Ended, WALLET, json, run, until};
 
 /// `blockhost-vm-<verb> <arguments>` in the lab.
 pub fn vm(lab: &Lab, verb: &str, arguments: &[&str]) -> Ended {
@@ -104,21 +25,6 @@ pub fn with_key(lab: Lab) -> Lab {
     std::fs::write(lab.path("home/.ssh/id_ed25519.pub"), "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5 me@host\n")
         .unwrap();
     lab
-}
-
-/// Polls until `done`; fails after a generous limit.
-pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LIMIT;
-    while !done() {
-        assert!(Instant::now() < deadline, "never came: {what}");
-        std::thread::sleep(Duration::from_millis(3));
-    }
-}
-
-/// A JSON file.
-pub fn json(path: &Path) -> Value {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}: {text}", path.display()))
 }
 
 /// The lab's database.

@@ -67,7 +67,7 @@ fn h31_no_verb_reaches_an_unchecked_endpoint_off_loopback() {
             verb => format!("blockhost-vm-{verb}"),
         };
         let ended = run(lab.command(&program).args(&words[1..]));
-        let told = ended.stderr.contains("the API token would go over an unchecked certificate");
+        let told = ended.err.contains("the API token would go over an unchecked certificate");
         assert_eq!(told, without != Without::Works, "{words:?}: {ended:?}");
         assert!(without != Without::Refuses || ended.code == Some(1), "{words:?}: {ended:?}");
         assert!(listener.accept().is_err(), "{words:?}: somebody was connected to: {ended:?}");

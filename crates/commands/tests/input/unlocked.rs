@@ -1,7 +1,7 @@
 //! Two engines write the database without the lock, one of them in place (hazards H16, H17).
 
 use crate::hammer::{mock_command, writer};
-use crate::support::{WALLET, create, database, json, run, vm, wait_until};
+use crate::support::{WALLET, create, database, json, run, until, vm};
 use lab::Lab;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
@@ -53,7 +53,7 @@ fn h17_a_file_that_stays_half_is_corrupt_and_stays_as_it_is() {
     let ended = run(mock_command(dir.path(), "create").args(["b", "--no-web3", "--apply", "--mock"]));
     assert!(began.elapsed() >= Duration::from_millis(900), "called corrupt too early");
     assert_eq!(ended.code, Some(1));
-    assert!(ended.stderr.contains("corrupt") && ended.stderr.contains("byte"), "{ended:?}");
+    assert!(ended.err.contains("corrupt") && ended.err.contains("byte"), "{ended:?}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), half);
 }
 
@@ -66,8 +66,8 @@ fn h16_in_place_writers_beside_our_readers_and_writers() {
     let mut looks = 0;
     while python.try_wait().unwrap().is_none() {
         let list = run(mock_command(dir.path(), "list").args(["--mock", "--format", "json"])).ok();
-        assert!(list.stderr.is_empty(), "{list:?}");
-        assert!(list.stdout.contains(r#""name": "a""#), "{list:?}");
+        assert!(list.err.is_empty(), "{list:?}");
+        assert!(list.out.contains(r#""name": "a""#), "{list:?}");
         looks += 1;
     }
     assert!(looks > 3, "{looks}");
@@ -142,10 +142,8 @@ fn h49_a_create_that_finishes_another_looks_whether_its_machine_is_there() {
     killed_after_registration(&lab, "vm-1");
     lab.control().remove_guest(100).unwrap();
     let refused = create(&lab, "vm-1", &[]);
-    assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{refused:?}");
-    assert!(
-        refused.stderr.contains("no such machine") && refused.stderr.contains("blockhost-vm-destroy vm-1")
-    );
+    assert_eq!((refused.code, refused.out.as_str()), (Some(1), ""), "{refused:?}");
+    assert!(refused.err.contains("no such machine") && refused.err.contains("blockhost-vm-destroy vm-1"));
     vm(&lab, "destroy", &["vm-1"]).ok();
     create(&lab, "vm-1", &[]).result();
 }
@@ -165,7 +163,7 @@ fn h16_a_record_dropped_while_its_create_still_works_is_put_back_before_the_end(
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    wait_until("the record is written", || {
+    until("the record is written", || {
         std::fs::read_to_string(&trace).is_ok_and(|text| text.contains("create.registered"))
     });
     written_over(&path, &old);

@@ -129,7 +129,7 @@ fn an_unknown_template_lists_those_there_are() {
     world(&lab).same(&before, "refused");
     let mut command =
         lab.vm_command("create", &["web-1", "--owner-wallet", WALLET, "--cloud-init", "local", "--apply"]);
-    let said: crate::support::Said = command.env("BLOCKHOST_DEV", "1").output().unwrap().into();
+    let said = crate::support::run(command.env("BLOCKHOST_DEV", "1"));
     said.ok();
     assert_eq!(user_data(&lab, "web-1"), "#cloud-config\nhostname: web-1\n");
 }

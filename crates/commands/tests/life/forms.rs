@@ -1,6 +1,6 @@
 //! What callers read: stdout byte for byte, exit codes, help.
 
-use crate::support::{Commands, Said, WALLET, database, edit_record, record};
+use crate::support::{Commands, Ended, WALLET, database, edit_record, record};
 use lab::Lab;
 use serde_json::Value;
 use std::process::Command;
@@ -137,7 +137,8 @@ fn list_has_a_table_for_pipes_and_json_for_programs() {
              long-name.example\t{status}\t192.168.122.201\t{created}\n"
         )
     };
-    assert_eq!(lab.vm("list", &[]).ok(), Said { code: Some(0), out: rows("active"), err: String::new() });
+    let listed = lab.vm("list", &[]).ok();
+    assert_eq!((listed.out, listed.err), (rows("active"), String::new()));
     let object = |name: &str, status: &str, ip: &str| {
         format!(
             "{{\"name\": \"{name}\", \"status\": \"{status}\", \"ip\": \"{ip}\", \"created\": \"{created}\"}}"
@@ -183,7 +184,7 @@ fn list_lines_its_columns_up_on_a_terminal() {
     // Python's pty gives the command a terminal of its own.
     let mut command = lab.tool("python3");
     command.args(["-c", "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"]).arg(program);
-    let said: Said = command.output().unwrap().into();
+    let said = crate::support::run(command);
     assert_eq!(
         said.ok().out.replace("\r\n", "\n"),
         "NAME         STATUS  IP          CREATED\n\
@@ -193,11 +194,11 @@ fn list_lines_its_columns_up_on_a_terminal() {
 }
 
 /// A command outside of any lab.
-fn alone(verb: &str, arguments: &[&str]) -> Said {
+fn alone(verb: &str, arguments: &[&str]) -> Ended {
     let own = std::env::current_exe().unwrap();
     let folder = own.parent().and_then(std::path::Path::parent).unwrap();
     let mut command = Command::new(folder.join(format!("blockhost-vm-{verb}")));
-    command.args(arguments).env_clear().env("BLOCKHOST_CONFIG_DIR", "/nonexistent").output().unwrap().into()
+    crate::support::run(command.args(arguments).env_clear().env("BLOCKHOST_CONFIG_DIR", "/nonexistent"))
 }
 
 #[test]
@@ -259,8 +260,8 @@ fn no_configuration_at_all_is_one_clear_line() {
     let said = alone("status", &["web-1"]).ok();
     assert_eq!(said.out, "unknown\n");
     assert!(said.err.contains("/nonexistent/db.yaml") && said.err.lines().count() == 1, "{said:?}");
-    let said = alone("list", &[]).ok();
+    let said = alone("list", &[]).ends(0);
     assert_eq!(said.out, "NAME\tSTATUS\tIP\tCREATED\n");
     assert!(said.err.contains("/nonexistent/db.yaml") && said.err.lines().count() == 1, "{said:?}");
-    assert_eq!(alone("list", &["--json"]).ok().out, "[]\n");
+    assert_eq!(alone("list", &["--json"]).ends(0).out, "[]\n");
 }

@@ -1,7 +1,7 @@
 //! A host of the older package: VMs in the shared terraform folder, records without identity
 //! (`facts/contract/legacy.md`).
 
-use crate::support::{Said, add_settings, edit, read, write};
+use crate::support::{add_settings, edit, read, write};
 use lab::Lab;
 use serde_json::{Value, json};
 
@@ -49,7 +49,7 @@ pub fn add(lab: &Lab, name: &str, ip: &str, recorded: Option<u32>) -> u32 {
     command.env("TMPDIR", lab.path("home"));
     command.current_dir(&folder).args(["apply", "-input=false", "-auto-approve", "-no-color"]);
     command.args(addresses(&label).map(|address| format!("-target={address}")));
-    let said: Said = command.output().unwrap().into();
+    let said = crate::support::run(command);
     said.ok();
     let vmid = state_of(lab, &label)
         .iter()

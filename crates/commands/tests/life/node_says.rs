@@ -100,12 +100,12 @@ fn terraform_that_is_not_there() {
     let before = world(&lab);
     let mut command =
         lab.vm_command("create", &["web-1", "--owner-wallet", crate::support::WALLET, "--apply"]);
-    let said: crate::support::Said = command.env("PATH", &nowhere).output().unwrap().into();
+    let said = crate::support::run(command.env("PATH", &nowhere));
     said.fails(&["terraform is not installed"]);
     world(&lab).same(&before, "not installed");
     // destroy does without it.
     lab.made("web-1");
-    let said: crate::support::Said =
+    let said: crate::support::Ended =
         lab.vm_command("destroy", &["web-1"]).env("PATH", &nowhere).output().unwrap().into();
     assert!(!said.ok().err.contains("warning"));
     assert_eq!(lab.control().snapshot().unwrap().guests.len(), 1);

@@ -91,7 +91,7 @@ fn a_lock_in_the_common_tmp_holds_no_terraform_up() {
     let held = std::fs::File::create(common.join("terraform-provider-proxmox-id-gen.lock")).unwrap();
     held.lock().unwrap();
     let mut create = lab.vm_command("create", &CREATE);
-    let said: crate::support::Said = create.env("TMPDIR", &common).output().unwrap().into();
+    let said = crate::support::run(create.env("TMPDIR", &common));
     said.ok();
     let left: Vec<_> = std::fs::read_dir(lab.path("var")).unwrap().flatten().map(|f| f.file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("tf-")), "{left:?}");

@@ -1,6 +1,6 @@
 //! The preview asks what `--apply` asks: what would be refused is refused, and what could not be asked is said.
 
-use crate::support::{Commands, Said, WALLET, add_settings, edit, read, world, write};
+use crate::support::{Commands, Ended, WALLET, add_settings, edit, read, world, write};
 use lab::Lab;
 use lab::model::FaultAction;
 
@@ -13,7 +13,7 @@ fn both_refuse(lab: &Lab, flags: &[&str], words: &[&str]) {
     world(lab).same(&before, "refused");
 }
 
-fn preview(lab: &Lab, flags: &[&str]) -> Said {
+fn preview(lab: &Lab, flags: &[&str]) -> Ended {
     let arguments: Vec<&str> = ["web-1", "--owner-wallet", WALLET].iter().chain(flags).copied().collect();
     lab.vm("create", &arguments)
 }
@@ -72,7 +72,7 @@ fn a_preview_that_could_not_ask_says_so() {
         let said = preview(&lab, &[]).ok();
         said.says(&["warning: VM web-1: not checked against the node: ", what]).out
     };
-    let text = |said: Said| said.ok().out;
+    let text = |said: Ended| said.ok().out;
     let whole = text(preview(&lab, &[]));
     let path = lab.path("var/terraform/provider.tf.json");
     let old = read(&path);
@@ -81,7 +81,7 @@ fn a_preview_that_could_not_ask_says_so() {
     write(&path, &old);
     lab.control().fault("api.GET /version", FaultAction::Hang, 1).unwrap();
     let mut command = lab.vm_command("create", &["web-1", "--owner-wallet", WALLET]);
-    let said: Said = command.env("BLOCKHOST_FAULT", "limit@preflight=1500").output().unwrap().into();
+    let said = crate::support::run(command.env("BLOCKHOST_FAULT", "limit@preflight=1500"));
     said.ok().says(&["warning: VM web-1: not checked against the node", "no answer in time"]);
     lab.control().clear_faults().unwrap();
     lab.control().stop_root_agent().unwrap();

@@ -161,7 +161,7 @@ fn h18_a_waiting_create_ends_on_sigterm_and_leaves_nothing() {
     let waiter = start(&lab, "web-1", "", &[]);
     until("the second ticket", || lab.path("run/creates/2").exists());
     std::thread::sleep(std::time::Duration::from_millis(150));
-    crate::support::terminate(waiter.pid());
+    waiter.terminate();
     waiter.wait().fails(&["interrupted"]);
     world(&lab).same(&before, "interrupted");
     assert!(!lab.path("run/creates/2").exists());

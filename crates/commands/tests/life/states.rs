@@ -1,12 +1,12 @@
 //! `status` in every state: always exit 0, always one of four words.
 
-use crate::support::{Commands, Said, edit_record, record, until};
+use crate::support::{Commands, Ended, edit_record, record, until};
 use lab::Lab;
 use lab::model::{FaultAction, NewGuest, Power};
 use std::time::{Duration, Instant};
 
 #[track_caller]
-fn status(lab: &Lab, name: &str, word: &str) -> Said {
+fn status(lab: &Lab, name: &str, word: &str) -> Ended {
     let said = lab.vm("status", &[name]).ok();
     assert_eq!(said.out, format!("{word}\n"), "{said:?}");
     said

@@ -1,100 +1,43 @@
 //! What every test here needs: commands with their words, the database, records, comparisons.
 
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
-
 use lab::Lab;
 use lab::model::{Call, GuestSnapshot};
 use serde_json::Value;
-
-pub const WALLET: &str = "0xAb5801a7D398351b8bE11C439e05C5B3259aeC9B";
-/// Generous: the machine may be busy.
-pub const SOON: Duration = Duration::from_secs(30);
-
-/// What a command said, and its exit code (`None`: killed by a signal).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
-    pub code: Option<i32>,
-    pub out: String,
-    pub err: String,
-}
-
-impl From<Output> for Said {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
-    }
-}
-
-impl Said {
-    /// Exit code 0.
-    #[track_caller]
-    pub fn ok(self) -> Self {
-        assert_eq!(self.code, Some(0), "{self:?}");
-        self
-    }
-
-    /// Exit code 1, nothing on stdout, one `error:` line that holds all these words.
-    #[track_caller]
-    pub fn fails(self, words: &[&str]) -> Self {
-        assert_eq!((self.code, self.out.as_str()), (Some(1), ""), "{self:?}");
-        let errors: Vec<&str> = self.err.lines().filter(|line| line.starts_with("error: ")).collect();
-        assert_eq!(errors.len(), 1, "{self:?}");
-        for word in words {
-            assert!(errors[0].contains(word), "{word:?} is not in: {}", errors[0]);
-        }
-        assert!(!self.err.contains("panicked"), "{self:?}");
-        self
-    }
-
-    /// stderr holds all these words.
-    #[track_caller]
-    pub fn says(self, words: &[&str]) -> Self {
-        for word in words {
-            assert!(self.err.contains(word), "{word:?} is not in: {}", self.err);
-        }
-        self
-    }
-}
+use std::process::{Command, Stdio};
+pub use test_support::{Ended, Running, SOON, WALLET, edit, read, run, until, write};
 
 /// `vm("status", "web-1")` of a lab.
 pub trait Commands {
     fn vm_command(&self, verb: &str, arguments: &[&str]) -> Command;
 
-    fn vm(&self, verb: &str, arguments: &[&str]) -> Said {
-        self.vm_command(verb, arguments).output().unwrap().into()
+    fn vm(&self, verb: &str, arguments: &[&str]) -> Ended {
+        run(self.vm_command(verb, arguments))
     }
 
     /// With rules for the debug build's failpoints.
-    fn vm_with(&self, rules: &str, verb: &str, arguments: &[&str]) -> Said {
-        self.vm_command(verb, arguments).env("BLOCKHOST_FAULT", rules).output().unwrap().into()
+    fn vm_with(&self, rules: &str, verb: &str, arguments: &[&str]) -> Ended {
+        run(self.vm_command(verb, arguments).env("BLOCKHOST_FAULT", rules))
     }
 
     /// In the background.
     fn vm_start(&self, rules: &str, verb: &str, arguments: &[&str]) -> Running {
-        let mut command = self.vm_command(verb, arguments);
-        command.env("BLOCKHOST_FAULT", rules).stdout(Stdio::piped()).stderr(Stdio::piped());
-        Running(Some(command.spawn().unwrap()))
+        test_support::start(self.vm_command(verb, arguments).env("BLOCKHOST_FAULT", rules))
     }
 
     /// A web3 VM with the usual wallet; must succeed.
     #[track_caller]
-    fn made(&self, name: &str) -> Said {
+    fn made(&self, name: &str) -> Ended {
         self.made_with(name, &[])
     }
 
     /// The same with more flags.
     #[track_caller]
-    fn made_with(&self, name: &str, more: &[&str]) -> Said {
-        self.create(name, more).ok()
+    fn made_with(&self, name: &str, more: &[&str]) -> Ended {
+        self.create(name, more).ends(0)
     }
 
     /// The same, which may fail.
-    fn create(&self, name: &str, more: &[&str]) -> Said {
+    fn create(&self, name: &str, more: &[&str]) -> Ended {
         let arguments: Vec<&str> =
             [name, "--owner-wallet", WALLET, "--apply"].iter().chain(more).copied().collect();
         self.vm("create", &arguments)
@@ -106,56 +49,6 @@ impl Commands for Lab {
         let mut command = self.command(&format!("blockhost-vm-{verb}"));
         command.args(arguments).stdin(Stdio::null());
         command
-    }
-}
-
-/// A command in the background; killed when the test fails.
-pub struct Running(Option<Child>);
-
-impl Running {
-    pub fn pid(&self) -> u32 {
-        self.0.as_ref().unwrap().id()
-    }
-
-    pub fn is_alive(&mut self) -> bool {
-        self.0.as_mut().unwrap().try_wait().unwrap().is_none()
-    }
-
-    /// Its end.
-    pub fn wait(mut self) -> Said {
-        self.0.take().unwrap().wait_with_output().unwrap().into()
-    }
-
-    /// SIGKILL.
-    pub fn kill(mut self) {
-        let mut child = self.0.take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.0.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-/// SIGTERM.
-pub fn terminate(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-}
-
-/// Waits until `seen`; fails with `what` when it does not come.
-#[track_caller]
-pub fn until(what: &str, mut seen: impl FnMut() -> bool) {
-    let deadline = Instant::now() + SOON;
-    while !seen() {
-        assert!(Instant::now() < deadline, "did not come: {what}");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -178,21 +71,6 @@ pub fn edit_record(lab: &Lab, name: &str, change: impl FnOnce(&mut serde_json::M
 
 pub fn write_database(lab: &Lab, all: &Value) {
     write(&lab.path("var/vms.json"), &format!("{all:#}\n"));
-}
-
-pub fn read(path: &Path) -> String {
-    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-pub fn write(path: &Path, text: &str) {
-    std::fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-}
-
-/// Changes a file of the lab.
-pub fn edit(path: &Path, from: &str, to: &str) {
-    let text = read(path);
-    assert!(text.contains(from), "{from:?} is not in {}: {text}", path.display());
-    write(path, &text.replace(from, to));
 }
 
 /// More lines for db.yaml.

@@ -1,6 +1,6 @@
 //! One terraform folder per VM, and plans that never replace a machine (hazards H43, H45).
 
-use crate::support::{Commands, Said, WALLET, add_settings, edit, guest, read, record, terraform_vm, write};
+use crate::support::{Commands, Ended, WALLET, add_settings, edit, guest, read, record, terraform_vm, write};
 use lab::Lab;
 use serde_json::Value;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,7 +16,7 @@ fn terraform(lab: &Lab, name: &str) -> Command {
 }
 
 /// What `terraform plan` in the VM's folder would do: exit code 0 = nothing, 2 = something.
-fn plan(lab: &Lab, name: &str) -> Said {
+fn plan(lab: &Lab, name: &str) -> Ended {
     let mut command = terraform(lab, name);
     command.args([
         "plan",
@@ -25,7 +25,7 @@ fn plan(lab: &Lab, name: &str) -> Said {
         "-detailed-exitcode",
         "-var-file=../../terraform.tfvars",
     ]);
-    command.output().unwrap().into()
+    crate::support::run(command)
 }
 
 #[track_caller]
@@ -148,7 +148,7 @@ fn h45_a_provider_upgrade_replaces_nothing() {
     // Even an apply of everything does nothing.
     let mut apply = terraform(&lab, "web-1");
     apply.args(["apply", "-input=false", "-auto-approve", "-no-color", "-var-file=../../terraform.tfvars"]);
-    let said: Said = apply.output().unwrap().into();
+    let said = crate::support::run(apply);
     assert!(said.clone().ok().out.contains("0 added, 0 changed, 0 destroyed"), "{said:?}");
     assert_eq!(lab.control().snapshot().unwrap(), before);
     lab.made("web-3");
@@ -219,8 +219,8 @@ fn variables_of_the_caller_change_nothing() {
         ("TF_LOG", "trace"),
         ("TF_LOG_PATH", "/tmp/life-terraform-trace-must-not-be"),
     ];
-    let run = |verb: &str, arguments: &[&str]| -> Said {
-        lab.vm_command(verb, arguments).envs(stray).output().unwrap().into()
+    let run = |verb: &str, arguments: &[&str]| -> Ended {
+        crate::support::run(lab.vm_command(verb, arguments).envs(stray))
     };
     run("create", &["web-1", "--owner-wallet", WALLET, "--apply"]).ok();
     assert_eq!(guest(&lab, 100).node, "pve");

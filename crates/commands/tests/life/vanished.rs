@@ -2,7 +2,7 @@
 //! known that the VM is nowhere, and a person can close it elsewhere. The other guest is never touched.
 
 use crate::legacy_site::{add, legacy_record, legacy_site};
-use crate::support::{Commands, Said, database, guest, read, record, world, write};
+use crate::support::{Commands, database, guest, read, record, world, write};
 use lab::Lab;
 use lab::model::{FaultAction, NewGuest};
 use std::process::Stdio;
@@ -97,7 +97,7 @@ fn h64_where_it_cannot_be_known_only_a_person_closes_the_record() {
     let words = ["VM web-1 (VMID 100)", "unknown action", "blockhost-vm-destroy web-1 --forget"];
     lab.vm("destroy", &["web-1"]).fails(&words);
     let mut asked = lab.vm_command("destroy", &["web-1", "--forget"]);
-    let said: Said = asked.stdin(Stdio::null()).output().unwrap().into();
+    let said = crate::support::run(asked.stdin(Stdio::null()));
     said.fails(&["there is no terminal", "--yes"]);
     world(&lab).same(&before, "refused");
     assert_eq!(lab.vm("destroy", &["web-1", "--yes"]).code, Some(2), "--yes alone means nothing");

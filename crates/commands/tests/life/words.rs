@@ -136,7 +136,7 @@ fn mock_verbs_agree_with_one_another() {
     let run = |verb: &str, arguments: &[&str]| {
         let mut command = lab.vm_command(verb, arguments);
         command.arg("--mock").env("BLOCKHOST_MOCK_DB", &mock);
-        crate::support::Said::from(command.output().unwrap()).ok()
+        crate::support::run(command).ok()
     };
     run("create", &["try-1", "--owner-wallet", WALLET, "--apply"]);
     let status = || run("status", &["try-1"]).out;
@@ -243,11 +243,7 @@ fn a_create_that_is_interrupted_while_it_registers_does_not_say_that_it_was_undo
         std::fs::read_to_string(lab.path("var/journal/web-1.json"))
             .is_ok_and(|text| text.contains("registered"))
     });
-    rustix::process::kill_process(
-        rustix::process::Pid::from_raw(i32::try_from(create.pid()).unwrap()).unwrap(),
-        rustix::process::Signal::TERM,
-    )
-    .unwrap();
+    create.terminate();
     let said = create.wait().fails(&["VM web-1", "interrupted by a signal", "run the same command again"]);
     assert!(!said.err.contains("undone"), "{said:?}");
     lab.vm("create", &arguments).ok();
@@ -292,6 +288,6 @@ fn a_mock_vm_with_the_name_of_a_real_one_touches_nothing_of_it() {
     let before = (read(&copy), read(&trail), read(&lab.path("var/vms.json")));
     let mut create = lab.vm_command("create", &["web-1", "--no-web3", "--apply", "--mock"]);
     create.env("BLOCKHOST_MOCK_DB", lab.path("mock.json"));
-    crate::support::Said::from(create.output().unwrap()).ok();
+    crate::support::run(create).ok();
     assert_eq!((read(&copy), read(&trail), read(&lab.path("var/vms.json"))), before);
 }

@@ -11,7 +11,7 @@ mod site;
 #[path = "../template/web.rs"]
 mod web;
 
-use site::{IMAGE, Site, has, run};
+use site::{Build, Ended, IMAGE, Site, has, start};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -30,6 +30,11 @@ static PARTS: LazyLock<PathBuf> = LazyLock::new(|| {
 /// No KVM where tests run; a small machine of its own is emulated.
 const LIBGUESTFS: [(&str, &str); 2] =
     [("LIBGUESTFS_BACKEND", "direct"), ("LIBGUESTFS_BACKEND_SETTINGS", "force_tcg")];
+
+/// An emulated machine takes minutes.
+fn run(command: &mut Command) -> Ended {
+    start(command).wait_for(std::time::Duration::from_secs(1_800))
+}
 
 /// A node without a template, the real virt-customize, and these packages.
 fn site(packages: &[&str]) -> Site {
@@ -106,7 +111,7 @@ Signed-By: /etc/apt/keyrings/nodesource.asc
 #[test]
 fn the_image_has_what_a_template_needs_and_nothing_that_it_must_not() {
     let site = site(&["packages"]);
-    let ended = run(&mut build(&site)).succeeded();
+    let ended = run(&mut build(&site)).built();
     assert_eq!(ended.out, site::READY);
     has(&ended.err, &["image: Running: install.sh", "image: Running: check.sh"]);
     let seen = inside(&site, LOOK);
@@ -118,7 +123,7 @@ fn the_image_has_what_a_template_needs_and_nothing_that_it_must_not() {
 #[test]
 fn a_package_that_cannot_be_installed_is_named_and_nothing_reaches_the_node() {
     let site = site(&["packages", "broken"]);
-    let error = run(&mut build(&site)).failed();
+    let error = run(&mut build(&site)).refused();
     has(&error, &["installing the packages of template-packages failed", "the postinst of broken says no"]);
     assert!(site.node().is_empty());
     assert!(site.web.asked().contains(&IMAGE.to_owned()));
@@ -128,7 +133,7 @@ fn a_package_that_cannot_be_installed_is_named_and_nothing_reaches_the_node() {
 #[test]
 fn an_image_that_is_not_as_it_should_be_is_refused_by_the_last_look() {
     let site = site(&["plain"]);
-    let error = run(build(&site).args(["--nodejs-suite", "old"])).failed();
+    let error = run(build(&site).args(["--nodejs-suite", "old"])).refused();
     has(&error, &["the image is not as it should be: node --version says \"v18.0.0\", expected v22"]);
     assert!(site.node().is_empty());
 }

@@ -7,8 +7,7 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output, Stdio};
-
-pub const WALLET: &str = "0xAb5801a7D398351b8bE11C439e05C5B3259aeC9B";
+pub use test_support::WALLET;
 
 /// A lab without what the installer makes: no user, roles, pool, token, db.yaml; terraform's folder has only the
 /// endpoint (the lab's API is not at port 8006) and the provider's version.

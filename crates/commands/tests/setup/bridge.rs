@@ -1,8 +1,8 @@
 //! Step bridge on real interfaces: the host keeps its address, whatever happens.
 
+use super::bare::fails;
 use super::namespace::{INTERFACES, Namespace};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
 
 const BEFORE: [&str; 2] = ["default via 192.0.2.1 dev eno1", "eno1 192.0.2.7/24"];
 const AFTER: [&str; 2] = ["default via 192.0.2.1 dev vmbr0 proto kernel onlink", "vmbr0 192.0.2.7/24"];
@@ -13,14 +13,6 @@ fn shared() -> Value {
 
 fn own_network() -> Value {
     json!({"node": "pve", "bridge": "vmbr0", "ip_network": "10.1.0.0/24", "ip_start": "200", "ip_end": "250", "gateway": "10.1.0.1"})
-}
-
-#[track_caller]
-fn fails(answer: &Value, words: &[&str]) {
-    let error = answer["error"].as_str().unwrap();
-    for word in words {
-        assert!(error.contains(word), "{word:?}: {error}");
-    }
 }
 
 /// As before: addresses, routes, files, and no guard.
@@ -154,11 +146,7 @@ fn a_signal_in_the_middle_puts_the_address_back() {
 }
 
 fn wait_for_no_guard(host: &Namespace) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while host.guards() > 0 {
-        assert!(Instant::now() < end, "the guard of {} stays", host.path().display());
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    test_support::until(&format!("the guard of {} goes", host.path().display()), || host.guards() == 0);
 }
 
 /// A host that has more on its uplink than Proxmox carries over: refused beforehand, the reason named, nothing changed.

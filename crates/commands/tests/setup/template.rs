@@ -72,9 +72,7 @@ fn a_build_that_is_stopped_gets_time_to_take_back_what_it_did() {
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.unwrap();
     child.stdin.take().unwrap().write_all(json!({"provisioner": answers}).to_string().as_bytes()).unwrap();
-    while !begun.exists() {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    test_support::until("the build has begun", || begun.exists());
     let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     fails(&answer(&child.wait_with_output().unwrap()), &["interrupted"]);

@@ -1,6 +1,6 @@
 //! What is made: the first template, one that takes another's place, a VM from it.
 
-use crate::site::{READY, Site, end_of, has, image, run, start, wait_until};
+use crate::site::{Build, READY, Site, has, image, run, start, until};
 use lab::Lab;
 use lab::model::{FaultAction, NewGuest};
 
@@ -8,7 +8,7 @@ use lab::model::{FaultAction, NewGuest};
 fn the_first_template_on_both_versions() {
     for pve in [8, 9] {
         let site = Site::of(Lab::builder().no_terraform().no_root_agent().no_template().pve(pve));
-        let ended = run(&mut site.build()).succeeded();
+        let ended = run(&mut site.build()).built();
         assert_eq!(ended.out, READY);
         let node = site.lab.control().snapshot().unwrap();
         let template = &node.guests[&9001];
@@ -61,8 +61,8 @@ fn a_storage_of_disks_and_snippets_keeps_the_snippets() {
     std::fs::write(&snippet, "somebody's").unwrap();
     // One that fails frees what it had made, and nothing else.
     site.lab.control().fault("task.qmtemplate.half", FaultAction::error("no"), 1).unwrap();
-    run(site.build().args(["--storage", "local"])).failed();
-    run(site.build().args(["--storage", "local"])).succeeded();
+    run(site.build().args(["--storage", "local"])).refused();
+    run(site.build().args(["--storage", "local"])).built();
     assert_eq!(std::fs::read_to_string(&snippet).unwrap(), "somebody's");
 }
 
@@ -72,7 +72,7 @@ fn options_come_from_flags_and_environment() {
     site.lab.control().add_zfs("tank").unwrap();
     let mut build = site.build();
     build.env("TEMPLATE_VMID", "9001").env("STORAGE", "tank").env("PROXMOX_HOST", "localhost");
-    let ended = run(build.args(["--template-vmid", "9010", "--debian", "13", "--quiet"])).succeeded();
+    let ended = run(build.args(["--template-vmid", "9010", "--debian", "13", "--quiet"])).built();
     assert_eq!(
         (ended.out.as_str(), ended.err.as_str()),
         ("template VM 9010 (debian-13-web3-template) is ready\n", "")
@@ -89,7 +89,7 @@ fn options_come_from_flags_and_environment() {
         ("--bridge", "a b"),
     ] {
         let ended = run(site.lab.command("blockhost-build-template").arg(format!("{flag}={value}")));
-        assert_eq!(ended.output.status.code(), Some(2), "{flag} {ended:#?}");
+        assert_eq!(ended.code, Some(2), "{flag} {ended:#?}");
     }
 }
 
@@ -99,7 +99,7 @@ fn a_template_is_replaced_and_what_others_may_do_with_it_stays() {
     let (before, old) = (site.node(), site.uuid());
     site.lab.control().pool(9001, Some("blockhost")).unwrap();
     site.lab.control().add_backup_job(9001).unwrap();
-    run(&mut site.build()).succeeded();
+    run(&mut site.build()).built();
     let after = site.node();
     assert_ne!(site.uuid(), old);
     let keys: Vec<&String> = before.keys().collect();
@@ -110,14 +110,14 @@ fn a_template_is_replaced_and_what_others_may_do_with_it_stays() {
     assert!(node.backup_jobs.contains(&9001));
     assert_eq!(site.files(), Site::files_at_rest());
     // And once more: what it replaces is of its own making now.
-    run(&mut site.build()).succeeded();
+    run(&mut site.build()).built();
     assert_eq!(site.node().keys().collect::<Vec<_>>(), keys);
 }
 
 #[test]
 fn a_vm_is_cloned_from_the_new_template() {
     let site = Site::of(Lab::builder());
-    run(&mut site.build()).succeeded();
+    run(&mut site.build()).built();
     let made =
         site.lab.command("blockhost-vm-create").args(["web-1", "--no-web3", "--apply"]).output().unwrap();
     assert!(made.status.success(), "{made:?}");
@@ -131,15 +131,15 @@ fn the_bridge_is_that_of_flag_tfvars_db_yaml_or_vmbr0() {
     let tfvars = site.lab.path("var/terraform/terraform.tfvars");
     let text = std::fs::read_to_string(&tfvars).unwrap();
     std::fs::write(&tfvars, text.replace("\"vmbr0\"", "\"vmbr7\"")).unwrap();
-    has(&run(&mut site.build()).failed(), &["no bridge vmbr7", "--bridge"]);
-    run(site.build().args(["--bridge", "vmbr0"])).succeeded();
+    has(&run(&mut site.build()).refused(), &["no bridge vmbr7", "--bridge"]);
+    run(site.build().args(["--bridge", "vmbr0"])).built();
     std::fs::remove_file(&tfvars).unwrap();
     let yaml = site.lab.path("etc/blockhost/db.yaml");
     let text = std::fs::read_to_string(&yaml).unwrap();
     std::fs::write(&yaml, text.replace("bridge: vmbr0", "bridge: vmbr8")).unwrap();
-    has(&run(&mut site.build()).failed(), &["no bridge vmbr8"]);
+    has(&run(&mut site.build()).refused(), &["no bridge vmbr8"]);
     std::fs::remove_file(&yaml).unwrap();
-    run(&mut site.build()).succeeded();
+    run(&mut site.build()).built();
 }
 
 #[test]
@@ -151,16 +151,16 @@ fn h32_the_image_of_a_failed_build_is_used_again_but_not_that_of_other_packages(
         calls.iter().filter(|call| call.kind == "virt-customize").count()
     };
     control.fault("qm.create", FaultAction::error("storage is full"), 1).unwrap();
-    has(&run(&mut site.build()).failed(), &["qm create 9001", "storage is full"]);
+    has(&run(&mut site.build()).refused(), &["qm create 9001", "storage is full"]);
     assert!(site.node().is_empty());
     assert_eq!(customisings(), 1);
     control.fault("qm.create", FaultAction::error("storage is full"), 1).unwrap();
     site.package("another.deb", "two");
-    run(&mut site.build()).failed();
+    run(&mut site.build()).refused();
     assert_eq!(customisings(), 2, "another package makes another image");
     let kept = site.files().iter().filter(|file| file.starts_with("customised-")).count();
     assert_eq!(kept, 1, "the image of the other packages is gone");
-    run(&mut site.build()).succeeded();
+    run(&mut site.build()).built();
     assert_eq!(customisings(), 2);
     assert_eq!(site.files(), Site::files_at_rest());
 }
@@ -171,9 +171,9 @@ fn one_build_at_a_time() {
     site.lab.control().fault("virt-customize.run", FaultAction::Slow { ms: 1_500 }, 1).unwrap();
     let first = start(&mut site.build());
     site.lab.control().wait_fault("virt-customize.run", std::time::Duration::from_secs(60)).unwrap();
-    let pid = first.id().to_string();
-    has(&run(&mut site.build()).failed(), &["another template build", &pid]);
-    end_of(first).succeeded();
+    let pid = first.pid().to_string();
+    has(&run(&mut site.build()).refused(), &["another template build", &pid]);
+    first.wait().built();
     assert_eq!(site.node().keys().filter(|key| key.starts_with("guest")).count(), 1);
 }
 
@@ -185,14 +185,14 @@ fn another_vm_beside_it_is_not_taken_for_the_staging_one() {
     let container = NewGuest { vmid: 9003, container: true, ..NewGuest::default() };
     site.lab.control().add_guest(container).unwrap();
     let before: Vec<String> = site.node().into_keys().collect();
-    run(&mut site.build()).succeeded();
+    run(&mut site.build()).built();
     assert_eq!(site.node().into_keys().collect::<Vec<_>>(), before);
 }
 
 #[test]
 fn progress_is_lines_in_a_log_and_a_bar_on_a_terminal() {
     let site = Site::fresh();
-    let lines = run(&mut site.build()).succeeded().err;
+    let lines = run(&mut site.build()).built().err;
     for line in [
         "fetching the image",
         "fetching the image: 100 % (0 of 0 MiB)",
@@ -214,5 +214,5 @@ fn progress_is_lines_in_a_log_and_a_bar_on_a_terminal() {
     let shown = String::from_utf8_lossy(&build.output().unwrap().stdout).into_owned();
     assert!(shown.contains('\u{1b}') && shown.contains(" is ready"), "{shown:?}");
     assert!(!shown.contains("importing the image to local-lvm: 50 %"), "{shown:?}");
-    wait_until("nothing is left", || site.files() == Site::files_at_rest());
+    until("nothing is left", || site.files() == Site::files_at_rest());
 }

@@ -1,7 +1,7 @@
 //! Downloads from a server with a certificate (hazard H31): only the machine's own authorities count, and none of them
 //! has signed any of these.
 
-use crate::site::{IMAGE, LIMITS, Site, has, run};
+use crate::site::{Build, IMAGE, LIMITS, Site, has, run};
 use lab::{Outside, Shown, in_own_network};
 
 #[test]
@@ -19,7 +19,7 @@ fn h31_nothing_is_asked_of_a_server_whose_certificate_is_not_to_be_believed() {
                 build
                     .args(["--image-url", &address, "--nodejs-key", key])
                     .env("BLOCKHOST_CACHE_DIR", site.cache());
-                let error = run(build.env("BLOCKHOST_FAULT", LIMITS)).failed();
+                let error = run(build.env("BLOCKHOST_FAULT", LIMITS)).refused();
                 has(&error, &["certificate"]);
                 let heard = outside.heard();
                 assert!(heard.connections > 0 && heard.bytes.is_empty(), "{shown:?}: {heard:?}");

@@ -1,8 +1,8 @@
 //! A build that is killed anywhere, and the next one.
 
-use crate::site::{Site, end_of, run, start};
+use crate::site::{Build, Site, run, start};
 use lab::model::FaultAction;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 /// The points at which the state may change: the steps, the journal's writes, and each call of `qm`.
 fn points(site: &Site) -> Vec<String> {
     let trace = site.lab.path("trace");
-    run(&mut site.faulty(&format!("trace@{}", trace.display()))).succeeded();
+    run(&mut site.faulty(&format!("trace@{}", trace.display()))).built();
     let text = std::fs::read_to_string(&trace).unwrap();
     let mut passed: BTreeMap<&str, usize> = BTreeMap::new();
     let mut points = Vec::new();
@@ -41,7 +41,7 @@ fn sweep(new: fn() -> Site, must: &[&str]) {
                     let site = new();
                     run(&mut site.faulty(&format!("kill@{point}"))).was_killed();
                     whole_or_none(&site, point);
-                    run(&mut site.build()).succeeded();
+                    run(&mut site.build()).built();
                     assert_eq!(site.node(), node, "killed at {point}, then run again");
                     assert_eq!(site.files(), files, "killed at {point}, then run again");
                 }
@@ -110,7 +110,7 @@ fn h05_a_build_killed_while_the_node_works_on_succeeds_when_run_again() {
         (Site::with_template, "task.qmtemplate.half"),
     ] {
         let reference = new();
-        run(&mut reference.build()).succeeded();
+        run(&mut reference.build()).built();
         let site = new();
         // An import and a destroy take their time under the VM's lock.
         let within = ["qm.importdisk", "qm.destroy"].contains(&point);
@@ -119,10 +119,10 @@ fn h05_a_build_killed_while_the_node_works_on_succeeds_when_run_again() {
         let build = start(&mut site.build());
         site.lab.control().wait_fault(point, Duration::from_secs(60)).unwrap();
         std::thread::sleep(Duration::from_millis(if within { 300 } else { 0 }));
-        kill_process(Pid::from_child(&build), Signal::KILL).unwrap();
-        end_of(build).was_killed();
+        build.signal(Signal::KILL);
+        build.wait().was_killed();
         // What the node was asked for appears up to 3 s later (the usual limit, here).
-        run(&mut site.faulty("limit@template-appears=2500")).succeeded();
+        run(&mut site.faulty("limit@template-appears=2500")).built();
         assert_eq!(site.node(), reference.node(), "{point}");
         assert_eq!(site.files(), Site::files_at_rest(), "{point}");
     }
@@ -137,7 +137,7 @@ fn h02_recovery_leaves_a_stranger_alone() {
         lab::model::NewGuest { vmid: 9001, name: "somebody".into(), disk_gib: 1, ..Default::default() };
     site.lab.control().add_guest(stranger).unwrap();
     let before = site.lab.control().snapshot().unwrap();
-    let error = run(&mut site.build()).failed();
+    let error = run(&mut site.build()).refused();
     assert!(error.contains("VMID 9001 has VM \"somebody\""), "{error}");
     assert_eq!(site.lab.control().snapshot().unwrap(), before);
     // Also one that has our name and description, but not our UUID: a copy of what we made.
@@ -145,7 +145,7 @@ fn h02_recovery_leaves_a_stranger_alone() {
     run(&mut site.faulty("kill@template.imported")).was_killed();
     site.lab.control().set(9001, "smbios1", "uuid=00000000-1111-4222-8333-444444444444").unwrap();
     let before = site.lab.control().snapshot().unwrap();
-    run(&mut site.build()).failed();
+    run(&mut site.build()).refused();
     assert_eq!(site.lab.control().snapshot().unwrap(), before);
 }
 
@@ -156,7 +156,7 @@ fn h17_a_note_that_cannot_be_read_stays() {
     let note = site.cache().join("template.json");
     std::fs::write(&note, "{\"host\":").unwrap();
     let before = site.lab.control().snapshot().unwrap();
-    let error = run(&mut site.build()).failed();
+    let error = run(&mut site.build()).refused();
     assert!(error.contains("template.json") && error.contains("left unchanged"), "{error}");
     assert_eq!(std::fs::read_to_string(&note).unwrap(), "{\"host\":");
     assert_eq!(site.lab.control().snapshot().unwrap(), before);

@@ -1,6 +1,6 @@
 //! What goes into the image, and what root does not take from a folder that others may change.
 
-use crate::site::{Site, has, run};
+use crate::site::{Build, Site, has, run};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 
 #[test]
@@ -8,12 +8,12 @@ fn without_a_package_there_is_no_template() {
     let site = Site::fresh();
     std::fs::remove_dir_all(site.packages()).unwrap();
     has(
-        &run(&mut site.build()).failed(),
+        &run(&mut site.build()).refused(),
         &["no package for the template", "template-packages does not exist"],
     );
     std::fs::create_dir(site.packages()).unwrap();
     std::fs::write(site.packages().join("README"), "none yet").unwrap();
-    has(&run(&mut site.build()).failed(), &["template-packages holds no .deb file"]);
+    has(&run(&mut site.build()).refused(), &["template-packages holds no .deb file"]);
     assert!(site.node().is_empty());
     assert_eq!(site.web.asked(), [""; 0], "nothing is fetched before what is here was checked");
 }
@@ -25,17 +25,17 @@ fn h29_only_packages_of_root_and_blockhost_are_installed() {
     std::fs::write(&secret, "!<arch>\ndebian-binary   x").unwrap();
     let bad = site.packages().join("bad.deb");
     symlink(&secret, &bad).unwrap();
-    has(&run(&mut site.build()).failed(), &["package bad.deb", "symbolic link"]);
+    has(&run(&mut site.build()).refused(), &["package bad.deb", "symbolic link"]);
     std::fs::remove_file(&bad).unwrap();
     site.package("bad.deb", "x");
     chown(&bad, Some(4242), None).unwrap();
-    has(&run(&mut site.build()).failed(), &["package bad.deb", "must belong to root"]);
+    has(&run(&mut site.build()).refused(), &["package bad.deb", "must belong to root"]);
     chown(&bad, Some(0), None).unwrap();
     std::fs::set_permissions(&bad, PermissionsExt::from_mode(0o646)).unwrap();
-    has(&run(&mut site.build()).failed(), &["package bad.deb", "writable by nobody else"]);
+    has(&run(&mut site.build()).refused(), &["package bad.deb", "writable by nobody else"]);
     std::fs::write(&bad, "no package").unwrap();
     std::fs::set_permissions(&bad, PermissionsExt::from_mode(0o644)).unwrap();
-    has(&run(&mut site.build()).failed(), &["package bad.deb", "not a Debian package"]);
+    has(&run(&mut site.build()).refused(), &["package bad.deb", "not a Debian package"]);
     assert!(site.node().is_empty());
 }
 
@@ -51,7 +51,7 @@ fn h29_after_the_installers_chown_the_template_can_be_built() {
     for package in std::fs::read_dir(site.packages()).unwrap() {
         chown(package.unwrap().path(), Some(owner), Some(owner)).unwrap();
     }
-    run(&mut site.build()).succeeded();
+    run(&mut site.build()).built();
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn h27_names_of_packages_reach_no_tool() {
     {
         site.package(name, &number.to_string());
     }
-    let ended = run(&mut site.build()).succeeded();
+    let ended = run(&mut site.build()).built();
     has(&ended.err, &["package a\\nb.deb", "package -rf.deb"]);
     let calls = site.lab.control().calls(0).unwrap();
     let call = calls.iter().find(|call| call.kind == "virt-customize").unwrap();
@@ -78,17 +78,17 @@ fn h29_the_cache_is_roots_alone() {
     let cache = site.cache();
     std::fs::create_dir(&cache).unwrap();
     std::fs::set_permissions(&cache, PermissionsExt::from_mode(0o770)).unwrap();
-    has(&run(&mut site.build()).failed(), &["cache is writable by others"]);
+    has(&run(&mut site.build()).refused(), &["cache is writable by others"]);
     std::fs::set_permissions(&cache, PermissionsExt::from_mode(0o700)).unwrap();
     chown(&cache, Some(4242), None).unwrap();
-    has(&run(&mut site.build()).failed(), &["cache is writable by others"]);
+    has(&run(&mut site.build()).refused(), &["cache is writable by others"]);
     std::fs::remove_dir(&cache).unwrap();
     let elsewhere = site.lab.path("elsewhere");
     std::fs::create_dir(&elsewhere).unwrap();
     symlink(&elsewhere, &cache).unwrap();
-    has(&run(&mut site.build()).failed(), &["is not a directory"]);
+    has(&run(&mut site.build()).refused(), &["is not a directory"]);
     std::fs::remove_file(&cache).unwrap();
-    run(&mut site.build()).succeeded();
+    run(&mut site.build()).built();
     assert_eq!(cache.metadata().unwrap().permissions().mode() & 0o777, 0o700);
-    has(&run(site.build().args(["--cache-dir", "cache"])).failed(), &["must be an absolute path"]);
+    has(&run(site.build().args(["--cache-dir", "cache"])).refused(), &["must be an absolute path"]);
 }

@@ -1,6 +1,6 @@
 //! What it does not touch: strangers, templates with linked clones, a node that is not as it should be.
 
-use crate::site::{Site, end_of, has, run, start};
+use crate::site::{Build, Site, has, run, start};
 use lab::Lab;
 use lab::model::{FaultAction, NewGuest};
 use std::time::Duration;
@@ -23,7 +23,7 @@ fn h02_a_stranger_at_the_vmid_is_left_alone() {
         let site = Site::fresh();
         stranger(&site, name, template);
         let before = site.lab.control().snapshot().unwrap();
-        let error = run(&mut site.build()).failed();
+        let error = run(&mut site.build()).refused();
         has(&error, &["VMID 9001 has", "not a template of ours", "--template-vmid"]);
         assert_eq!(site.lab.control().snapshot().unwrap(), before);
         assert_eq!(site.web.asked(), [""; 0]);
@@ -35,7 +35,7 @@ fn h02_a_stranger_at_the_vmid_is_left_alone() {
     ] {
         let vmid = guest.vmid.to_string();
         site.lab.control().add_guest(guest).unwrap();
-        let error = run(site.build().args(["--template-vmid", &vmid])).failed();
+        let error = run(site.build().args(["--template-vmid", &vmid])).refused();
         has(&error, &["taken by another guest of the cluster"]);
     }
 }
@@ -50,7 +50,7 @@ fn h02_a_stranger_who_comes_meanwhile_is_left_alone() {
     control.wait_fault("virt-customize.run", Duration::from_secs(60)).unwrap();
     stranger(&site, "somebody", false);
     let before = site.node();
-    has(&end_of(build).failed(), &["already exists"]);
+    has(&build.wait().refused(), &["already exists"]);
     assert_eq!(site.node(), before);
     assert!(!site.files().contains(&"template.json".to_owned()));
 
@@ -63,7 +63,7 @@ fn h02_a_stranger_who_comes_meanwhile_is_left_alone() {
     control.remove_guest(9001).unwrap();
     stranger(&site, "debian-12-web3-template", true);
     let before: Vec<String> = site.node().into_keys().filter(|key| key.contains("9001")).collect();
-    has(&end_of(build).failed(), &["a different VM"]);
+    has(&build.wait().refused(), &["a different VM"]);
     assert_eq!(
         site.node().into_keys().collect::<Vec<_>>(),
         before,
@@ -75,7 +75,7 @@ fn h02_a_stranger_who_comes_meanwhile_is_left_alone() {
 fn linked() -> Site {
     let site = Site::fresh();
     site.lab.control().add_zfs("tank").unwrap();
-    run(site.build().args(["--storage", "tank"])).succeeded();
+    run(site.build().args(["--storage", "tank"])).built();
     site
 }
 
@@ -89,13 +89,13 @@ fn a_template_with_linked_clones_is_kept() {
     let site = linked();
     link(&site);
     let before = site.lab.control().snapshot().unwrap();
-    let error = run(site.build().args(["--storage", "tank"])).failed();
+    let error = run(site.build().args(["--storage", "tank"])).refused();
     has(&error, &["keeping template 9001", "VM 100 (tank:base-9001-disk-0/vm-100-disk-0)"]);
     // Also where the new one would lie elsewhere.
-    has(&run(&mut site.build()).failed(), &["keeping template 9001"]);
+    has(&run(&mut site.build()).refused(), &["keeping template 9001"]);
     assert_eq!(site.lab.control().snapshot().unwrap(), before);
     site.lab.control().remove_guest(100).unwrap();
-    run(&mut site.build()).succeeded();
+    run(&mut site.build()).built();
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn a_clone_that_is_linked_while_the_new_template_is_made_keeps_the_old_one() {
         control.wait_fault(point, Duration::from_secs(60)).unwrap();
         let old = site.uuid();
         link(&site);
-        let error = end_of(build).failed();
+        let error = build.wait().refused();
         let why = if point == "qm.destroy" { "still in use by linked" } else { "keeping template 9001" };
         has(&error, &[why]);
         assert_eq!(site.uuid(), old);
@@ -126,7 +126,7 @@ fn a_linked_clone_on_lvm_thin_is_known_by_its_terraform_file() {
         site.lab.command("blockhost-vm-create").args(["web-1", "--no-web3", "--apply"]).output().unwrap();
     assert!(made.status.success(), "{made:?}");
     let before = site.lab.control().snapshot().unwrap();
-    has(&run(&mut site.build()).failed(), &["keeping template 9001", "VM 100 (", "web-1.tf.json"]);
+    has(&run(&mut site.build()).refused(), &["keeping template 9001", "VM 100 (", "web-1.tf.json"]);
     assert_eq!(site.lab.control().snapshot().unwrap(), before);
 }
 
@@ -134,23 +134,23 @@ fn a_linked_clone_on_lvm_thin_is_known_by_its_terraform_file() {
 fn a_node_that_is_not_ready_is_known_before_anything_is_fetched() {
     let site = Site::fresh();
     let control = site.lab.control();
-    has(&run(site.build().args(["--storage", "nope"])).failed(), &["storage nope does not exist"]);
+    has(&run(site.build().args(["--storage", "nope"])).refused(), &["storage nope does not exist"]);
     has(
-        &run(site.build().args(["--storage", "local"])).failed(),
+        &run(site.build().args(["--storage", "local"])).refused(),
         &["storage local does not exist or does not accept disks"],
     );
-    has(&run(site.build().args(["--bridge", "vmbr9"])).failed(), &["no bridge vmbr9"]);
+    has(&run(site.build().args(["--bridge", "vmbr9"])).refused(), &["no bridge vmbr9"]);
     control.storage("local-lvm", None, Some(false)).unwrap();
-    has(&run(&mut site.build()).failed(), &["storage local-lvm is not active"]);
+    has(&run(&mut site.build()).refused(), &["storage local-lvm is not active"]);
     control.storage("local-lvm", Some(1 << 30), Some(true)).unwrap();
-    has(&run(&mut site.build()).failed(), &["storage local-lvm has 1024 MiB free, but 2048 MiB are needed"]);
+    has(&run(&mut site.build()).refused(), &["storage local-lvm has 1024 MiB free, but 2048 MiB are needed"]);
     control.storage("local-lvm", Some(1 << 42), None).unwrap();
     // A volume that somebody's VM has left.
     stranger(&site, "somebody", false);
     control.stick_volumes(&["local-lvm:vm-9001-disk-0"]).unwrap();
     site.lab.tool("qm").args(["destroy", "9001"]).output().unwrap();
     has(
-        &run(&mut site.build()).failed(),
+        &run(&mut site.build()).refused(),
         &["VM 9001 does not exist", "local-lvm:vm-9001-disk-0", "pvesm free"],
     );
     control.stick_volumes(&[]).unwrap();
@@ -159,12 +159,12 @@ fn a_node_that_is_not_ready_is_known_before_anything_is_fetched() {
         let (there, away) = (site.lab.path(format!("bin/{tool}")), site.lab.path("away"));
         std::fs::rename(&there, &away).unwrap();
         // The machine may have the real one.
-        let error = run(site.build().env("PATH", site.lab.path("bin"))).failed();
+        let error = run(site.build().env("PATH", site.lab.path("bin"))).refused();
         has(&error, &[&format!("{tool} is not installed")]);
         std::fs::rename(&away, &there).unwrap();
     }
     assert_eq!(site.web.asked(), [""; 0]);
-    run(&mut site.build()).succeeded();
+    run(&mut site.build()).built();
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn h33_an_answer_that_is_no_absence_is_an_error() {
         "ipcc_send_rec failed",
     ] {
         site.lab.control().fault("qm.config", FaultAction::error(message), 1).unwrap();
-        has(&run(&mut site.build()).failed(), &["qm config 9001 failed", message]);
+        has(&run(&mut site.build()).refused(), &["qm config 9001 failed", message]);
         assert_eq!(site.node(), before);
     }
 }
@@ -192,5 +192,5 @@ fn only_root_may_build_on_this_machine() {
     let folder = site.lab.dir();
     std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let ended = run(other.current_dir("/"));
-    has(&ended.failed(), &["only root"]);
+    has(&ended.refused(), &["only root"]);
 }

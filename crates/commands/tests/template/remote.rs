@@ -1,6 +1,6 @@
 //! A node by ssh.
 
-use crate::site::{Site, has, run};
+use crate::site::{Build, Site, has, run};
 
 fn left_there(site: &Site) -> Vec<String> {
     let log = std::fs::read_to_string(site.lab.path("ssh-log")).unwrap_or_default();
@@ -11,7 +11,7 @@ fn left_there(site: &Site) -> Vec<String> {
 #[test]
 fn h27_a_template_on_another_node_by_ssh() {
     let site = Site::fresh();
-    let ended = run(site.build().args(["--host", "root@pve-1.example.org"])).succeeded();
+    let ended = run(site.build().args(["--host", "root@pve-1.example.org"])).built();
     assert!(ended.err.contains("making VM 9001"), "{ended:?}");
     let log = std::fs::read_to_string(site.lab.path("ssh-log")).unwrap();
     assert!(log.lines().all(|line| line.starts_with("root@pve-1.example.org: '")), "{log}");
@@ -28,7 +28,7 @@ fn h27_a_template_on_another_node_by_ssh() {
     let node = site.lab.control().snapshot().unwrap();
     assert!(node.guests[&9001].description.contains(&node.guests[&9001].uuid));
     // And in the place of that one.
-    run(site.build().args(["--host", "root@pve-1.example.org"])).succeeded();
+    run(site.build().args(["--host", "root@pve-1.example.org"])).built();
     assert_eq!(left_there(&site), [""; 0]);
 }
 
@@ -36,7 +36,7 @@ fn h27_a_template_on_another_node_by_ssh() {
 fn a_node_that_lets_nobody_in_is_said_at_once() {
     let site = Site::fresh();
     std::fs::write(site.lab.path("ssh-refuses"), "").unwrap();
-    let error = run(site.build().args(["--host", "root@pve-1"])).failed();
+    let error = run(site.build().args(["--host", "root@pve-1"])).refused();
     has(&error, &["cannot work on root@pve-1 by ssh", "Connection refused", "try: ssh root@pve-1"]);
     assert_eq!(site.web.asked(), [""; 0]);
 }
@@ -49,7 +49,7 @@ fn h05_a_remote_build_killed_anywhere_leaves_nothing_over_there() {
         let site = Site::fresh();
         run(site.faulty(&format!("kill@{point}")).args(["--host", "root@pve-1"])).was_killed();
         // The next one is called for this machine: what is left over there goes all the same.
-        run(&mut site.build()).succeeded();
+        run(&mut site.build()).built();
         assert_eq!(left_there(&site), [""; 0], "{point}");
         assert_eq!(site.files(), Site::files_at_rest(), "{point}");
     }

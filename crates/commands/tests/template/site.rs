@@ -4,10 +4,9 @@ use crate::web::Web;
 use lab::{Lab, LabBuilder};
 use regex_lite::Regex;
 use std::collections::BTreeMap;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+pub use test_support::{Ended, run, start, until};
 
 pub const IMAGE: &str = "/images/debian-12-generic-amd64.qcow2";
 pub const SUMS: &str = "/images/SHA512SUMS";
@@ -158,61 +157,28 @@ fn list(folder: &Path, prefix: &str, names: &mut Vec<String>) {
 }
 
 /// How a build ended.
-#[derive(Debug)]
-pub struct Ended {
-    pub out: String,
-    pub err: String,
-    pub output: Output,
-}
-
-impl From<Output> for Ended {
-    fn from(output: Output) -> Ended {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ended { out: text(&output.stdout), err: text(&output.stderr), output }
-    }
-}
-
-impl Ended {
+pub trait Build {
     /// Success: stdout is the one line and nothing else.
-    #[track_caller]
-    pub fn succeeded(self) -> Ended {
-        assert!(self.output.status.success(), "{self:#?}");
-        assert!(self.out.ends_with(" is ready\n") && self.out.lines().count() == 1, "{self:#?}");
-        self
-    }
-
+    fn built(self) -> Self;
     /// Failure: nothing on stdout, one line that begins with `error: ` as the last on stderr, which is given.
+    fn refused(self) -> String;
+}
+
+impl Build for Ended {
     #[track_caller]
-    pub fn failed(self) -> String {
-        assert_eq!((self.output.status.code(), self.out.as_str()), (Some(1), ""), "{self:#?}");
-        let last = self.err.lines().last().unwrap_or_default();
-        assert!(last.starts_with("error: "), "{self:#?}");
-        last.to_owned()
+    fn built(self) -> Ended {
+        // A warning may repeat the words of a tool that begin with "error:".
+        let ended = self.ends(0);
+        assert!(ended.out.ends_with(" is ready\n") && ended.out.lines().count() == 1, "{ended:#?}");
+        ended
     }
 
     #[track_caller]
-    pub fn was_killed(self) {
-        assert_eq!(self.output.status.signal(), Some(9), "{self:#?}");
-    }
-}
-
-pub fn run(command: &mut Command) -> Ended {
-    command.output().unwrap().into()
-}
-
-pub fn start(command: &mut Command) -> Child {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-pub fn end_of(child: Child) -> Ended {
-    child.wait_with_output().unwrap().into()
-}
-
-pub fn wait_until(what: &str, mut is: impl FnMut() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(60);
-    while !is() {
-        assert!(Instant::now() < limit, "{what}: not within a minute");
-        std::thread::sleep(Duration::from_millis(5));
+    fn refused(self) -> String {
+        assert_eq!(self.out, "", "{self:#?}");
+        let last = self.err.lines().last().unwrap_or_default().to_owned();
+        assert_eq!(self.failed(), last);
+        last
     }
 }
 
