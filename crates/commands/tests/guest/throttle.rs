@@ -2,7 +2,8 @@
 //! (`facts/contract/commands.md#throttle`).
 
 use crate::support::{
-    Ended, asked, begin, edit_database, place, read, site, snapshot, stand_in, until, uuid, vm, vm_with, write,
+    Ended, asked, begin, edit_database, place, read, site, snapshot, stand_in, until, uuid, vm, vm_with,
+    write,
 };
 use lab::Lab;
 use lab::model::{FaultAction, NewGuest, Power};

@@ -213,7 +213,7 @@ fn wait_for_guest(
     let state = node.state(vmid, Some(identity), Deadline::after(Duration::from_secs(60)))?;
     if !state.exists || !state.is(identity, vm.name()) {
         let found = if state.exists { state.found() } else { "no machine".to_string() };
-        anyhow::bail!("terraform said it was made, but the node has {found}");
+        anyhow::bail!("terraform reported success, but the node has {found}");
     }
     let limit = request.guest_timeout.unwrap_or(vm.settings.guest_ready_timeout);
     tracing::info!("{}: waiting for the guest agent, at most {} s", taken.label(), limit.as_secs());
