@@ -95,7 +95,7 @@ impl Ended {
         let ended = self.clone().ends(code);
         assert_eq!(ended.out, "", "{words:?}: {ended:#?}");
         // On a busy machine one that waits for its turn says so.
-        let is_of_a_wait = |line: &&str| line.contains(": waiting for another operation on it (");
+        let is_of_a_wait = |line: &&str| line.contains(": waiting for another operation on it");
         let lines: Vec<&str> = ended.err.lines().filter(|line| !is_of_a_wait(line)).collect();
         assert!(lines.len() == 1 && lines[0].starts_with("error: "), "{words:?}: {ended:#?}");
         has(lines[0], words);

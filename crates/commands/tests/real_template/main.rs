@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "the shorthands of the lab's own suite are shared")]
 
 #[path = "../template/site.rs"]
+#[allow(unused_imports, reason = "what the lab's own suite takes from there is shared")]
 mod site;
 #[path = "../template/web.rs"]
 mod web;
