@@ -113,7 +113,7 @@ pub fn fetch(
     let (tell, told) = sync_channel(8);
     let (asked, limit) = (address.clone(), patience);
     std::thread::spawn(move || {
-        let end = match ask(&asked, from, limit, &tell) {
+        let end = match download(&asked, from, limit, &tell) {
             Ok(()) => News::End,
             Err(error) => News::Failed(error),
         };
@@ -172,7 +172,7 @@ fn next(told: &Receiver<News>) -> Option<News> {
     }
 }
 
-fn ask(
+fn download(
     address: &WebAddress,
     from: u64,
     patience: Patience,

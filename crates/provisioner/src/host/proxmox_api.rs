@@ -107,7 +107,7 @@ impl ProxmoxApi {
         let mut pause = Duration::from_millis(200);
         let mut overloaded = None;
         loop {
-            match (self.ask("GET", path, &[], deadline), overloaded.take()) {
+            match (self.request("GET", path, &[], deadline), overloaded.take()) {
                 (Err(error @ ApiError::Overloaded { .. }), _) if deadline.left() > pause => {
                     overloaded = Some(error);
                     super::clock::sleep(pause);
@@ -122,16 +122,16 @@ impl ProxmoxApi {
 
     /// POST `path` with form fields; the value of `data`.
     pub fn post(&self, path: &str, fields: &[(&str, &str)], deadline: Deadline) -> Result<Value, ApiError> {
-        self.ask("POST", path, fields, deadline)
+        self.request("POST", path, fields, deadline)
     }
 
     /// PUT `path` with form fields; the value of `data`.
     pub fn put(&self, path: &str, fields: &[(&str, &str)], deadline: Deadline) -> Result<Value, ApiError> {
-        self.ask("PUT", path, fields, deadline)
+        self.request("PUT", path, fields, deadline)
     }
 
     /// One request; only POST and PUT have fields.
-    fn ask(
+    fn request(
         &self,
         method: &str,
         path: &str,

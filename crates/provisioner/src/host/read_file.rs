@@ -41,7 +41,7 @@ impl Beneath {
 
     /// What is in a folder of it; `.` is the folder itself.
     pub fn names(&self, folder: impl AsRef<Path>) -> io::Result<Vec<OsString>> {
-        let opened = self.look(folder.as_ref(), OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let opened = self.open_at(folder.as_ref(), OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(&opened)? {
             let name = entry?.file_name().to_bytes().to_vec();
@@ -55,12 +55,12 @@ impl Beneath {
     /// All of a text file of it; a link in the file's place is refused.
     pub fn text(&self, path: impl AsRef<Path>) -> io::Result<String> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
-        let file = File::from(self.look(path.as_ref(), flags)?);
+        let file = File::from(self.open_at(path.as_ref(), flags)?);
         regular(&file.metadata()?)?;
         as_text(all_of(file, LIMIT)?)
     }
 
-    fn look(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    fn open_at(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
         // The kernel gives up where a folder is moved about just then.
         for _ in 0..16 {
             match rustix::fs::openat2(

@@ -17,7 +17,7 @@ pub const BOTH: [Limit; 2] = [Limit::BandwidthIn, Limit::BandwidthOut];
 
 /// The limits of a VM's record as it stands now.
 pub fn recorded(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Limits> {
-    let fields = ctx.database.look(|db| Ok(db.fields(name.as_str())))?;
+    let fields = ctx.database.inspect(|db| Ok(db.fields(name.as_str())))?;
     let limits = Limits::from_record(fields.as_ref().and_then(|fields| fields.get(FIELD)));
     limits.map_err(|why| {
         anyhow::anyhow!(

@@ -521,7 +521,7 @@ fn is_anothers_address(
     name: &VmName,
     address: std::net::Ipv6Addr,
 ) -> anyhow::Result<bool> {
-    ctx.database.look(|db| {
+    ctx.database.inspect(|db| {
         let mut others = db.records().flatten().filter(|record| record.is_live() && record.name != *name);
         Ok(others.any(|record| record.ipv6 == Some(address)))
     })

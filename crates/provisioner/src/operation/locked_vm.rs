@@ -40,7 +40,7 @@ impl<'h> Context<'h> {
         verb: &str,
         limit: Duration,
     ) -> anyhow::Result<LockedVm<'c, 'h>> {
-        Ok(LockedVm::new(self, name, VmLock::take(self.host, name, verb, limit)?))
+        Ok(LockedVm::new(self, name, VmLock::acquire(self.host, name, verb, limit)?))
     }
 
     /// The VM if nobody works on it.

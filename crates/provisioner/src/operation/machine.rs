@@ -50,7 +50,7 @@ impl Machine {
 
     /// The same without asking the API whether it is paused.
     pub fn state(&self, ctx: &Context<'_>, deadline: Deadline) -> anyhow::Result<VmState> {
-        let state = self.look(ctx, deadline)?;
+        let state = self.unproven_state(ctx, deadline)?;
         self.prove(&state)?;
         Ok(state)
     }
@@ -73,7 +73,7 @@ impl Machine {
     }
 
     /// What is at its VMID, whosever it is.
-    pub fn look(&self, ctx: &Context<'_>, deadline: Deadline) -> anyhow::Result<VmState> {
+    pub fn unproven_state(&self, ctx: &Context<'_>, deadline: Deadline) -> anyhow::Result<VmState> {
         let state = ctx.node().state(self.vmid, Some(&self.identity), deadline.at_most(LOOK));
         state.with_context(|| format!("{}: cannot query the node", self.label()))
     }
@@ -95,7 +95,7 @@ impl Machine {
             self.label(),
             self.vmid,
             self.identity,
-            state.found(),
+            state.description(),
             self.record.name,
             self.record.name
         );
@@ -156,7 +156,7 @@ pub fn of_record(vm: &LockedVm<'_, '_>, record: VmRecord, deadline: Deadline) ->
 }
 
 /// Where a record's machine is to be looked for.
-pub struct Place {
+pub struct Whereabouts {
     /// Its VMID.
     pub vmid: Vmid,
     /// What proves it.
@@ -167,8 +167,8 @@ pub struct Place {
 
 /// Finds the VMID of a record and changes nothing. Records of the older package may hold a wrong one: the shared
 /// terraform state is right where the name on the node agrees (`facts/contract/legacy.md`).
-pub fn locate(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> anyhow::Result<Place> {
-    let as_recorded = |identity| Place { vmid: record.vmid, identity, proven_elsewhere: false };
+pub fn locate(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> anyhow::Result<Whereabouts> {
+    let as_recorded = |identity| Whereabouts { vmid: record.vmid, identity, proven_elsewhere: false };
     if let Some(uuid) = record.smbios_uuid {
         return Ok(as_recorded(Identity::Uuid(uuid)));
     }
@@ -192,7 +192,7 @@ pub fn locate(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> anyho
     };
     let there = look(other)?;
     if there.exists && there.is(&identity, &record.name) {
-        return Ok(Place { vmid: other, identity, proven_elsewhere: true });
+        return Ok(Whereabouts { vmid: other, identity, proven_elsewhere: true });
     }
     let here = look(record.vmid)?;
     if here.exists && here.is(&identity, &record.name) {
@@ -200,7 +200,7 @@ pub fn locate(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> anyho
     }
     let describe = |vmid: Vmid, state: &VmState| {
         if state.exists {
-            format!("VMID {vmid} is {}", state.found())
+            format!("VMID {vmid} is {}", state.description())
         } else {
             format!("VMID {vmid} does not exist")
         }
@@ -215,5 +215,5 @@ pub fn locate(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> anyho
         describe(other, &there)
     );
     // Gone under both numbers: the one terraform made is the one that counts.
-    Ok(Place { vmid: other, identity, proven_elsewhere: false })
+    Ok(Whereabouts { vmid: other, identity, proven_elsewhere: false })
 }

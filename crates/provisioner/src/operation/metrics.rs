@@ -16,7 +16,7 @@ use crate::host::clock::{self, Deadline};
 use crate::host::failpoint::limit;
 use crate::host::proxmox_api::{ApiError, ProxmoxApi};
 use crate::plan::metrics::{
-    Between, Look, Metrics, Named, RunState, disk_used_mb, figures, listed_counters, live_counters, rates,
+    Between, Metrics, Named, Reading, RunState, disk_used_mb, figures, listed_counters, live_counters, rates,
     whole,
 };
 use crate::store::metric_samples::{
@@ -71,7 +71,7 @@ pub fn metrics(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Named> {
     let (access, api) = ctx.api().with_context(|| machine.label())?;
     let folder = format!("/nodes/{}/qemu/{}", access.node, machine.vmid);
     let one = One { ctx, machine: &machine, api, folder, deadline, samples: MetricSamples::new(ctx.host) };
-    one.look()
+    one.metrics()
 }
 
 fn now_ms() -> i64 {
@@ -94,7 +94,7 @@ struct One<'a> {
 }
 
 impl One<'_> {
-    fn look(&self) -> anyhow::Result<Named> {
+    fn metrics(&self) -> anyhow::Result<Named> {
         let (name, vmid) = (&self.machine.record.name, self.machine.vmid.get());
         let identity = self.machine.identity.to_string();
         let status = self.api.get(&format!("{}/status/current", self.folder), self.deadline);
@@ -123,7 +123,7 @@ impl One<'_> {
 
         // Another caller may have written meanwhile: its looks and its agent's answer are as good as ours.
         let mut sample = self.samples.sample(name, vmid, &identity);
-        let look = Look { at_ms: now, uptime, counters: live_counters(&status) };
+        let look = Reading { at_ms: now, uptime, counters: live_counters(&status) };
         let (rates, is_new) = sample.looks.add(look);
         let agent = match said {
             Some(said) => Some(after(known_agent, said, now, uptime)),
@@ -175,7 +175,7 @@ impl One<'_> {
     /// node 500 (H39), and the root agent can tell.
     fn explained(&self, error: ApiError) -> anyhow::Error {
         if matches!(error, ApiError::Status { .. } | ApiError::Forbidden { .. })
-            && let Ok(state) = self.machine.look(self.ctx, self.deadline)
+            && let Ok(state) = self.machine.unproven_state(self.ctx, self.deadline)
         {
             if !state.exists {
                 return anyhow::anyhow!(
@@ -391,7 +391,7 @@ impl All<'_> {
         };
         if !is_proven {
             // Its description may have been changed: then its configuration tells.
-            let state = machine.look(self.ctx, self.deadline)?;
+            let state = machine.unproven_state(self.ctx, self.deadline)?;
             anyhow::ensure!(state.exists, "{}: the node has no such VM", machine.label());
             machine.prove(&state)?;
         }
@@ -420,7 +420,8 @@ impl All<'_> {
         }
         let state = line.get("status").and_then(Value::as_str).unwrap_or_default();
         let state = RunState::of_qmp(state);
-        let look = Look { at_ms: self.now, uptime: whole(line, "uptime"), counters: listed_counters(line) };
+        let look =
+            Reading { at_ms: self.now, uptime: whole(line, "uptime"), counters: listed_counters(line) };
         let last = before.remove(record.name.as_str());
         let last = last.filter(|last| last.vmid == vmid && last.identity == identity);
         let sample = match last {

@@ -8,7 +8,7 @@ use super::bandwidth::recorded;
 use super::create::facts::Surroundings;
 use super::create::first_boot::{self, NoTemplate};
 use super::create::holders::Holders;
-use super::create::{Created, OnResult, Request, VmResult, check, preview, take};
+use super::create::{Created, OnResult, Request, VmResult, allocate, check, preview};
 use super::destroy::{Destroyed, mark_destroyed};
 use super::gc::{self, Options, Report};
 use super::metrics::live_records;
@@ -54,8 +54,8 @@ pub fn create(ctx: &Context<'_>, request: &Request, report: OnResult<'_>) -> any
     }
     ctx.database.make_if_missing(range.start.get(), || Ok(None))?;
     let allocation = ctx.database.update(|db| {
-        let allocation = take::choose(ctx, request, &facts, db, &[], &[], &mut nobody)?;
-        take::hold(db, allocation, range);
+        let allocation = allocate::choose(ctx, request, &facts, db, &[], &[], &mut nobody)?;
+        allocate::hold(db, allocation, range);
         // There is no guest to sign anything.
         let drawn = Drawn { allocation, smbios_uuid: Uuid::new_v4(), secret_key: Secret::new("") };
         let record = create_vm::record(request, &facts, &drawn);
@@ -102,7 +102,7 @@ fn facts(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Facts> {
 
 /// Whether it is on. A suspended one is off.
 fn is_on(ctx: &Context<'_>, record: &VmRecord) -> bool {
-    let fields = ctx.database.look(|db| Ok(db.fields(record.name.as_str())));
+    let fields = ctx.database.inspect(|db| Ok(db.fields(record.name.as_str())));
     let is_off = fields.is_ok_and(|fields| fields.is_some_and(|f| f.get(POWER) == Some(&Value::from("off"))));
     record.status == Status::Active && !is_off
 }

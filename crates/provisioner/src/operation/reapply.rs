@@ -88,9 +88,9 @@ pub fn reapply(ctx: &Context<'_>) -> anyhow::Result<Reapplied> {
         ctx.host.interrupt.check()?;
         let deadline = deadline.unwrap_or_else(|| Deadline::after(failpoint::limit("reapply", LIMIT)));
         match one(ctx, &name, deadline) {
-            Ok(Found::Off) => done.off += 1,
-            Ok(Found::Missing) => done.missing.push(name.to_string()),
-            Ok(Found::NotYet) => {
+            Ok(Ended::Off) => done.off += 1,
+            Ok(Ended::Missing) => done.missing.push(name.to_string()),
+            Ok(Ended::NotYet) => {
                 waiting.push_back((name, Some(deadline)));
                 put_off += 1;
                 if put_off >= waiting.len() {
@@ -98,8 +98,8 @@ pub fn reapply(ctx: &Context<'_>) -> anyhow::Result<Reapplied> {
                     put_off = 0;
                 }
             }
-            Ok(Found::Connected(warnings)) if warnings.is_empty() => done.connected += 1,
-            Ok(Found::Connected(warnings)) => {
+            Ok(Ended::Connected(warnings)) if warnings.is_empty() => done.connected += 1,
+            Ok(Ended::Connected(warnings)) => {
                 done.failures.extend(warnings.into_iter().map(|w| format!("VM {name}: {w}")))
             }
             Err(error) => done.failures.push(format!("{error:#}")),
@@ -131,7 +131,7 @@ fn wait_for_agent(ctx: &Context<'_>, vmid: Vmid) -> anyhow::Result<()> {
 }
 
 /// One VM as it is now.
-enum Found {
+enum Ended {
     /// It does not run, or is no active VM any more.
     Off,
     /// Its record is active, and the node has no such VM.
@@ -143,10 +143,10 @@ enum Found {
 }
 
 /// One VM under its lock, its record read again: what was suspended meanwhile stays unconnected.
-fn one(ctx: &Context<'_>, name: &VmName, deadline: Deadline) -> anyhow::Result<Found> {
+fn one(ctx: &Context<'_>, name: &VmName, deadline: Deadline) -> anyhow::Result<Ended> {
     let vm = ctx.lock_vm(name, "reapply", LIMIT)?;
     let Some(record) = ctx.record(name)?.filter(|r| r.status == Status::Active) else {
-        return Ok(Found::Off);
+        return Ok(Ended::Off);
     };
     let machine = machine::of_record(&vm, record, deadline)?;
     let node = ctx.node();
@@ -155,16 +155,16 @@ fn one(ctx: &Context<'_>, name: &VmName, deadline: Deadline) -> anyhow::Result<F
     let state = state.with_context(|| format!("{}: cannot query the node", machine.label()))?;
     machine.prove(&state)?;
     if !state.exists {
-        return Ok(Found::Missing);
+        return Ok(Ended::Missing);
     }
     if !state.running {
-        return Ok(Found::Off);
+        return Ok(Ended::Off);
     }
     let isolation = network::isolate_once(&node, (machine.vmid, &machine.identity), deadline);
     if matches!(isolation, Isolation::NotYet(_)) && deadline.left() > LAST_TRY {
-        return Ok(Found::NotYet);
+        return Ok(Ended::NotYet);
     }
     let mut warnings = network::finish(ctx, &node, machine.vmid, machine.record.ipv6, &isolation, deadline);
     warnings.extend(bandwidth::put_back(&vm, &machine, deadline));
-    Ok(Found::Connected(warnings))
+    Ok(Ended::Connected(warnings))
 }

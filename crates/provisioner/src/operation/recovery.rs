@@ -80,7 +80,7 @@ pub fn put_record_back(vm: &LockedVm<'_, '_>, entry: &Entry) -> anyhow::Result<(
     let Some(record) = &entry.record else {
         return Ok(());
     };
-    let there = vm.database.look(|db| {
+    let there = vm.database.inspect(|db| {
         // The tombstone of an earlier VM of this name is no record of this one; its own tombstone is.
         let earlier = |r: &VmRecord| r.status == Status::Destroyed && r.smbios_uuid != entry.smbios_uuid;
         Ok(db.record(&entry.name).is_some_and(|r| !matches!(r, Ok(r) if earlier(&r))))
@@ -225,7 +225,10 @@ pub fn remove_machine(
             !is_being_cloned(&state),
             "{label}: a clone into this VMID is still running; cannot tell yet whether it is ours"
         );
-        tracing::warn!("{label}: the VM with this VMID is not ours ({}); leaving it alone", state.found());
+        tracing::warn!(
+            "{label}: the VM with this VMID is not ours ({}); leaving it alone",
+            state.description()
+        );
         return Ok(());
     }
     anyhow::ensure!(!state.elsewhere, "{label}: it is on node {}", state.node);

@@ -10,7 +10,7 @@ use super::{Context, recovery};
 use crate::host::clock::{self, Deadline};
 use crate::plan::vm_record::{self, NewVm};
 use crate::store::record_copy::{self, Fields};
-use crate::store::vm_database::Fields as Look;
+use crate::store::vm_database;
 use crate::tool::terraform_files::{self, Described, TerraformFiles};
 use crate::value::identity::Identity;
 use crate::value::text::{OneLine, UserName};
@@ -76,7 +76,7 @@ pub fn keep_copy(ctx: &Context<'_>, name: &VmName) {
 }
 
 fn live_names(ctx: &Context<'_>) -> anyhow::Result<HashSet<String>> {
-    let gathered = ctx.database.gather(Look::Holding, HashSet::new, |names, view| {
+    let gathered = ctx.database.gather(vm_database::Fields::Holding, HashSet::new, |names, view| {
         // A damaged record is there: whoever repairs it knows better.
         if !view.is_destroyed() {
             names.insert(view.key.to_string());

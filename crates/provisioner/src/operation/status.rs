@@ -134,7 +134,7 @@ fn judge(
             Some(format!(
                 "{label}: VMID {} now belongs to another guest: expected {identity}, found {}",
                 record.vmid,
-                state.found()
+                state.description()
             )),
         );
     }

@@ -27,13 +27,13 @@ pub enum Target {
 
 /// The state of a machine for destroy. An error where the machine is not ours and ours may live elsewhere.
 pub fn target(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -> anyhow::Result<Target> {
-    judge(ctx, machine, machine.look(ctx, deadline)?, deadline)
+    judge(ctx, machine, machine.unproven_state(ctx, deadline)?, deadline)
 }
 
 /// The state of a machine; one that vanished is a machine that is gone. For those who switch off: a machine that has
 /// only a name may have been renamed, and runs on.
 pub fn state(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -> anyhow::Result<VmState> {
-    judged(ctx, machine, machine.look(ctx, deadline)?, deadline)
+    judged(ctx, machine, machine.unproven_state(ctx, deadline)?, deadline)
 }
 
 /// The same for a state that was asked for.
@@ -67,14 +67,14 @@ fn judge(ctx: &Context<'_>, machine: &Machine, state: VmState, deadline: Deadlin
         Err(why) => anyhow::bail!(
             "{taken}: expected {}, found {}. Whether VM {name} is elsewhere in the cluster is unknown: {why}; nothing was done. If it was deleted outside BlockHost, close its record alone with blockhost-vm-destroy {name} --forget",
             machine.identity,
-            state.found()
+            state.description()
         ),
     };
     anyhow::ensure!(
         found.is_empty(),
         "{taken}: expected {}, found {}, and {} may be VM {name}; nothing was done. If it is not, close the record alone with blockhost-vm-destroy {name} --forget",
         machine.identity,
-        state.found(),
+        state.description(),
         found.join(", ")
     );
     Ok(Target::Vanished(format!(

@@ -12,7 +12,7 @@ const MIB: u64 = 1 << 20;
 /// So far wall clock and VM's uptime may disagree about the time between two looks: uptime counts whole seconds, and each
 /// look takes a moment.
 const DISAGREEMENT_MS: i64 = 2500;
-/// Looks that lie closer together say nothing: counters move in bursts.
+/// Readings that lie closer together say nothing: counters move in bursts.
 pub const CLOSEST_MS: i64 = 1000;
 
 /// What the contract calls the state.
@@ -77,7 +77,7 @@ pub struct Counters {
 
 /// One look at a VM's counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Look {
+pub struct Reading {
     /// When, in milliseconds since 1970.
     pub at_ms: i64,
     /// How long the VM had been running, in seconds.
@@ -113,7 +113,7 @@ pub enum Between {
 }
 
 /// The rates between two looks; 0 without a first one, after a restart of the VM and after a jump of the clock.
-pub fn rates(before: Option<&Look>, now: &Look, by: Between) -> Rates {
+pub fn rates(before: Option<&Reading>, now: &Reading, by: Between) -> Rates {
     let none = |counter: Option<u64>| if counter.is_some() { 0 } else { -1 };
     let disks = |c: &Counters| [c.disk_read, c.disk_written, c.reads, c.writes];
     let new = &now.counters;
@@ -147,7 +147,7 @@ pub fn rates(before: Option<&Look>, now: &Look, by: Between) -> Rates {
 }
 
 /// Milliseconds between two looks at one run of a VM; `None` where they are not that, or nobody can tell.
-fn span(before: &Look, now: &Look, by: Between) -> Option<u64> {
+fn span(before: &Reading, now: &Reading, by: Between) -> Option<u64> {
     let up = now.uptime.checked_sub(before.uptime)?;
     let up_ms = i64::try_from(up).ok()?.checked_mul(1000)?;
     let clock_ms = now.at_ms.checked_sub(before.at_ms)?;
@@ -163,13 +163,13 @@ fn span(before: &Look, now: &Look, by: Between) -> Option<u64> {
 /// The last looks at a VM: two, so that a second caller who comes right after the first one still has one to compare
 /// with that lies some time back.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Looks(Vec<Look>);
+pub struct Readings(Vec<Reading>);
 
-impl Looks {
+impl Readings {
     /// The rates up to `now`, and whether `now` was noted: a look right after the last one is not, or many callers at
     /// once would leave nobody a distance to compare over.
-    pub fn add(&mut self, now: Look) -> (Rates, bool) {
-        let is_close = |look: &Look| (0..CLOSEST_MS).contains(&(now.at_ms - look.at_ms));
+    pub fn add(&mut self, now: Reading) -> (Rates, bool) {
+        let is_close = |look: &Reading| (0..CLOSEST_MS).contains(&(now.at_ms - look.at_ms));
         let found = rates(self.0.iter().rev().find(|look| !is_close(look)), &now, Between::Clock);
         if self.0.last().is_some_and(|last| is_close(last) && last.uptime <= now.uptime) {
             return (found, false);

@@ -7,7 +7,7 @@
 
 use crate::host::replace_file::{self, PRIVATE};
 use crate::host::{Host, read_file};
-use crate::plan::metrics::{Look, Looks, Rates};
+use crate::plan::metrics::{Rates, Reading, Readings};
 use crate::value::vm_name::VmName;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ pub struct Sample {
     /// The QEMU that was proven to be its.
     pub proof: Option<Proof>,
     /// The last looks at its counters.
-    pub looks: Looks,
+    pub looks: Readings,
     /// What its guest agent said.
     pub agent: Option<AgentLook>,
 }
@@ -67,7 +67,7 @@ pub struct AllSample {
     /// What proved it.
     pub identity: String,
     /// The look.
-    pub look: Look,
+    pub look: Reading,
     /// The rates that were told then: they stay until the node has new figures.
     pub rates: Rates,
 }

@@ -28,7 +28,7 @@ pub struct Ticket<'h> {
 
 impl<'h> Ticket<'h> {
     /// Takes the next number.
-    pub fn take(host: &'h Host, vm_name: &str) -> anyhow::Result<Ticket<'h>> {
+    pub fn draw(host: &'h Host, vm_name: &str) -> anyhow::Result<Ticket<'h>> {
         let folder = host.run_dir.join("creates");
         replace_file::make_folder(&folder, 0o770)
             .with_context(|| format!("the queue of creates needs {}", host.run_dir.display()))?;

@@ -50,7 +50,7 @@ pub fn refresh(settings: &Settings, database: &VmDatabase, name: &VmName) -> any
     if !path(settings, name).parent().is_some_and(|folder| folder.is_dir()) {
         return Ok(());
     }
-    let live = database.look(|db| {
+    let live = database.inspect(|db| {
         let is_live = matches!(db.record(name.as_str()), Some(Ok(record)) if record.is_live());
         Ok(db.fields(name.as_str()).filter(|_| is_live))
     })?;

@@ -22,7 +22,7 @@ use crate::value::field_names::FieldNames;
 use crate::value::json_text::whole_number;
 use crate::value::vm_record::VmRecord;
 use anyhow::Context;
-use scan::Look;
+use scan::Query;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -93,10 +93,10 @@ impl VmDatabase {
 
     /// The record of `name`, without reading more of the others than it must.
     pub fn record(&self, name: &str) -> Result<Option<Result<VmRecord, String>>, DatabaseError> {
-        let look = Look::at(&self.fields, name);
+        let query = Query::at(&self.fields, name);
         self.read(|file| {
             let mut found = None;
-            Ok(scan::records(file, &look, &mut |view| found = Some(view.to_record()))?.map(|()| found))
+            Ok(scan::records(file, &query, &mut |view| found = Some(view.to_record()))?.map(|()| found))
         })
     }
 
@@ -108,10 +108,10 @@ impl VmDatabase {
         new: impl Fn() -> T,
         mut visit: impl FnMut(&mut T, &RecordView<'_>),
     ) -> Result<T, DatabaseError> {
-        let look = Look::at_all(&self.fields, fields);
+        let query = Query::at_all(&self.fields, fields);
         self.read(|file| {
             let mut gathered = new();
-            Ok(scan::records(file, &look, &mut |view| visit(&mut gathered, view))?.map(|()| gathered))
+            Ok(scan::records(file, &query, &mut |view| visit(&mut gathered, view))?.map(|()| gathered))
         })
     }
 
@@ -122,8 +122,8 @@ impl VmDatabase {
     }
 
     /// The whole contents, for a look that changes nothing.
-    pub fn look<T>(&self, look: impl FnOnce(&Contents<'_>) -> anyhow::Result<T>) -> anyhow::Result<T> {
-        self.with_contents(|contents| look(contents))
+    pub fn inspect<T>(&self, read: impl FnOnce(&Contents<'_>) -> anyhow::Result<T>) -> anyhow::Result<T> {
+        self.with_contents(|contents| read(contents))
     }
 
     /// Reads, changes and writes under the lock. When `change` fails, nothing is written.
@@ -200,13 +200,13 @@ impl VmDatabase {
     /// The same for a look that goes through the file once.
     fn read<T>(
         &self,
-        mut look: impl FnMut(&mut File) -> io::Result<Result<T, String>>,
+        mut pass: impl FnMut(&mut File) -> io::Result<Result<T, String>>,
     ) -> Result<T, DatabaseError> {
         let deadline = Deadline::after(self.torn_read);
         loop {
             let mut file =
                 read_file::open_up_to(&self.path, LIMIT).map_err(|error| self.cannot_read(&error))?;
-            match look(&mut file).map_err(|error| self.cannot_read(&error))? {
+            match pass(&mut file).map_err(|error| self.cannot_read(&error))? {
                 Ok(value) => {
                     self.is_corrupt.store(false, Ordering::Relaxed);
                     return Ok(value);

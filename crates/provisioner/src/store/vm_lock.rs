@@ -26,7 +26,7 @@ pub struct VmLock(LockFile);
 
 impl VmLock {
     /// Waits for other operations on the VM, at most `limit`. `verb` is for the message others get.
-    pub fn take(host: &Host, name: &VmName, verb: &str, limit: Duration) -> anyhow::Result<VmLock> {
+    pub fn acquire(host: &Host, name: &VmName, verb: &str, limit: Duration) -> anyhow::Result<VmLock> {
         let path = journal_folder(host)?.join(format!("{name}.lock"));
         let limit = failpoint::limit("vm-lock", limit);
         let deadline = Deadline::after(limit);

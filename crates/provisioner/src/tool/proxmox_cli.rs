@@ -91,7 +91,7 @@ impl ProxmoxCli {
     }
 
     /// Runs a tool that prints JSON.
-    fn ask<T: DeserializeOwned>(&self, name: &str, arguments: &[&str]) -> anyhow::Result<T> {
+    fn json<T: DeserializeOwned>(&self, name: &str, arguments: &[&str]) -> anyhow::Result<T> {
         let arguments = [arguments, &["--output-format", "json"]].concat();
         let ended = self.run(name, &arguments)?;
         serde_json::from_str(&ended.stdout)
@@ -100,14 +100,14 @@ impl ProxmoxCli {
 
     /// Runs a tool that prints a list as JSON.
     fn rows<T: DeserializeOwned>(&self, name: &str, arguments: &[&str]) -> anyhow::Result<Vec<T>> {
-        let list: serde_json::Value = self.ask(name, arguments)?;
+        let list: serde_json::Value = self.json(name, arguments)?;
         serde_json::from_value(list)
             .map_err(|_| anyhow::anyhow!("{name} {} did not print a list", arguments.join(" ")))
     }
 
     /// The major release of Proxmox VE: 8, 9.
     pub fn release(&self) -> anyhow::Result<u32> {
-        let version: rows::Version = self.ask("pvesh", &["get", "/version"])?;
+        let version: rows::Version = self.json("pvesh", &["get", "/version"])?;
         let release = version.release.as_deref().and_then(|text| text.split('.').next()?.parse().ok());
         release.context("pvesh get /version does not report the release")
     }
@@ -193,7 +193,7 @@ impl ProxmoxCli {
     pub fn add_token(&self, user: &str, name: &str, made: impl FnOnce()) -> anyhow::Result<String> {
         // By way of a value: an error of the reader would repeat what it read.
         let printed: serde_json::Value =
-            self.ask("pveum", &["user", "token", "add", user, name, "--privsep", "1"])?;
+            self.json("pveum", &["user", "token", "add", user, name, "--privsep", "1"])?;
         made();
         let token: rows::NewToken = serde_json::from_value(printed).unwrap_or_default();
         token.value.context("pveum printed no token secret")

@@ -81,7 +81,7 @@ impl VmState {
     }
 
     /// What was found, for an error.
-    pub fn found(&self) -> String {
+    pub fn description(&self) -> String {
         let name = if self.name.is_empty() { "no name" } else { &self.name };
         let kind = if self.template { "a template " } else { "" };
         match self.uuid {

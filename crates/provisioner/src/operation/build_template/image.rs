@@ -132,7 +132,7 @@ pub fn obtain(
     let path = folder.images().join(name);
     if cached(host, &path, sum, progress)? {
         tracing::info!("image {name}: using the cached copy; its checksum matches the publisher's");
-        return look(path, sum);
+        return open_image(path, sum);
     }
     let deadline = Deadline::after(ALL);
     let mut anew = false;
@@ -146,7 +146,7 @@ pub fn obtain(
         failpoint::reached("template.fetched")?;
         if file.sha512(&host.interrupt, |_| {})? == sum {
             file.complete(&path)?;
-            return look(path, sum);
+            return open_image(path, sum);
         }
         drop(file);
         replace_file::remove(&part)?;
@@ -261,7 +261,7 @@ fn download(
 }
 
 /// What kind of image it is. One that would have other files opened with it is refused.
-fn look(path: PathBuf, sum: Sum) -> anyhow::Result<Image> {
+fn open_image(path: PathBuf, sum: Sum) -> anyhow::Result<Image> {
     let file = large_file::open_plain(&path)?;
     let length = file.metadata()?.len();
     let mut head = [0u8; 512];

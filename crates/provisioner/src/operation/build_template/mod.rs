@@ -92,7 +92,7 @@ pub struct Built {
 }
 
 /// What is at the template's VMID.
-enum Found {
+enum Present {
     Nothing,
     Template(GuestConfig),
 }
@@ -142,7 +142,18 @@ pub fn build_template(host: &Host, request: &Request, progress: &mut dyn Progres
     let inside = Inside { key, key_file, source, packages: sums.len() };
     let disk = customised(host, &folder, &image, &recipe, &inside)?;
     host.step("template.customised")?;
-    place(host, &tools, &folder, request, found, wanted.clone(), recipe, &disk, &terraform_dir, progress)?;
+    put_template(
+        host,
+        &tools,
+        &folder,
+        request,
+        found,
+        wanted.clone(),
+        recipe,
+        &disk,
+        &terraform_dir,
+        progress,
+    )?;
     failpoint::reached("template.done")?;
     folder.tidy()?;
     Ok(Built { vmid: request.vmid, name: wanted.name })
@@ -168,7 +179,7 @@ fn check_node(
     request: &Request,
     wanted: &Wanted,
     terraform_dir: &Path,
-) -> anyhow::Result<Found> {
+) -> anyhow::Result<Present> {
     let (vmid, storage) = (request.vmid, &request.storage);
     let row = tools.storage(storage)?.ok_or_else(|| {
         anyhow::anyhow!(
@@ -192,7 +203,7 @@ fn check_node(
             "VMID {vmid} is taken by another guest of the cluster; choose another with --template-vmid"
         );
         no_volumes(tools, vmid, storage)?;
-        return Ok(Found::Nothing);
+        return Ok(Present::Nothing);
     };
     anyhow::ensure!(
         config.is_template() && template_image::is_template_name(config.name()),
@@ -203,7 +214,7 @@ fn check_node(
     );
     let linked = linked::linked_clones(tools, vmid, &config, terraform_dir)?;
     anyhow::ensure!(linked.is_empty(), "{}", replace::keeps(vmid, &linked));
-    Ok(Found::Template(config))
+    Ok(Present::Template(config))
 }
 
 /// A volume that carries a VMID nobody has would be in the way, and not be told from ours later.
@@ -362,12 +373,12 @@ fn is_fresh(path: &Path) -> bool {
 
 /// Makes the VM and puts it at the template's VMID.
 #[allow(clippy::too_many_arguments, reason = "called once, with all that the build has found out")]
-fn place(
+fn put_template(
     host: &Host,
     tools: &ProxmoxCli,
     folder: &WorkFolder,
     request: &Request,
-    found: Found,
+    found: Present,
     wanted: Wanted,
     recipe: String,
     disk: &Path,
@@ -376,8 +387,8 @@ fn place(
 ) -> anyhow::Result<()> {
     let (grants, pool) = rights(tools, request.vmid, &found)?;
     let at = match &found {
-        Found::Nothing => request.vmid,
-        Found::Template(_) => staging_vmid(tools, request.vmid, &request.storage)?,
+        Present::Nothing => request.vmid,
+        Present::Template(_) => staging_vmid(tools, request.vmid, &request.storage)?,
     };
     let uuid = Uuid::new_v4();
     let mut entry = Entry {
@@ -392,13 +403,12 @@ fn place(
         remote_folder: format!("/var/tmp/blockhost-template-{uuid}"),
     };
     journal::write(folder, &entry)?;
-    let made =
-        make(host, tools, &entry, disk, matches!(found, Found::Nothing), progress).and_then(
-            |()| match &found {
-                Found::Nothing => Ok(()),
-                Found::Template(_) => last_look(tools, request.vmid, &found, terraform_dir),
-            },
-        );
+    let made = make(host, tools, &entry, disk, matches!(found, Present::Nothing), progress).and_then(|()| {
+        match &found {
+            Present::Nothing => Ok(()),
+            Present::Template(_) => last_look(tools, request.vmid, &found, terraform_dir),
+        }
+    });
     if let Err(error) = made {
         return Err(match undo(tools, folder, &entry) {
             Ok(()) => error,
@@ -408,7 +418,7 @@ fn place(
             )),
         });
     }
-    let Found::Template(old) = found else {
+    let Present::Template(old) = found else {
         tools.uninterrupted().take_away(&entry.remote_folder)?;
         return journal::remove(folder);
     };
@@ -456,8 +466,8 @@ fn make(
 }
 
 /// Right before the old template goes: it is still the one that was found, and nobody hangs on it (H02).
-fn last_look(tools: &ProxmoxCli, vmid: Vmid, found: &Found, terraform_dir: &Path) -> anyhow::Result<()> {
-    let Found::Template(old) = found else { return Ok(()) };
+fn last_look(tools: &ProxmoxCli, vmid: Vmid, found: &Present, terraform_dir: &Path) -> anyhow::Result<()> {
+    let Present::Template(old) = found else { return Ok(()) };
     let now = tools.config(vmid)?.unwrap_or_default();
     anyhow::ensure!(
         now.uuid() == old.uuid() && now.name() == old.name() && now.is_template(),
@@ -470,10 +480,10 @@ fn last_look(tools: &ProxmoxCli, vmid: Vmid, found: &Found, terraform_dir: &Path
 }
 
 /// What Proxmox forgets when a VM is destroyed: grants, also those made before there was a VM, and its pool.
-fn rights(tools: &ProxmoxCli, vmid: Vmid, found: &Found) -> anyhow::Result<(Vec<Grant>, Option<String>)> {
+fn rights(tools: &ProxmoxCli, vmid: Vmid, found: &Present) -> anyhow::Result<(Vec<Grant>, Option<String>)> {
     let pool = match found {
-        Found::Nothing => None,
-        Found::Template(_) => tools.pool(vmid)?,
+        Present::Nothing => None,
+        Present::Template(_) => tools.pool(vmid)?,
     };
     Ok((tools.grants(vmid)?, pool))
 }

@@ -6,8 +6,8 @@
 //!
 //! Each step that takes something is in the journal before it is done. Nothing is undone here (`operation/create/tries.rs`).
 
+use super::allocate::{self, Taken};
 use super::check::Checked;
-use super::take::{self, Taken};
 use super::{Request, VmResult, first_boot, guest};
 use crate::host::clock::{self, Deadline};
 use crate::operation::locked_vm::LockedVm;
@@ -67,7 +67,7 @@ pub fn attempt(
     checked: &Checked<'_>,
     not_these: &[Vmid],
 ) -> Result<Registered, Failure> {
-    let taken = take::vmid_and_addresses(vm, request, checked, not_these)?;
+    let taken = allocate::vmid_and_addresses(vm, request, checked, not_these)?;
     vm.host.step("create.taken")?;
     let plan = plan(request, checked, &taken).with_context(|| taken.label())?;
     put_snippets(vm, &plan).with_context(|| taken.label())?;
@@ -212,7 +212,7 @@ fn wait_for_guest(
     let (node, vmid) = (vm.node(), taken.allocation.vmid);
     let state = node.state(vmid, Some(identity), Deadline::after(Duration::from_secs(60)))?;
     if !state.exists || !state.is(identity, vm.name()) {
-        let found = if state.exists { state.found() } else { "no machine".to_string() };
+        let found = if state.exists { state.description() } else { "no machine".to_string() };
         anyhow::bail!("terraform reported success, but the node has {found}");
     }
     let limit = request.guest_timeout.unwrap_or(vm.settings.guest_ready_timeout);

@@ -1,8 +1,8 @@
 //! Everything that can be known before anything is taken (`CLAUDE.md#habits`).
 
+use super::allocate::traces_of_vms;
 use super::facts::Surroundings;
 use super::preflight::preflight;
-use super::take::traces_of_vms;
 use super::{Request, first_boot};
 use crate::host::proxmox_api::ProxmoxApi;
 use crate::operation::{Context, WrongUsage};

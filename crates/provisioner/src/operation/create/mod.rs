@@ -5,6 +5,7 @@
 //! something is in the journal before it is done. What fails before registration is undone ([`super::recovery`]); after
 //! it, a create of the same name and wallet goes on to the result.
 
+pub(super) mod allocate;
 mod attempt;
 pub(super) mod check;
 mod earlier;
@@ -15,12 +16,11 @@ pub(super) mod holders;
 mod preflight;
 pub(super) mod preview;
 mod report;
-pub(super) mod take;
 mod template;
 mod tries;
 mod turn;
 
-pub(super) use take::traces_of_vms;
+pub(super) use allocate::traces_of_vms;
 
 pub use crate::plan::create_vm::{Request, VmResult};
 pub use report::OnResult;

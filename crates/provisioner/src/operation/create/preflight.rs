@@ -34,7 +34,7 @@ pub fn preflight(
         warnings.push(format!("--apply would be refused: {error:#}"));
     }
     let deadline = Deadline::after(failpoint::limit("preflight", LIMIT));
-    match ask(&Query { ctx, api, facts, deadline }, request) {
+    match check_node(&Query { ctx, api, facts, deadline }, request) {
         Err(error) if !request.apply && was_not_asked(&error) => {
             warnings.push(format!("not checked against the node: {error:#}"));
         }
@@ -69,7 +69,7 @@ impl Query<'_> {
     }
 }
 
-fn ask(query: &Query<'_>, request: &Request) -> anyhow::Result<()> {
+fn check_node(query: &Query<'_>, request: &Request) -> anyhow::Result<()> {
     let facts = query.facts;
     query.get("/version")?;
     let template_mib = template_fits(query, request)?;

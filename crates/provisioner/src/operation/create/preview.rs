@@ -1,7 +1,7 @@
 //! The preview: what would be created, without taking anything.
 
 use super::holders::Holders;
-use super::{Request, take};
+use super::{Request, allocate};
 use crate::host::clock;
 use crate::operation::Context;
 use crate::plan::create_vm::{Facts, UserData};
@@ -18,12 +18,12 @@ pub fn describe(
     holders: &mut Holders,
 ) -> anyhow::Result<String> {
     let allocation = if ctx.database.path().exists() {
-        ctx.database.look(|db| {
+        ctx.database.inspect(|db| {
             let entries = ctx.journal().entries()?;
-            take::choose(ctx, request, facts, db, &entries, &[], holders)
+            allocate::choose(ctx, request, facts, db, &entries, &[], holders)
         })?
     } else {
-        take::first(ctx, request, facts)?
+        allocate::first(ctx, request, facts)?
     };
     Ok(in_words(request, facts, allocation))
 }

@@ -67,11 +67,11 @@ pub fn unreported(
         "VM {name} (VMID {}): it was created earlier but never reported, and now the node has {}: remove its record \
          with blockhost-vm-destroy {name}, then create it again",
         place.vmid,
-        if state.exists { state.found() } else { "no such machine".to_owned() }
+        if state.exists { state.description() } else { "no such machine".to_owned() }
     );
     tracing::info!("VM {name}: it was created earlier but never reported; finishing that");
     // Nothing is waited for; the ticket of the one that died goes with ours.
-    let _ticket = Ticket::take(ctx.host, name.as_str())?;
+    let _ticket = Ticket::draw(ctx.host, name.as_str())?;
     let result = VmResult::of_record(&record);
     let ipv4 = record.ipv4.or(entry.ipv4).context("the record has no IPv4 address")?;
     let allocation = Allocation { vmid: record.vmid, ipv4, ipv6: record.ipv6 };

@@ -15,7 +15,7 @@ impl<'h> Turn<'h> {
     /// Takes a number, waits until it is called, then looks after what others left.
     pub fn wait(vm: &LockedVm<'_, 'h>, deadline: Deadline) -> anyhow::Result<Turn<'h>> {
         let (ctx, name) = (vm.ctx(), vm.name());
-        let ticket = Ticket::take(ctx.host, name.as_str())?;
+        let ticket = Ticket::draw(ctx.host, name.as_str())?;
         ctx.host.step("create.queued")?;
         ticket.wait_turn(ctx.settings.max_parallel_creates, deadline, &mut |text| {
             tracing::info!("VM {name}: {text}")

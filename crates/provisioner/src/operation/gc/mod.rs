@@ -4,7 +4,7 @@
 //! renewal that arrives meanwhile wins (hazard H10). One VM's failure never stops the others. A run that dies is
 //! finished by the next: what it has done is in the records, what it was doing in the journal.
 
-mod going;
+mod guest_shutdown;
 mod last_run;
 mod network_cleanup;
 mod suspend;

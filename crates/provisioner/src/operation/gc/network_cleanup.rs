@@ -15,7 +15,7 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 /// that does not keep the VM. It can be repeated.
 pub fn release(ctx: &Context<'_>, record: &VmRecord) -> Option<String> {
     let name = &record.name;
-    let mode = ctx.database.look(|db| Ok(db.text_of_field(name.as_str(), "network_mode")));
+    let mode = ctx.database.inspect(|db| Ok(db.text_of_field(name.as_str(), "network_mode")));
     let mode = match mode {
         Ok(mode) => mode.filter(|mode| !mode.is_empty())?,
         Err(error) => return Some(format!("VM {name}: cannot read its network mode: {error:#}")),

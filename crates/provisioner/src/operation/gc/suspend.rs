@@ -8,7 +8,7 @@
 //!     └─▶ failure            └─▶ failure
 //! ```
 
-use super::going::{Going, Step, is_silence, record, start_again};
+use super::guest_shutdown::{GuestShutdown, Step, is_silence, record, start_again};
 use super::{Report, under_way};
 use crate::host::clock::{self, Deadline, Stopwatch};
 use crate::host::failpoint::limit;
@@ -39,7 +39,7 @@ enum Turn<'c, 'h> {
     /// Nothing to wait for.
     Nothing,
     /// To be waited for.
-    Going(Box<Going<'c, 'h>>),
+    GuestShutdown(Box<GuestShutdown<'c, 'h>>),
     /// Locked on the node, in these words.
     Busy(String),
 }
@@ -56,7 +56,7 @@ pub fn all(ctx: &Context<'_>, report: &mut Report) -> anyhow::Result<HashSet<VmN
     let mut phase = Phase {
         ctx,
         report,
-        going: Vec::new(),
+        shutdowns: Vec::new(),
         unsure: HashSet::new(),
         settled: HashSet::new(),
         silent: 0,
@@ -95,7 +95,7 @@ pub fn all(ctx: &Context<'_>, report: &mut Report) -> anyhow::Result<HashSet<VmN
 struct Phase<'a, 'h> {
     ctx: &'a Context<'h>,
     report: &'a mut Report,
-    going: Vec<Going<'a, 'h>>,
+    shutdowns: Vec<GuestShutdown<'a, 'h>>,
     /// Ran, or could not be seen to be off.
     unsure: HashSet<VmName>,
     /// Suspended, or started again.
@@ -161,7 +161,7 @@ impl<'a, 'h> Phase<'a, 'h> {
                 self.unsure.insert(name.clone());
                 continue;
             }
-            match self.ask(&waiting) {
+            match self.begin(&waiting) {
                 Ok(turn) => {
                     self.silent = 0;
                     match turn {
@@ -170,9 +170,9 @@ impl<'a, 'h> Phase<'a, 'h> {
                             self.unsure.insert(name.clone());
                             busy.push((waiting, words));
                         }
-                        Turn::Going(one) => {
+                        Turn::GuestShutdown(one) => {
                             self.unsure.insert(name.clone());
-                            self.going.push(*one);
+                            self.shutdowns.push(*one);
                         }
                     }
                 }
@@ -188,7 +188,7 @@ impl<'a, 'h> Phase<'a, 'h> {
     }
 
     /// Takes the VM's lock, looks at its record once more and asks the guest to shut down.
-    fn ask(&mut self, waiting: &Waiting) -> anyhow::Result<Turn<'a, 'h>> {
+    fn begin(&mut self, waiting: &Waiting) -> anyhow::Result<Turn<'a, 'h>> {
         let Waiting { name, to_be_suspended } = waiting;
         let (ctx, to_be_suspended) = (self.ctx, *to_be_suspended);
         let begun = Stopwatch::start();
@@ -262,11 +262,11 @@ impl<'a, 'h> Phase<'a, 'h> {
                  the earliest"
             ));
         }
-        let mut going = Going::new(machine, to_be_suspended, begun, vm, timeout);
-        going.was_running = state.running;
-        going.ask_again = state.running && !answered;
-        going.onboot = onboot;
-        Ok(Turn::Going(Box::new(going)))
+        let mut shutdown = GuestShutdown::new(machine, to_be_suspended, begun, vm, timeout);
+        shutdown.was_running = state.running;
+        shutdown.ask_again = state.running && !answered;
+        shutdown.onboot = onboot;
+        Ok(Turn::GuestShutdown(Box::new(shutdown)))
     }
 
     /// By the API, which takes no lane of the root agent; by the root agent where the token may not, or the API failed.
@@ -303,7 +303,7 @@ impl<'a, 'h> Phase<'a, 'h> {
                 busy = self.ask_all(busy.into_iter().map(|(waiting, _)| waiting).collect())?;
                 next = Deadline::after(BUSY_AGAIN);
             }
-            if self.going.is_empty() && busy.is_empty() {
+            if self.shutdowns.is_empty() && busy.is_empty() {
                 return Ok(());
             }
             self.ctx.host.interrupt.sleep(POLL);
@@ -317,7 +317,7 @@ impl<'a, 'h> Phase<'a, 'h> {
         let node = self.ctx.node().impatient();
         let (mut off, mut on) = (Vec::new(), Vec::new());
         let mut silence = false;
-        for mut one in std::mem::take(&mut self.going) {
+        for mut one in std::mem::take(&mut self.shutdowns) {
             if silence {
                 // The others would cost as much time again, to no end.
                 on.push(one);
@@ -359,7 +359,7 @@ impl<'a, 'h> Phase<'a, 'h> {
                 Step::Silence => silence = true,
                 Step::GivenUp => continue,
             }
-            self.going.push(one);
+            self.shutdowns.push(one);
         }
         Ok(())
     }

@@ -68,7 +68,7 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
         pending.display()
     );
     let plan = plan?;
-    let mut before = network_inventory::take(Deadline::after(LOOK))?;
+    let mut before = network_inventory::read(Deadline::after(LOOK))?;
     if let Plan::Make(make) = &plan
         && let Some(moving) = guest_bridge::moving(bridge, make, &network, &rows)
     {
@@ -88,7 +88,7 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
             Err(error)
         })?;
     }
-    let snapshot = Snapshot::take(&network, before, goal)?;
+    let snapshot = Snapshot::of(&network, before, goal)?;
     let applied = apply(setup, &cli, &node, &snapshot);
     // Good or put back: nothing of ours is pending.
     under_way.end()?;

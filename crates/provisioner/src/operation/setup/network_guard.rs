@@ -51,7 +51,7 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    pub fn take(network: &Network, before: Inventory, goal: Goal) -> anyhow::Result<Snapshot> {
+    pub fn of(network: &Network, before: Inventory, goal: Goal) -> anyhow::Result<Snapshot> {
         let interfaces = match crate::host::read_file::text(INTERFACES) {
             Ok(text) => Some(text),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -63,7 +63,7 @@ impl Snapshot {
     /// Waits until the kernel has what was planned; an error says what is missing.
     pub fn settled(&self, deadline: Deadline, interrupt: &Interrupt) -> anyhow::Result<()> {
         loop {
-            let missing = self.look().unwrap_or_else(|error| Some(format!("{error:#}")));
+            let missing = self.missing().unwrap_or_else(|error| Some(format!("{error:#}")));
             match missing {
                 None => return Ok(()),
                 Some(what) if deadline.passed() => anyhow::bail!("the network was applied, but {what}"),
@@ -74,13 +74,13 @@ impl Snapshot {
     }
 
     /// What is not as planned, or was lost on the way: nothing that the host had may be missing.
-    fn look(&self) -> anyhow::Result<Option<String>> {
+    fn missing(&self) -> anyhow::Result<Option<String>> {
         if let Some(missing) = self.goal.missing(&ip::network(Deadline::after(LOOK))?) {
             return Ok(Some(missing));
         }
         let port = self.goal.port.as_deref().filter(|_| !self.bridge_existed);
         let moved = port.map(|port| (port, self.goal.bridge.as_str()));
-        let now = network_inventory::take(Deadline::after(LOOK))?;
+        let now = network_inventory::read(Deadline::after(LOOK))?;
         Ok(self
             .before
             .lost(&now, moved)
@@ -121,7 +121,7 @@ impl Snapshot {
     }
 
     fn as_before(&self) -> anyhow::Result<()> {
-        match self.before.lost(&network_inventory::take(Deadline::after(LOOK))?, None) {
+        match self.before.lost(&network_inventory::read(Deadline::after(LOOK))?, None) {
             None => Ok(()),
             Some(what) => anyhow::bail!("{what}"),
         }

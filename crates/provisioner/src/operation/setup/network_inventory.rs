@@ -17,7 +17,7 @@ const ANSWER: Duration = Duration::from_millis(300);
 const FAMILIES: [&str; 2] = ["-4", "-6"];
 
 /// Asks the kernel; the network itself is asked by [`prove`].
-pub(super) fn take(deadline: Deadline) -> anyhow::Result<Inventory> {
+pub(super) fn read(deadline: Deadline) -> anyhow::Result<Inventory> {
     let mut found = Inventory::default();
     let addresses = ip(&["-j", "-d", "address", "show"], deadline)?;
     found.add_addresses(&addresses).context("ip did not print a JSON list")?;
@@ -71,7 +71,7 @@ pub(super) fn put_back(before: &Inventory, deadline: impl Fn() -> Deadline) {
         }
         run(&words);
     }
-    let now = take(deadline()).unwrap_or_default();
+    let now = read(deadline()).unwrap_or_default();
     for line in before.missing_routes(&now) {
         let words = [line.family.as_str(), "route", "replace"].into_iter().chain(line.text.split(' '));
         run(&words.collect::<Vec<_>>());

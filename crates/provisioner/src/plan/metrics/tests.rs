@@ -26,7 +26,7 @@ struct Read {
     state: String,
 }
 
-fn look(at_ms: i64, uptime: u64, counted: u64) -> Look {
+fn reading(at_ms: i64, uptime: u64, counted: u64) -> Reading {
     let counters = Counters {
         net_rx: counted,
         net_tx: counted * 2,
@@ -35,7 +35,7 @@ fn look(at_ms: i64, uptime: u64, counted: u64) -> Look {
         reads: Some(counted / 10),
         writes: Some(counted / 5),
     };
-    Look { at_ms, uptime, counters }
+    Reading { at_ms, uptime, counters }
 }
 
 #[test]
@@ -48,9 +48,9 @@ fn h38_the_strictly_typed_reader_reads_whatever_the_node_says() {
     ];
     for line in &odd {
         for share in [0.0, 0.12, 1.0, 7.5, f64::NAN, f64::INFINITY, -1.0] {
-            let last = look(2000, 2, u64::MAX / 8);
+            let last = reading(2000, 2, u64::MAX / 8);
             let told = figures(line, RunState::Running).with_cpu(share);
-            let told = told.with_rates(&rates(Some(&look(0, 0, 0)), &last, Between::Clock));
+            let told = told.with_rates(&rates(Some(&reading(0, 0, 0)), &last, Between::Clock));
             let text = serde_json::to_string(&told).unwrap();
             let read: Read = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
             assert!(read.cpu_percent >= 0.0 && read.cpu_percent <= 100.0 * read.cpu_count as f64, "{text}");
@@ -76,53 +76,53 @@ fn h38_a_share_is_of_all_cpus_of_the_vm() {
 
 #[test]
 fn h38_rates_are_changes_by_time() {
-    let found = rates(Some(&look(10_000, 100, 1000)), &look(12_000, 102, 3000), Between::Clock);
+    let found = rates(Some(&reading(10_000, 100, 1000)), &reading(12_000, 102, 3000), Between::Clock);
     let expected =
         Rates { net_rx: 1000, net_tx: 2000, disk_read: 3000, disk_written: 4000, reads: 100, writes: 200 };
     assert_eq!(found, expected);
-    let late_by_1_ms = rates(Some(&look(10_000, 100, 0)), &look(12_001, 102, 40), Between::Clock);
+    let late_by_1_ms = rates(Some(&reading(10_000, 100, 0)), &reading(12_001, 102, 40), Between::Clock);
     assert_eq!(late_by_1_ms.reads, 2, "the nearest");
     // Figures of the node's own statistics belong to its uptime, not to the moment in which they are read.
-    let late = rates(Some(&look(10_000, 100, 1000)), &look(99_000, 110, 11_000), Between::Uptime);
+    let late = rates(Some(&reading(10_000, 100, 1000)), &reading(99_000, 110, 11_000), Between::Uptime);
     assert_eq!(late.net_rx, 1000);
 }
 
 #[test]
 fn h38_no_rate_without_two_looks_at_one_run_and_a_clock_that_agrees() {
     let zero = Rates::default();
-    let now = look(12_000, 102, 3000);
+    let now = reading(12_000, 102, 3000);
     let odd = [
         ("first", None),
-        ("started again, counters begin anew", Some(look(10_000, 4000, 9000))),
-        ("started again, and more was counted since", Some(look(10_000, 4000, 100))),
-        ("started again, long ago", Some(look(10_000, 10, 100))),
+        ("started again, counters begin anew", Some(reading(10_000, 4000, 9000))),
+        ("started again, and more was counted since", Some(reading(10_000, 4000, 100))),
+        ("started again, long ago", Some(reading(10_000, 10, 100))),
         (
             "one counter went back",
-            Some(Look {
-                counters: Counters { net_tx: 6001, ..look(0, 0, 0).counters },
-                ..look(10_000, 100, 1000)
+            Some(Reading {
+                counters: Counters { net_tx: 6001, ..reading(0, 0, 0).counters },
+                ..reading(10_000, 100, 1000)
             }),
         ),
         (
             "an operation count went back",
-            Some(Look {
-                counters: Counters { reads: Some(301), ..look(0, 0, 0).counters },
-                ..look(10_000, 100, 1000)
+            Some(Reading {
+                counters: Counters { reads: Some(301), ..reading(0, 0, 0).counters },
+                ..reading(10_000, 100, 1000)
             }),
         ),
-        ("the clock was set back", Some(look(3_610_000, 100, 1000))),
-        ("the clock was set forward", Some(look(-3_590_000, 100, 1000))),
-        ("no time", Some(look(12_000, 102, 1000))),
-        ("the end of time", Some(look(i64::MIN, 100, 1000))),
+        ("the clock was set back", Some(reading(3_610_000, 100, 1000))),
+        ("the clock was set forward", Some(reading(-3_590_000, 100, 1000))),
+        ("no time", Some(reading(12_000, 102, 1000))),
+        ("the end of time", Some(reading(i64::MIN, 100, 1000))),
     ];
     for (what, before) in odd {
         assert_eq!(rates(before.as_ref(), &now, Between::Clock), zero, "{what}");
     }
     let without =
-        |look: Look| Look { counters: Counters { reads: None, writes: None, ..look.counters }, ..look };
-    let found = rates(Some(&without(look(10_000, 100, 1000))), &without(now), Between::Clock);
+        |look: Reading| Reading { counters: Counters { reads: None, writes: None, ..look.counters }, ..look };
+    let found = rates(Some(&without(reading(10_000, 100, 1000))), &without(now), Between::Clock);
     assert_eq!((found.reads, found.writes, found.net_rx), (-1, -1, 1000), "not counted is unknown");
-    let found = rates(Some(&without(look(10_000, 100, 1000))), &now, Between::Clock);
+    let found = rates(Some(&without(reading(10_000, 100, 1000))), &now, Between::Clock);
     assert_eq!((found.reads, found.net_rx), (0, 1000), "counted for the first time");
     assert_eq!(rates(None, &without(now), Between::Clock).reads, -1);
 }
@@ -135,7 +135,7 @@ fn h38_a_qemu_that_did_not_answer_the_node_makes_no_enormous_rate() {
         [listed_counters(&line(9 << 40)), listed_counters(&line(0)), listed_counters(&line(9 << 40))];
     let live = [live_counters(&status(9 << 40)), live_counters(&line(0)), live_counters(&status(9 << 40))];
     for [before, silent, after] in [listed, live] {
-        let at = |seconds: u64, counters| Look {
+        let at = |seconds: u64, counters| Reading {
             at_ms: i64::try_from(seconds * 1000).unwrap(),
             uptime: seconds,
             counters,
@@ -149,21 +149,21 @@ fn h38_a_qemu_that_did_not_answer_the_node_makes_no_enormous_rate() {
 
 #[test]
 fn h38_callers_at_once_do_not_spoil_each_others_rates() {
-    let mut looks = Looks::default();
-    assert_eq!(looks.add(look(10_000, 100, 1000)), (Rates::default(), true));
-    let (found, is_noted) = looks.add(look(10_004, 100, 1010));
+    let mut looks = Readings::default();
+    assert_eq!(looks.add(reading(10_000, 100, 1000)), (Rates::default(), true));
+    let (found, is_noted) = looks.add(reading(10_004, 100, 1010));
     assert_eq!((found, is_noted), (Rates::default(), false), "nothing to compare with yet");
-    assert_eq!(looks.add(look(12_000, 102, 3000)).0.net_rx, 1000);
+    assert_eq!(looks.add(reading(12_000, 102, 3000)).0.net_rx, 1000);
     // Right after another: compared with the look before, not over 5 ms.
-    let (found, is_noted) = looks.add(look(12_005, 102, 3000));
+    let (found, is_noted) = looks.add(reading(12_005, 102, 3000));
     assert_eq!((found.net_rx, is_noted), (998, false));
-    assert_eq!(looks.add(look(14_000, 104, 5000)).0.net_rx, 1000);
+    assert_eq!(looks.add(reading(14_000, 104, 5000)).0.net_rx, 1000);
     // The clock is set back: one rate is lost.
-    assert_eq!(looks.add(look(4_000, 106, 7000)).0.net_rx, 0);
-    assert_eq!(looks.add(look(6_000, 108, 9000)).0.net_rx, 1000);
+    assert_eq!(looks.add(reading(4_000, 106, 7000)).0.net_rx, 0);
+    assert_eq!(looks.add(reading(6_000, 108, 9000)).0.net_rx, 1000);
     // Started again within a second of the last look.
-    assert_eq!(looks.add(look(6_500, 0, 0)), (Rates::default(), true));
-    assert_eq!(looks.add(look(8_500, 2, 2000)).0.net_rx, 1000);
+    assert_eq!(looks.add(reading(6_500, 0, 0)), (Rates::default(), true));
+    assert_eq!(looks.add(reading(8_500, 2, 2000)).0.net_rx, 1000);
     assert!(looks.0.len() <= 2);
 }
 
@@ -220,7 +220,7 @@ fn prometheus_text_has_types_labels_and_no_sample_for_what_is_not_known() {
         name: "web-1".into(),
         vmid: 100,
         metrics: figures.with_cpu(0.25),
-        counters: Some(Counters { reads: None, ..look(0, 0, 10).counters }),
+        counters: Some(Counters { reads: None, ..reading(0, 0, 10).counters }),
         agent_asked: false,
     };
     let unknown = Named {

@@ -78,21 +78,21 @@ impl Fault {
 }
 
 /// What a pass looks for.
-pub(super) struct Look<'n> {
+pub(super) struct Query<'n> {
     /// The only record of interest, if there is one.
     only: Option<&'n str>,
     wanted: Wanted<'n>,
 }
 
-impl<'n> Look<'n> {
+impl<'n> Query<'n> {
     /// These fields of every record.
-    pub(super) fn at_all(names: &'n FieldNames, fields: Fields) -> Look<'n> {
-        Look { only: None, wanted: Wanted::new(names, fields) }
+    pub(super) fn at_all(names: &'n FieldNames, fields: Fields) -> Query<'n> {
+        Query { only: None, wanted: Wanted::new(names, fields) }
     }
 
     /// The record of this name.
-    pub(super) fn at(names: &'n FieldNames, name: &'n str) -> Look<'n> {
-        Look { only: Some(name), wanted: Wanted::new(names, Fields::All) }
+    pub(super) fn at(names: &'n FieldNames, name: &'n str) -> Query<'n> {
+        Query { only: Some(name), wanted: Wanted::new(names, Fields::All) }
     }
 }
 
@@ -100,7 +100,7 @@ impl<'n> Look<'n> {
 /// visited before it is worth nothing. The outer error is one of reading, the inner one of the text.
 pub(super) fn records(
     file: impl Read + Seek,
-    look: &Look<'_>,
+    look: &Query<'_>,
     visit: &mut dyn FnMut(&RecordView<'_>),
 ) -> io::Result<Result<(), String>> {
     let mut pass = Pass { window: Window::new(file), look, visit };
@@ -150,7 +150,7 @@ fn entries<R: Read + Seek>(
 
 struct Pass<'l, 'n, 'v, R> {
     window: Window<R>,
-    look: &'l Look<'n>,
+    look: &'l Query<'n>,
     visit: &'v mut dyn FnMut(&RecordView<'_>),
 }
 
@@ -174,7 +174,7 @@ impl<R: Read + Seek> Pass<'_, '_, '_, R> {
 
 fn each_record<R: Read + Seek>(
     window: &mut Window<R>,
-    look: &Look<'_>,
+    look: &Query<'_>,
     visit: &mut dyn FnMut(&RecordView<'_>),
 ) -> io::Result<Result<(), Fault>> {
     if let Err(fault) = window.step(|cursor| cursor.expect(b'{', RECORDS))? {
@@ -354,7 +354,7 @@ mod tests {
     use std::io::Cursor as Memory;
 
     /// What a pass through a buffer of this size sees, or why the text is none.
-    fn seen(text: &[u8], size: usize, look: &Look<'_>) -> Result<Vec<(String, String, String)>, String> {
+    fn seen(text: &[u8], size: usize, look: &Query<'_>) -> Result<Vec<(String, String, String)>, String> {
         let mut seen = Vec::new();
         let mut visit = |view: &RecordView<'_>| {
             let vmid = view.vmid().map(|vmid| vmid.to_string()).unwrap_or_default();
@@ -391,10 +391,10 @@ mod tests {
         let record = |name: &str, status: &str, vmid: &str| (name.into(), status.into(), vmid.into());
         let all = vec![record("a", "active", "100"), record("café", "", ""), record("b", "destroyed", "101")];
         for size in 1..SMALL.len() + 2 {
-            let look = Look::at_all(&names, Fields::All);
+            let look = Query::at_all(&names, Fields::All);
             assert_eq!(seen(SMALL.as_bytes(), size, &look), Ok(all.clone()), "{size}");
             assert_eq!(
-                seen(SMALL.as_bytes(), size, &Look::at(&names, "café")),
+                seen(SMALL.as_bytes(), size, &Query::at(&names, "café")),
                 Ok(all[1..2].to_vec()),
                 "{size}"
             );
@@ -408,7 +408,7 @@ mod tests {
         let names = FieldNames::default();
         let text = SMALL.trim_end();
         for end in 1..text.len() {
-            for look in [Look::at_all(&names, Fields::Listed), Look::at(&names, "nobody")] {
+            for look in [Query::at_all(&names, Fields::Listed), Query::at(&names, "nobody")] {
                 let part = &text.as_bytes()[..end];
                 let error = seen(part, 16, &look).unwrap_err();
                 if !part.iter().all(u8::is_ascii_whitespace) {
@@ -425,7 +425,7 @@ mod tests {
     #[test]
     fn h17_the_place_of_a_fault_is_told() {
         let names = FieldNames::default();
-        let look = Look::at(&names, "nobody");
+        let look = Query::at(&names, "nobody");
         for (text, words) in [
             (
                 "{\n  \"vms\": {\n    \"a\": {\"vmid\": 01}\n  }\n}",
@@ -453,7 +453,7 @@ mod tests {
             let theirs = serde_json::from_slice::<std::collections::BTreeMap<String, &serde_json::value::RawValue>>(&text)
                 .is_ok_and(|root| root.get("vms").is_some_and(|vms| vms.get().starts_with('{')));
             let names = FieldNames::default();
-            for look in [Look::at_all(&names, Fields::Due), Look::at(&names, "nobody")] {
+            for look in [Query::at_all(&names, Fields::Due), Query::at(&names, "nobody")] {
                 prop_assert_eq!(seen(&text, size, &look).is_ok(), theirs, "{}", text.escape_ascii());
             }
         }

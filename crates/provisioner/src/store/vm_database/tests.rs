@@ -147,7 +147,7 @@ fn one_bad_record_does_not_stop_the_others() {
     assert_eq!(good[0].expires_at, None, "a time without a zone is not guessed");
     assert_eq!(bad.len(), 6);
     assert!(bad[1].contains("\"b\"") && bad[1].contains("vmid") && bad[1].contains("\"x\""), "{}", bad[1]);
-    db.look(|c| {
+    db.inspect(|c| {
         assert_eq!(c.records().filter(Result::is_ok).count(), 1);
         Ok(())
     })
@@ -191,7 +191,7 @@ fn a_missing_file_is_made_once_and_a_lost_one_is_not() {
     assert!(error.to_string().contains("lost"), "{error}");
     assert!(!db.path().exists());
     db.make_if_missing(100, || Ok(None)).unwrap();
-    db.look(|c| {
+    db.inspect(|c| {
         assert_eq!(c.next_vmid().unwrap(), Some(100));
         Ok(())
     })

@@ -40,12 +40,12 @@ fn short(name: &str, words: &[&str]) -> String {
 }
 
 /// How a call ended, named in short.
-struct Said {
+struct Answer {
     call: String,
     ended: Ended,
 }
 
-impl Said {
+impl Answer {
     /// Its standard output, where it ended well.
     fn must(self) -> anyhow::Result<String> {
         match self.refusal() {
@@ -112,10 +112,10 @@ impl ProxmoxCli {
         input: Input,
         limit: Duration,
         heard: impl FnMut(&str),
-    ) -> anyhow::Result<Said> {
+    ) -> anyhow::Result<Answer> {
         let call = short(name, words);
         match self.call(name, words, input, limit, heard) {
-            Ok(ended) => Ok(Said { call, ended }),
+            Ok(ended) => Ok(Answer { call, ended }),
             Err(RunError::TimedOut { limit, .. }) => {
                 anyhow::bail!("{call} did not finish within {} s and was stopped", limit.as_secs())
             }
@@ -123,7 +123,7 @@ impl ProxmoxCli {
         }
     }
 
-    fn look(&self, name: &str, words: &[&str]) -> anyhow::Result<Said> {
+    fn query(&self, name: &str, words: &[&str]) -> anyhow::Result<Answer> {
         self.say(name, words, Input::Nothing, SHORT, |_| {})
     }
 
@@ -144,7 +144,7 @@ impl ProxmoxCli {
     /// The configuration of a VM; `None` where this node has none of that VMID. Anything else than the two wordings for
     /// that is an error, no absence (H33, H49).
     pub fn config(&self, vmid: Vmid) -> anyhow::Result<Option<GuestConfig>> {
-        let said = self.look("qm", &["config", &vmid.to_string()])?;
+        let said = self.query("qm", &["config", &vmid.to_string()])?;
         if said.refusal().is_some_and(|words| says_missing(&words)) {
             return Ok(None);
         }
@@ -154,7 +154,7 @@ impl ProxmoxCli {
     /// Whether nobody in the cluster has the VMID, containers included.
     pub fn is_free(&self, vmid: Vmid) -> anyhow::Result<bool> {
         let words = ["get", "/cluster/nextid", "--vmid", &vmid.to_string(), "--output-format", "json"];
-        let said = self.look("pvesh", &words)?;
+        let said = self.query("pvesh", &words)?;
         if said.refused_with("already exists") {
             return Ok(false);
         }
@@ -166,7 +166,7 @@ impl ProxmoxCli {
 
     /// A storage that takes disks; `None` where there is none of that name that does.
     pub fn storage(&self, storage: &StorageId) -> anyhow::Result<Option<StorageRow>> {
-        let said = self.look("pvesm", &["status", "--storage", storage.as_str(), "--content", "images"])?;
+        let said = self.query("pvesm", &["status", "--storage", storage.as_str(), "--content", "images"])?;
         if said.refused_with("does not exist") {
             return Ok(None);
         }
@@ -180,7 +180,7 @@ impl ProxmoxCli {
         if let Some(vmid) = &vmid {
             words.extend(["--vmid", vmid]);
         }
-        let mut found = self.look("pvesm", &words)?.must().map(|text| guest_config::volumes(&text))?;
+        let mut found = self.query("pvesm", &words)?.must().map(|text| guest_config::volumes(&text))?;
         found.retain(|volume| vmid.is_none() || volume.vmid.map(|vmid| vmid.to_string()) == vmid);
         Ok(found)
     }
@@ -192,7 +192,7 @@ impl ProxmoxCli {
 
     /// Whether the node has a network device of that name; the reason where not.
     pub fn bridge(&self, bridge: &BridgeName) -> anyhow::Result<Result<(), String>> {
-        let refusal = self.look("ip", &["link", "show", "dev", bridge.as_str()])?.refusal();
+        let refusal = self.query("ip", &["link", "show", "dev", bridge.as_str()])?.refusal();
         Ok(refusal.map_or(Ok(()), Err))
     }
 
@@ -270,7 +270,7 @@ impl ProxmoxCli {
 
     /// Who may do what with a VM. Proxmox forgets it with the VM, and the next one of that VMID has none.
     pub fn grants(&self, vmid: Vmid) -> anyhow::Result<Vec<Grant>> {
-        let text = self.look("pveum", &["acl", "list", "--output-format", "json"])?.must()?;
+        let text = self.query("pveum", &["acl", "list", "--output-format", "json"])?.must()?;
         let list: Vec<AclEntry> = serde_json::from_str(&text)
             .map_err(|error| anyhow::anyhow!("pveum acl list answered something else: {error}"))?;
         let path = format!("/vms/{vmid}");
@@ -297,13 +297,13 @@ impl ProxmoxCli {
         let path = format!("/vms/{vmid}");
         let words =
             ["acl", "modify", &path, to, &grant.ugid, "--roles", &grant.roleid, "--propagate", propagate];
-        self.look("pveum", &words)?.must().map(drop)
+        self.query("pveum", &words)?.must().map(drop)
     }
 
     /// The pool a VM is in.
     pub fn pool(&self, vmid: Vmid) -> anyhow::Result<Option<String>> {
         let words = ["get", "/cluster/resources", "--type", "vm", "--output-format", "json"];
-        let text = self.look("pvesh", &words)?.must()?;
+        let text = self.query("pvesh", &words)?.must()?;
         let list: Vec<ClusterGuest> = serde_json::from_str(&text)
             .map_err(|error| anyhow::anyhow!("unexpected output of pvesh get /cluster/resources: {error}"))?;
         Ok(list.into_iter().find(|guest| guest.vmid == Some(vmid.get().into())).and_then(|guest| guest.pool))
@@ -318,11 +318,11 @@ impl ProxmoxCli {
         let length = open.metadata()?.len();
         let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let path = format!("{folder}/{name}");
-        self.look("mkdir", &["-m", "0700", folder])?.must()?;
+        self.query("mkdir", &["-m", "0700", folder])?.must()?;
         let of = format!("of={path}");
         let words = [of.as_str(), "bs=1M", "conv=fsync", "status=none"];
         self.say("dd", &words, Input::File(open), COPY, |_| {})?.must()?;
-        let there = self.look("stat", &["-c", "%s", &path])?.must()?;
+        let there = self.query("stat", &["-c", "%s", &path])?.must()?;
         anyhow::ensure!(
             there.trim() == length.to_string(),
             "{} bytes of {length} came to {path} on {target}",
@@ -335,7 +335,7 @@ impl ProxmoxCli {
     pub fn take_away(&self, folder: &str) -> anyhow::Result<()> {
         match self.host {
             ProxmoxHost::Local => Ok(()),
-            ProxmoxHost::Ssh(_) => self.look("rm", &["-rf", folder])?.must().map(drop),
+            ProxmoxHost::Ssh(_) => self.query("rm", &["-rf", folder])?.must().map(drop),
         }
     }
 }

@@ -23,7 +23,7 @@ const POWER_OFF: Duration = Duration::from_secs(30);
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// A guest that is going down.
-pub struct Going<'c, 'h> {
+pub struct GuestShutdown<'c, 'h> {
     /// The machine.
     pub machine: Machine,
     /// `false`: its record is suspended already, only the machine runs (H50).
@@ -60,7 +60,7 @@ pub enum Step {
     GivenUp,
 }
 
-impl<'c, 'h> Going<'c, 'h> {
+impl<'c, 'h> GuestShutdown<'c, 'h> {
     /// A guest that has just been asked to shut down within `timeout`.
     pub fn new(
         machine: Machine,
@@ -68,8 +68,8 @@ impl<'c, 'h> Going<'c, 'h> {
         begun: Stopwatch,
         vm: LockedVm<'c, 'h>,
         timeout: Duration,
-    ) -> Going<'c, 'h> {
-        Going {
+    ) -> GuestShutdown<'c, 'h> {
+        GuestShutdown {
             machine,
             to_be_suspended,
             was_running: true,
@@ -178,10 +178,10 @@ pub fn is_silence(error: &AgentError) -> bool {
 /// started again.
 pub fn record(
     ctx: &Context<'_>,
-    off: Vec<Going<'_, '_>>,
+    off: Vec<GuestShutdown<'_, '_>>,
     report: &mut Report,
 ) -> anyhow::Result<Vec<VmName>> {
-    let (off, only_off): (Vec<Going<'_, '_>>, Vec<Going<'_, '_>>) =
+    let (off, only_off): (Vec<GuestShutdown<'_, '_>>, Vec<GuestShutdown<'_, '_>>) =
         off.into_iter().partition(|one| one.to_be_suspended);
     for one in only_off {
         let is = Some(Status::Suspended);
