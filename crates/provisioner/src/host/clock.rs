@@ -1,73 +1,77 @@
 //! The only clock.
 
+use super::doors::Doors;
+use super::interrupt::Interrupt;
 use crate::value::uptime::Uptime;
 use chrono::{DateTime, Utc};
 use std::time::{Duration, Instant};
 
-/// The wall clock's time.
-#[allow(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
-pub fn now() -> DateTime<Utc> {
-    if let Some(machine) = super::simulated::machine() {
-        return machine.wall_clock();
+impl Doors {
+    /// The wall clock's time.
+    #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
+    pub fn now(self) -> DateTime<Utc> {
+        self.machine().map_or_else(Utc::now, |machine| machine.wall_clock())
     }
-    Utc::now()
-}
 
-/// How long the machine has been up; `None` where it does not say which boot this is.
-pub fn uptime() -> Option<Uptime> {
-    if super::simulated::machine().is_some() {
-        return None;
+    /// How long the machine has been up; `None` where it does not say which boot this is.
+    pub fn uptime(self) -> Option<Uptime> {
+        if self.machine().is_some() {
+            return None;
+        }
+        let boot_id = super::read_file::text("/proc/sys/kernel/random/boot_id").ok()?.trim().to_string();
+        let seconds = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
+        (!boot_id.is_empty()).then_some(Uptime { boot_id, seconds })
     }
-    let boot_id = super::read_file::text("/proc/sys/kernel/random/boot_id").ok()?.trim().to_string();
-    let seconds = rustix::time::clock_gettime(rustix::time::ClockId::Boottime).tv_sec;
-    (!boot_id.is_empty()).then_some(Uptime { boot_id, seconds })
-}
 
-/// Lets time pass. What should end at a signal sleeps by [`super::interrupt::Interrupt::sleep`].
-pub fn sleep(time: Duration) {
-    if let Some(machine) = super::simulated::machine() {
-        return machine.sleep(time);
+    /// Lets time pass. What should end at a signal sleeps by [`super::Host::sleep`].
+    pub fn sleep(self, time: Duration) {
+        match self.machine() {
+            Some(machine) => machine.sleep(time),
+            None => std::thread::sleep(time),
+        }
     }
-    std::thread::sleep(time);
-}
 
-/// The clock that no one sets.
-fn instant() -> Instant {
-    if let Some(machine) = super::simulated::machine() {
-        return machine.instant();
+    /// The point in time that is `limit` from now.
+    pub fn deadline(self, limit: Duration) -> Deadline {
+        Deadline { at: self.instant() + limit, doors: self }
     }
-    Instant::now()
+
+    /// Counts time from now on.
+    pub fn stopwatch(self) -> Stopwatch {
+        Stopwatch { begun: self.instant(), doors: self }
+    }
+
+    /// The clock that no one sets.
+    fn instant(self) -> Instant {
+        self.machine().map_or_else(Instant::now, |machine| machine.instant())
+    }
 }
 
 /// Time that passes, by the clock that no one sets.
 #[derive(Debug, Clone, Copy)]
-pub struct Stopwatch(Instant);
+pub struct Stopwatch {
+    begun: Instant,
+    doors: Doors,
+}
 
 impl Stopwatch {
-    /// From now.
-    pub fn start() -> Stopwatch {
-        Stopwatch(instant())
-    }
-
-    /// Since then.
+    /// Since it was begun.
     pub fn elapsed(&self) -> Duration {
-        instant().saturating_duration_since(self.0)
+        self.doors.instant().saturating_duration_since(self.begun)
     }
 }
 
-/// A point in time after which an operation gives up (hazard H23).
+/// A point in time after which an operation gives up (hazard H23), by the clock that no one sets.
 #[derive(Debug, Clone, Copy)]
-pub struct Deadline(Instant);
+pub struct Deadline {
+    at: Instant,
+    doors: Doors,
+}
 
 impl Deadline {
-    /// `limit` from now, by a clock that no one sets.
-    pub fn after(limit: Duration) -> Deadline {
-        Deadline(instant() + limit)
-    }
-
     /// What is left; zero when it has passed.
     pub fn left(&self) -> Duration {
-        self.0.saturating_duration_since(instant())
+        self.at.saturating_duration_since(self.doors.instant())
     }
 
     /// Whether it has passed.
@@ -77,6 +81,47 @@ impl Deadline {
 
     /// The earlier of this deadline and `limit` from now.
     pub fn at_most(&self, limit: Duration) -> Deadline {
-        Deadline(self.0.min(instant() + limit))
+        Deadline { at: self.at.min(self.doors.instant() + limit), ..*self }
+    }
+
+    /// Lets time pass, but not beyond the deadline.
+    pub fn sleep(&self, time: Duration) {
+        self.doors.sleep(time.min(self.left()));
+    }
+
+    /// The same, but wakes within 20 ms of a signal.
+    pub fn sleep_unless(&self, interrupt: &Interrupt, time: Duration) {
+        interrupt.sleep(self.doors, time.min(self.left()));
+    }
+}
+
+// Until every caller has a host at hand.
+
+/// See [`Doors::now`].
+pub fn now() -> DateTime<Utc> {
+    Doors::of_thread().now()
+}
+
+/// See [`Doors::uptime`].
+pub fn uptime() -> Option<Uptime> {
+    Doors::of_thread().uptime()
+}
+
+/// See [`Doors::sleep`].
+pub fn sleep(time: Duration) {
+    Doors::of_thread().sleep(time);
+}
+
+impl Stopwatch {
+    /// See [`Doors::stopwatch`].
+    pub fn start() -> Stopwatch {
+        Doors::of_thread().stopwatch()
+    }
+}
+
+impl Deadline {
+    /// See [`Doors::deadline`].
+    pub fn after(limit: Duration) -> Deadline {
+        Doors::of_thread().deadline(limit)
     }
 }

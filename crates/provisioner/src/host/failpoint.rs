@@ -12,40 +12,58 @@
 //! | `enospc@N` | the N-th file write and all later ones fail: "no space left on device" |
 //! | `limit@NAME=MS` | the time limit NAME is MS milliseconds |
 //!
-//! Where a thread works on a simulated machine (`simulated`), that one decides instead.
+//! Where there is a simulated machine (`simulated`), that one decides instead.
 
-use super::{FOR_TESTS, simulated};
+use super::FOR_TESTS;
+use super::doors::Doors;
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-/// Passes the point `name`.
+impl Doors {
+    /// Passes the point `name`.
+    pub fn reached(self, name: &str) -> io::Result<()> {
+        match self.machine() {
+            _ if !FOR_TESTS => Ok(()),
+            Some(machine) => machine.reached(name),
+            None => obey(name),
+        }
+    }
+
+    /// Asked before each file write: fails as a full disk does.
+    pub(super) fn before_write(self) -> io::Result<()> {
+        match self.machine() {
+            _ if !FOR_TESTS => Ok(()),
+            Some(machine) => machine.before_write(),
+            None => disk_is_full(),
+        }
+    }
+
+    /// A time limit of an operation, which tests may make shorter: a guest that never shuts down is waited for 45 s.
+    pub fn limit(self, name: &str, usual: Duration) -> Duration {
+        let shorter = match self.machine() {
+            _ if !FOR_TESTS => None,
+            Some(machine) => machine.limit(name),
+            None => shorter(name),
+        };
+        shorter.unwrap_or(usual)
+    }
+}
+
+/// See [`Doors::reached`].
 pub fn reached(name: &str) -> io::Result<()> {
-    match simulated::machine() {
-        _ if !FOR_TESTS => Ok(()),
-        Some(machine) => machine.reached(name),
-        None => obey(name),
-    }
+    Doors::of_thread().reached(name)
 }
 
-/// Asked before each file write: fails as a full disk does.
+/// See [`Doors::before_write`].
 pub fn before_write() -> io::Result<()> {
-    match simulated::machine() {
-        _ if !FOR_TESTS => Ok(()),
-        Some(machine) => machine.before_write(),
-        None => disk_is_full(),
-    }
+    Doors::of_thread().before_write()
 }
 
-/// A time limit of an operation, which tests may make shorter: a guest that never shuts down is waited for 45 s.
+/// See [`Doors::limit`].
 pub fn limit(name: &str, usual: Duration) -> Duration {
-    let shorter = match simulated::machine() {
-        _ if !FOR_TESTS => None,
-        Some(machine) => machine.limit(name),
-        None => shorter(name),
-    };
-    shorter.unwrap_or(usual)
+    Doors::of_thread().limit(name, usual)
 }
 
 #[derive(Default)]

@@ -1,5 +1,6 @@
 //! SIGTERM and SIGINT: a caller that gives up. Operations look at the flag between steps and end cleanly.
 
+use super::doors::Doors;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -45,11 +46,11 @@ impl Interrupt {
     }
 
     /// Sleeps, but wakes within 20 ms of a signal.
-    pub fn sleep(&self, mut time: Duration) {
+    pub fn sleep(&self, doors: Doors, mut time: Duration) {
         const SLICE: Duration = Duration::from_millis(20);
         while !time.is_zero() && !self.requested() {
             let slice = time.min(SLICE);
-            super::clock::sleep(slice);
+            doors.sleep(slice);
             time -= slice;
         }
     }

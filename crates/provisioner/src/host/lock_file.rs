@@ -101,7 +101,7 @@ impl LockFile {
                     waited: total.as_secs_f64().round() as u64,
                 });
             }
-            super::clock::sleep(pause.min(deadline.left()));
+            deadline.sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(25));
         }
     }
@@ -157,6 +157,7 @@ fn open(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::doors::Doors;
 
     #[test]
     fn h18_a_lock_excludes_others_and_goes_with_its_holder() {
@@ -167,7 +168,7 @@ mod tests {
         first.note("blockhost-vm-create, PID 7");
         assert_eq!(LockFile::holder(&path).as_deref(), Some("blockhost-vm-create, PID 7"));
         assert!(LockFile::try_lock(&path).unwrap().is_none());
-        let soon = Deadline::after(Duration::from_millis(20));
+        let soon = Doors::real().deadline(Duration::from_millis(20));
         let error = LockFile::lock(&path, soon, &Interrupt::never()).unwrap_err().to_string();
         assert!(error.contains("blockhost-vm-create, PID 7"), "{error}");
         drop(first);

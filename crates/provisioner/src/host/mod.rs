@@ -5,6 +5,7 @@
 pub mod accounts;
 mod child_output;
 pub mod clock;
+pub mod doors;
 pub mod failpoint;
 pub mod http_download;
 pub mod interrupt;
@@ -22,8 +23,13 @@ pub mod root_agent;
 pub mod run_process;
 pub mod simulated;
 
+use chrono::{DateTime, Utc};
+use clock::{Deadline, Stopwatch};
+use doors::Doors;
 use interrupt::Interrupt;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Whether this is a build for tests: only there are fail points ([`failpoint`]) and simulated machines ([`simulated`]).
 /// The installed package is a release build, from which the compiler drops all that asks for it.
@@ -50,6 +56,8 @@ pub struct Host {
     pub cache_dir: PathBuf,
     /// SIGTERM and SIGINT.
     pub interrupt: Interrupt,
+    /// The machine that all effects are on.
+    pub doors: Doors,
     /// How many threads an operation may use beside the one that it runs in.
     pub more_threads: usize,
     /// What root brought before it became user blockhost; `None` where nobody gave rights up.
@@ -79,6 +87,7 @@ impl Host {
             cache_dir: dir("BLOCKHOST_CACHE_DIR", "/var/cache/blockhost-provisioner"),
             mock_database: dir("BLOCKHOST_MOCK_DB", "accounting/mock-db.json"),
             interrupt,
+            doors: Doors::real(),
             more_threads: usize::MAX,
             brought: None,
         }
@@ -115,8 +124,38 @@ impl Host {
     /// Passes a named point of an operation: where the tests kill us, and where SIGTERM is heard.
     pub fn step(&self, name: &str) -> anyhow::Result<()> {
         tracing::debug!("reached {name}");
-        failpoint::reached(name)?;
+        self.reached(name)?;
         self.interrupt.check()
+    }
+
+    /// Passes a named point at which no signal is heard.
+    pub fn reached(&self, name: &str) -> io::Result<()> {
+        self.doors.reached(name)
+    }
+
+    /// A time limit of an operation, which tests may make shorter.
+    pub fn limit(&self, name: &str, usual: Duration) -> Duration {
+        self.doors.limit(name, usual)
+    }
+
+    /// The wall clock's time.
+    pub fn now(&self) -> DateTime<Utc> {
+        self.doors.now()
+    }
+
+    /// The point in time that is `limit` from now.
+    pub fn deadline(&self, limit: Duration) -> Deadline {
+        self.doors.deadline(limit)
+    }
+
+    /// Counts time from now on.
+    pub fn stopwatch(&self) -> Stopwatch {
+        self.doors.stopwatch()
+    }
+
+    /// Lets time pass, but wakes within 20 ms of a signal.
+    pub fn sleep(&self, time: Duration) {
+        self.interrupt.sleep(self.doors, time);
     }
 }
 

@@ -1,7 +1,7 @@
 //! A word now and then during a long wait, so that whoever looks on knows that it goes on, and for what.
 
 use super::clock::Stopwatch;
-use super::failpoint::limit;
+use super::doors::Doors;
 use std::time::Duration;
 
 /// Silence before the first word.
@@ -18,8 +18,8 @@ pub struct Patience {
 
 impl Patience {
     /// The wait begins now.
-    pub fn new() -> Patience {
-        Patience { begun: Stopwatch::start(), next: limit("patience", FIRST) }
+    pub fn new(doors: Doors) -> Patience {
+        Patience { begun: doors.stopwatch(), next: doors.limit("patience", FIRST) }
     }
 
     /// To be called at each look: says what is waited for, and since when, if it is time for a word.
@@ -29,11 +29,5 @@ impl Patience {
             self.next = waited + THEN;
             tracing::info!("{} ({} s so far)", what(), waited.as_secs());
         }
-    }
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Patience::new()
     }
 }

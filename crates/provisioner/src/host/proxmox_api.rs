@@ -1,6 +1,7 @@
 //! The door to the node's HTTPS API: a token, a deadline for every call, certificates checked (hazards H23, H31).
 
 use super::clock::Deadline;
+use super::doors::Doors;
 use crate::value::api_endpoint::host_of;
 use crate::value::token::ApiToken;
 use crate::value::web_address::is_loopback;
@@ -69,6 +70,7 @@ fn look_for(status: u16) -> &'static str {
 
 /// The node's API.
 pub struct ProxmoxApi {
+    doors: Doors,
     agent: ureq::Agent,
     endpoint: String,
     token: ApiToken,
@@ -78,6 +80,7 @@ impl ProxmoxApi {
     /// A client for `endpoint` (`https://host:8006`). `extra_certificates` names a PEM file with the node's own
     /// CA, where there is one; an unchecked connection is made only to loopback.
     pub fn new(
+        doors: Doors,
         endpoint: &str,
         token: ApiToken,
         extra_certificates: Option<PathBuf>,
@@ -98,7 +101,7 @@ impl ProxmoxApi {
             .max_redirects(0)
             .proxy(None)
             .build();
-        Ok(ProxmoxApi { agent: config.new_agent(), endpoint: endpoint.to_string(), token })
+        Ok(ProxmoxApi { doors, agent: config.new_agent(), endpoint: endpoint.to_string(), token })
     }
 
     /// GET `path` (below `/api2/json`, query included); the value of `data`. Asked again while the node is
@@ -110,7 +113,7 @@ impl ProxmoxApi {
             match (self.request("GET", path, &[], deadline), overloaded.take()) {
                 (Err(error @ ApiError::Overloaded { .. }), _) if deadline.left() > pause => {
                     overloaded = Some(error);
-                    super::clock::sleep(pause);
+                    self.doors.sleep(pause);
                     pause = (pause * 2).min(Duration::from_secs(3));
                 }
                 // The last look was cut short by our own limit: what the node said before counts.
@@ -139,7 +142,7 @@ impl ProxmoxApi {
         deadline: Deadline,
     ) -> Result<Value, ApiError> {
         let request = format!("{method} {path}");
-        if let Some(machine) = super::simulated::machine() {
+        if let Some(machine) = self.doors.machine() {
             return match machine.api(method, path, fields) {
                 Ok((status, envelope)) => self.judge(&request, status, &envelope),
                 Err(why) => Err(ApiError::Unreachable { endpoint: self.endpoint.clone(), why }),

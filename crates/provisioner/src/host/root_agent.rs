@@ -1,7 +1,8 @@
 //! The door to the root agent: one request per connection, frames of a 4-byte length and JSON
 //! (`facts/contract/root-agent.md`).
 
-use super::clock::{Deadline, Stopwatch};
+use super::clock::Deadline;
+use super::doors::Doors;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use serde_json::{Map, Value, json};
 use std::io::{self, Read, Write};
@@ -131,15 +132,16 @@ impl AgentError {
 
 /// Asks the root agent to carry out `action` and returns its answer, which said `"ok": true`.
 pub fn call(
+    doors: Doors,
     socket: &Path,
     action: &str,
     params: Value,
     deadline: Deadline,
 ) -> Result<Map<String, Value>, AgentError> {
-    let begun = Stopwatch::start();
+    let begun = doors.stopwatch();
     // Parameters may be secret; whose turn it is may not.
     let about = params.get("vmid").map(|vmid| format!(" of VMID {vmid}")).unwrap_or_default();
-    let answer = exchange(socket, action, params, deadline);
+    let answer = exchange(doors, socket, action, params, deadline);
     let words = answer.as_ref().map_or_else(|error| error.code().to_string(), |_| "ok".to_string());
     let words = if words.is_empty() { "failed" } else { &words };
     tracing::debug!("root agent: {action}{about}: {words} ({} ms)", begun.elapsed().as_millis());
@@ -147,6 +149,7 @@ pub fn call(
 }
 
 fn exchange(
+    doors: Doors,
     socket: &Path,
     action: &str,
     params: Value,
@@ -162,7 +165,7 @@ fn exchange(
         }
         _ => AgentError::Broken { action: action.to_string(), why: error.to_string() },
     };
-    let mut stream = open(socket, deadline).map_err(|error| match error.kind() {
+    let mut stream = open(doors, socket, deadline).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => AgentError::NoSocket(socket.display().to_string()),
         io::ErrorKind::PermissionDenied => AgentError::NotPermitted(socket.display().to_string()),
         io::ErrorKind::ConnectionRefused => AgentError::Refused(socket.display().to_string()),
@@ -180,7 +183,7 @@ fn exchange(
     frame.extend_from_slice(&request);
     stream.set_write_timeout(Some(remaining(deadline))).map_err(broken)?;
     stream.write_all(&frame).map_err(broken)?;
-    if let Some(machine) = super::simulated::machine() {
+    if let Some(machine) = doors.machine() {
         machine.answer();
     }
 
@@ -208,8 +211,8 @@ fn exchange(
 }
 
 /// Connects without ever blocking past the deadline: a full backlog of a busy one-lane daemon would.
-fn open(socket: &Path, deadline: Deadline) -> io::Result<UnixStream> {
-    if let Some(machine) = super::simulated::machine() {
+fn open(doors: Doors, socket: &Path, deadline: Deadline) -> io::Result<UnixStream> {
+    if let Some(machine) = doors.machine() {
         return machine.connect();
     }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -218,9 +221,7 @@ fn open(socket: &Path, deadline: Deadline) -> io::Result<UnixStream> {
     loop {
         match connect(&fd, &address) {
             Ok(()) => break,
-            Err(rustix::io::Errno::AGAIN) if !deadline.passed() => {
-                super::clock::sleep(Duration::from_millis(5))
-            }
+            Err(rustix::io::Errno::AGAIN) if !deadline.passed() => deadline.sleep(Duration::from_millis(5)),
             Err(error) => return Err(error.into()),
         }
     }
@@ -278,7 +279,8 @@ mod tests {
 
     fn ask(bytes: Vec<u8>) -> Result<Map<String, Value>, AgentError> {
         let (_dir, path) = answering(bytes, Duration::ZERO);
-        call(&path, "vm-state", json!({"vmid": 100}), Deadline::after(Duration::from_secs(5)))
+        let doors = Doors::real();
+        call(doors, &path, "vm-state", json!({"vmid": 100}), doors.deadline(Duration::from_secs(5)))
     }
 
     #[test]
@@ -300,8 +302,9 @@ mod tests {
     #[test]
     fn h23_a_silent_agent_is_given_up_at_the_deadline() {
         let (_dir, path) = answering(framed("{}"), Duration::from_secs(30));
-        let error =
-            call(&path, "qm-stop", json!({}), Deadline::after(Duration::from_millis(50))).unwrap_err();
+        let doors = Doors::real();
+        let deadline = doors.deadline(Duration::from_millis(50));
+        let error = call(doors, &path, "qm-stop", json!({}), deadline).unwrap_err();
         assert!(matches!(error, AgentError::TimedOut { .. }) && error.outcome_unknown(), "{error}");
     }
 
@@ -309,7 +312,8 @@ mod tests {
     fn no_socket_and_a_dead_socket_are_told_apart() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
-        let ask = || call(&path, "x", json!({}), Deadline::after(Duration::from_secs(1))).unwrap_err();
+        let doors = Doors::real();
+        let ask = || call(doors, &path, "x", json!({}), doors.deadline(Duration::from_secs(1))).unwrap_err();
         assert!(matches!(ask(), AgentError::NoSocket(_)));
         drop(UnixListener::bind(&path).unwrap());
         assert!(matches!(ask(), AgentError::Refused(_)));

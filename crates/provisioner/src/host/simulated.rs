@@ -5,16 +5,16 @@
 //! nothing is left of what asks for it. Files, locks and everything above `host/` stay the real ones; what is simulated is what cannot be had
 //! quickly or at will: time, the root agent, the node's API, child processes, and the faults of all of them.
 
+use super::doors::Doors;
 use super::run_process::{Ended, Program, RunError};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitStatus;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 /// What stands behind the doors.
@@ -25,12 +25,12 @@ pub trait Machine {
     fn wall_clock(&self) -> DateTime<Utc>;
     /// Lets time pass.
     fn sleep(&self, time: Duration);
-    /// A named point is passed ([`super::failpoint::reached`]). To die here, it panics by
+    /// A named point is passed ([`Doors::reached`]). To die here, it panics by
     /// `std::panic::resume_unwind`: the values of the operation go, and with them its locks, as with a process.
     fn reached(&self, point: &str) -> io::Result<()>;
     /// A file is about to be written; an error is that of the disk.
     fn before_write(&self) -> io::Result<()>;
-    /// A shorter time limit ([`super::failpoint::limit`]).
+    /// A shorter time limit ([`Doors::limit`]).
     fn limit(&self, name: &str) -> Option<Duration>;
     /// A connection to the root agent: our end of a pair.
     fn connect(&self) -> io::Result<UnixStream>;
@@ -55,25 +55,32 @@ pub trait Process {
 }
 
 thread_local! {
-    static MACHINE: RefCell<Option<Rc<dyn Machine>>> = const { RefCell::new(None) };
+    static DOORS: Cell<Doors> = Cell::new(Doors::real());
 }
 
 /// Until this value goes, this thread works on the simulated machine.
 pub struct Inside(());
 
 /// Enters a simulated machine.
-pub fn enter(machine: Rc<dyn Machine>) -> Inside {
-    MACHINE.set(Some(machine));
+pub fn enter(doors: Doors) -> Inside {
+    DOORS.set(doors);
     Inside(())
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        MACHINE.set(None);
+        DOORS.set(Doors::real());
+    }
+}
+
+impl Doors {
+    /// Those of the thread.
+    pub(super) fn of_thread() -> Doors {
+        DOORS.get()
     }
 }
 
 /// The simulated machine of this thread.
-pub(super) fn machine() -> Option<Rc<dyn Machine>> {
-    if super::FOR_TESTS { MACHINE.with_borrow(Clone::clone) } else { None }
+pub(super) fn machine() -> Option<&'static (dyn Machine + Sync)> {
+    DOORS.get().machine()
 }

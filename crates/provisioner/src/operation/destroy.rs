@@ -422,7 +422,7 @@ fn tidy_shared_state(vm: &LockedVm<'_, '_>, deadline: Deadline) -> anyhow::Resul
         return Ok(());
     }
     while legacy.is_busy()? && !deadline.passed() {
-        ctx.host.interrupt.sleep(Duration::from_millis(100));
+        ctx.host.sleep(Duration::from_millis(100));
         ctx.host.interrupt.check()?;
     }
     if legacy.secure_state()? == StateFile::Torn {

@@ -210,7 +210,7 @@ impl Work<'_> {
                 Some(master) if !master.starts_with("fwbr") => return Ok(tap.clone()),
                 Some(_) if self.files.master(behind).is_some() => return Ok(behind.clone()),
                 _ if deadline.passed() => return Err(format!("{tap} is not a port of a bridge yet")),
-                _ => self.ports.interrupt.sleep(LOOK),
+                _ => deadline.sleep_unless(self.ports.interrupt, LOOK),
             }
         }
     }

@@ -102,12 +102,12 @@ impl<'h> Context<'h> {
 
     /// The node; waits end with a signal to us.
     pub fn node(&self) -> Node {
-        Node::new(self.host.agent_socket(), self.host.interrupt.clone())
+        Node::new(self.host, self.host.interrupt.clone())
     }
 
     /// The node for undo, which a signal does not stop.
     pub fn node_uninterrupted(&self) -> Node {
-        Node::new(self.host.agent_socket(), Interrupt::never())
+        Node::new(self.host, Interrupt::never())
     }
 
     /// How the node's API is reached, and the client for it.

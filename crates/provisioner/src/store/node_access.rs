@@ -93,7 +93,8 @@ impl NodeAccess {
 impl NodeAccess {
     /// The node's API, with the node's own CA where the operator has put one (`pve-ca.pem`).
     pub fn api(&self, host: &Host) -> anyhow::Result<ProxmoxApi> {
-        ProxmoxApi::new(&self.endpoint, self.token.clone(), Some(host.config_file("pve-ca.pem")))
+        let certificates = Some(host.config_file("pve-ca.pem"));
+        ProxmoxApi::new(host.doors, &self.endpoint, self.token.clone(), certificates)
     }
 }
 

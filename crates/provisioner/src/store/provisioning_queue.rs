@@ -47,7 +47,7 @@ impl<'h> Ticket<'h> {
         let folder = self.host.run_dir.join("creates");
         let total = deadline.left();
         let mut last = String::new();
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(self.host.doors);
         loop {
             let (ahead, behind) = {
                 let _guard = guard(self.host)?;
@@ -77,7 +77,7 @@ impl<'h> Ticket<'h> {
                 last = now;
             }
             patience.still(|| format!("still waiting for {} other creates", ahead.len()));
-            self.host.interrupt.sleep(LOOK_AGAIN);
+            self.host.sleep(LOOK_AGAIN);
             self.host.interrupt.check()?;
         }
     }

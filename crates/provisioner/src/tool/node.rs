@@ -2,8 +2,9 @@
 //! is done here, by asking for the state, because the agent serves one request at a time (hazard H20).
 
 use super::vm_state::state_in;
+use crate::host::Host;
 use crate::host::clock::Deadline;
-use crate::host::failpoint::limit;
+use crate::host::doors::Doors;
 use crate::host::interrupt::Interrupt;
 use crate::host::patience::Patience;
 use crate::host::root_agent::{self, AgentError};
@@ -85,14 +86,15 @@ impl Guests {
 #[derive(Debug, Clone)]
 pub struct Node {
     socket: PathBuf,
+    doors: Doors,
     interrupt: Interrupt,
     patient: bool,
 }
 
 impl Node {
-    /// The node behind this socket. `interrupt` ends waits; undo passes one that never comes.
-    pub fn new(socket: PathBuf, interrupt: Interrupt) -> Node {
-        Node { socket, interrupt, patient: true }
+    /// The node of this host. `interrupt` ends waits; undo passes one that never comes.
+    pub fn new(host: &Host, interrupt: Interrupt) -> Node {
+        Node { socket: host.agent_socket(), doors: host.doors, interrupt, patient: true }
     }
 
     /// The same, but a VM that is busy is a refusal at once: for callers that have others to look after meanwhile.
@@ -347,10 +349,11 @@ impl Node {
         let mut pause = Duration::from_millis(200);
         loop {
             let result = root_agent::call(
+                self.doors,
                 &self.socket,
                 action,
                 params.clone(),
-                deadline.at_most(limit("agent-action", ACTION)),
+                deadline.at_most(self.doors.limit("agent-action", ACTION)),
             );
             match &result {
                 Err(error)
@@ -360,7 +363,7 @@ impl Node {
                         && !self.interrupt.requested() =>
                 {
                     tracing::debug!("{error}; trying again");
-                    self.interrupt.sleep(pause);
+                    self.interrupt.sleep(self.doors, pause);
                     pause = (pause * 2).min(Duration::from_secs(3));
                 }
                 _ => return result,
@@ -436,7 +439,7 @@ impl Node {
 
     /// Sleeps; an error when a signal arrives.
     pub fn pause(&self, time: Duration) -> anyhow::Result<()> {
-        self.interrupt.sleep(time);
+        self.interrupt.sleep(self.doors, time);
         self.interrupt.check()
     }
 
@@ -449,9 +452,10 @@ impl Node {
         mut done: impl FnMut(&VmState) -> bool,
     ) -> anyhow::Result<Waited> {
         let mut last_seen = None;
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(self.doors);
         loop {
-            let seen = self.state(vmid, Some(identity), deadline.at_most(limit("agent-action", ACTION)));
+            let seen =
+                self.state(vmid, Some(identity), deadline.at_most(self.doors.limit("agent-action", ACTION)));
             match &seen {
                 Ok(state) if done(state) => return Ok(Waited::Done(state.clone())),
                 Ok(state) => last_seen = Some(state.clone()),
@@ -468,7 +472,7 @@ impl Node {
                 format!("VMID {vmid}: still waiting, at most {} s more", deadline.left().as_secs())
             });
             self.interrupt.check()?;
-            self.interrupt.sleep(POLL.min(deadline.left()));
+            deadline.sleep_unless(&self.interrupt, POLL);
         }
     }
 }

@@ -15,6 +15,7 @@
 use super::terraform_events::{Diagnostic, Event, parse_line};
 use super::terraform_state::{StateFile, attributes_in, label_in, read_state, secure_state};
 use crate::host::clock::{self, Deadline};
+use crate::host::doors::Doors;
 use crate::host::interrupt::Interrupt;
 use crate::host::lock_file::LockFile;
 use crate::host::replace_file::{self, PRIVATE};
@@ -63,6 +64,7 @@ pub enum Outcome {
 
 /// The terraform folder of one VM.
 pub struct VmFolder {
+    doors: Doors,
     dir: PathBuf,
     parent: PathBuf,
     home: PathBuf,
@@ -77,7 +79,7 @@ impl VmFolder {
         let home = host.home.clone().unwrap_or_else(|| host.state_dir.clone());
         let dir = parent.join("vms").join(name.as_str());
         let temporary = temporary_of(host, &dir);
-        VmFolder { dir, parent, home, temporary, name: name.clone() }
+        VmFolder { doors: host.doors, dir, parent, home, temporary, name: name.clone() }
     }
 
     /// Where it is.
@@ -199,12 +201,12 @@ impl VmFolder {
                     Some(pid) if !asked && terraform_of(pid, &self.dir) => {
                         run_process::terminate(pid);
                         asked = true;
-                        last_call = Deadline::after(Duration::from_secs(10));
+                        last_call = self.doors.deadline(Duration::from_secs(10));
                     }
                     _ => return Ok(false),
                 }
             }
-            interrupt.sleep(Duration::from_millis(50));
+            interrupt.sleep(self.doors, Duration::from_millis(50));
             interrupt.check()?;
         }
         Ok(true)

@@ -7,9 +7,11 @@ use super::rng::Rng;
 use super::{agent, api, others, terraform};
 use chrono::{DateTime, TimeDelta, Utc};
 use provisioner::host::Host;
+use provisioner::host::doors::Doors;
 use provisioner::host::interrupt::Interrupt;
 use provisioner::host::run_process::{Ended, Program, RunError};
 use provisioner::host::simulated::{Machine, Process};
+use send_wrapper::SendWrapper;
 use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, VecDeque};
@@ -19,7 +21,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 /// The panic that imitates the death of a process.
@@ -126,11 +128,12 @@ impl World {
             cache_dir: at("cache"),
             mock_database: at("mock.json"),
             interrupt: Interrupt::never(),
+            doors: Doors::real(),
             more_threads: 0,
             brought: None,
         };
-        let world = World {
-            host,
+        let world = Rc::new_cyclic(|world| World {
+            host: Host { doors: doors_to(world.clone()), ..host },
             dir,
             base: Instant::now(),
             elapsed: Cell::default(),
@@ -155,9 +158,9 @@ impl World {
             half_written: RefCell::default(),
             points_passed: Cell::default(),
             verbose: std::env::var_os("SIMULATION_VERBOSE").is_some(),
-        };
+        });
         world.set_up();
-        Rc::new(world)
+        world
     }
 
     fn set_up(&self) {
@@ -301,6 +304,11 @@ impl World {
     }
 }
 
+/// The doors to a world. They are as long-lived as those of a real machine: a reference of a few bytes for each play.
+fn doors_to(world: Weak<World>) -> Doors {
+    Doors::simulated(Box::leak(Box::new(Behind(SendWrapper::new(world)))))
+}
+
 /// What the wall clock shows at the beginning.
 pub fn first_wall() -> DateTime<Utc> {
     DateTime::from_timestamp(1_795_000_000, 0).unwrap()
@@ -320,18 +328,66 @@ fn count_down(count: &mut Option<u64>) -> bool {
     }
 }
 
-impl Machine for World {
+/// The world as what stands behind the doors. It is played in one thread, which is not known to the operations: they may
+/// work in several, and of what they are handed they want that it can go along.
+struct Behind(SendWrapper<Weak<World>>);
+
+impl Behind {
+    fn world(&self) -> Rc<World> {
+        self.0.upgrade().expect("a world that still is")
+    }
+}
+
+impl Machine for Behind {
     fn instant(&self) -> Instant {
-        self.elapsed.set(self.elapsed.get() + Duration::from_micros(1));
-        self.base + self.elapsed.get()
+        self.world().instant()
     }
 
     fn wall_clock(&self) -> DateTime<Utc> {
-        self.now()
+        self.world().now()
     }
 
     fn sleep(&self, time: Duration) {
-        self.pass(time);
+        self.world().pass(time);
+    }
+
+    fn reached(&self, point: &str) -> io::Result<()> {
+        self.world().reached(point)
+    }
+
+    fn before_write(&self) -> io::Result<()> {
+        self.world().before_write()
+    }
+
+    fn limit(&self, name: &str) -> Option<Duration> {
+        self.world().limit(name)
+    }
+
+    fn connect(&self) -> io::Result<UnixStream> {
+        self.world().connect()
+    }
+
+    fn answer(&self) {
+        self.world().answer();
+    }
+
+    fn run(&self, program: &Program<'_>) -> Result<Ended, RunError> {
+        World::run(program)
+    }
+
+    fn spawn(&self, program: &Program<'_>, output: &Path, lock: File) -> io::Result<Box<dyn Process>> {
+        Ok(Box::new(terraform::spawn(&self.world(), program, output, lock)))
+    }
+
+    fn api(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> Result<(u16, Value), String> {
+        self.world().api(method, path, fields)
+    }
+}
+
+impl World {
+    fn instant(&self) -> Instant {
+        self.elapsed.set(self.elapsed.get() + Duration::from_micros(1));
+        self.base + self.elapsed.get()
     }
 
     fn reached(&self, point: &str) -> io::Result<()> {
@@ -425,7 +481,7 @@ impl Machine for World {
         self.event(&action);
     }
 
-    fn run(&self, program: &Program<'_>) -> Result<Ended, RunError> {
+    fn run(program: &Program<'_>) -> Result<Ended, RunError> {
         // The host has no interface and no neighbour. Nothing else is installed on it.
         if program.name == "ip" {
             let status = ExitStatus::from_raw(0);
@@ -433,10 +489,6 @@ impl Machine for World {
         }
         let source = io::Error::other(format!("{} is not installed (not found on PATH)", program.name));
         Err(RunError::NotStarted { program: program.name.to_owned(), source })
-    }
-
-    fn spawn(&self, program: &Program<'_>, output: &Path, lock: File) -> io::Result<Box<dyn Process>> {
-        Ok(Box::new(terraform::spawn(self, program, output, lock)))
     }
 
     fn api(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> Result<(u16, Value), String> {

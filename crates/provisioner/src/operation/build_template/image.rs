@@ -54,7 +54,7 @@ fn patience(all: Duration) -> Patience {
 
 /// Waits before another try.
 fn pause(host: &Host, tries: u32) {
-    host.interrupt.sleep(failpoint::limit("template-retry", Duration::from_secs(2 << tries.min(4))));
+    host.sleep(failpoint::limit("template-retry", Duration::from_secs(2 << tries.min(4))));
 }
 
 /// Whether another try may help.

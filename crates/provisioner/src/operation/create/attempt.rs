@@ -217,7 +217,7 @@ fn wait_for_guest(
     }
     let limit = request.guest_timeout.unwrap_or(vm.settings.guest_ready_timeout);
     tracing::info!("{}: waiting for the guest agent, at most {} s", taken.label(), limit.as_secs());
-    guest::wait_until_ready(&node, checked.api, &checked.facts.node, vmid, identity, limit)
+    guest::wait_until_ready(vm.ctx(), checked.api, &checked.facts.node, vmid, identity, limit)
 }
 
 /// The record: in the journal first, then in a copy, then in the database.

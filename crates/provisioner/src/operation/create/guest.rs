@@ -1,9 +1,8 @@
 //! Waiting for the guest: engines run commands in it as soon as they have read the result (hazard H24).
 
-use crate::host::clock::Deadline;
 use crate::host::patience::Patience;
 use crate::host::proxmox_api::{ApiError, ProxmoxApi};
-use crate::tool::node::Node;
+use crate::operation::Context;
 use crate::value::identity::Identity;
 use crate::value::node_name::NodeName;
 use crate::value::vmid::Vmid;
@@ -15,18 +14,18 @@ const LOOK_EVERY: u32 = 10;
 /// Waits until the guest agent answers. The API is asked, which leaves the root agent's one lane free (H20);
 /// where the token lacks that privilege, the root agent.
 pub fn wait_until_ready(
-    node: &Node,
+    ctx: &Context<'_>,
     api: &ProxmoxApi,
     node_name: &NodeName,
     vmid: Vmid,
     identity: &Identity,
     limit: Duration,
 ) -> anyhow::Result<()> {
-    let deadline = Deadline::after(limit);
+    let (node, deadline) = (ctx.node(), ctx.host.deadline(limit));
     let path = format!("/nodes/{node_name}/qemu/{vmid}/agent/ping");
     let mut by_api = true;
     let mut pause = Duration::from_millis(100);
-    let mut patience = Patience::new();
+    let mut patience = Patience::new(ctx.host.doors);
     for look in 1u32.. {
         let last: String;
         if by_api {

@@ -64,7 +64,7 @@ pub fn wait_until_free(ctx: &Context<'_>, template: Vmid) -> anyhow::Result<()> 
     let limit = failpoint::limit("create-template-lock", LOCKED);
     let deadline = Deadline::after(limit);
     let mut said = false;
-    let mut patience = Patience::new();
+    let mut patience = Patience::new(ctx.host.doors);
     loop {
         let state = match ctx.node().state(template, None, Deadline::after(LOOK)) {
             Ok(state) => state,
@@ -93,7 +93,7 @@ pub fn wait_until_free(ctx: &Context<'_>, template: Vmid) -> anyhow::Result<()> 
             );
         }
         patience.still(|| format!("template VM {template} is still locked ({})", state.lock));
-        ctx.host.interrupt.sleep(LOOK_AGAIN);
+        ctx.host.sleep(LOOK_AGAIN);
         ctx.host.interrupt.check()?;
     }
 }

@@ -132,7 +132,7 @@ impl Tries {
                     pause.as_secs(),
                     self.passing
                 );
-                vm.ctx().host.interrupt.sleep(failpoint::limit("create-retry", pause));
+                vm.ctx().host.sleep(failpoint::limit("create-retry", pause));
                 Ok(())
             }
             _ if is_registered => {

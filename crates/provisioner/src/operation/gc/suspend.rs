@@ -306,7 +306,7 @@ impl<'a, 'h> Phase<'a, 'h> {
             if self.shutdowns.is_empty() && busy.is_empty() {
                 return Ok(());
             }
-            self.ctx.host.interrupt.sleep(POLL);
+            self.ctx.host.sleep(POLL);
             // Guests that were asked go down by themselves; the next run records them.
             self.ctx.host.interrupt.check()?;
         }

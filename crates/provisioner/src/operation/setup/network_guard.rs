@@ -69,7 +69,7 @@ impl Snapshot {
                 Some(what) if deadline.passed() => anyhow::bail!("the network was applied, but {what}"),
                 Some(_) => interrupt.check()?,
             }
-            interrupt.sleep(Duration::from_millis(200));
+            deadline.sleep_unless(interrupt, Duration::from_millis(200));
         }
     }
 

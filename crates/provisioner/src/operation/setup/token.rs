@@ -181,7 +181,7 @@ fn check(setup: &Setup<'_>, token: &ApiToken) -> anyhow::Result<()> {
 fn ask_version(setup: &Setup<'_>, token: &ApiToken) -> Result<(), ApiError> {
     let endpoint = endpoint_or_local(&setup.choices.terraform_dir);
     let certificates = setup.host.config_file("pve-ca.pem");
-    let api = ProxmoxApi::new(&endpoint, token.clone(), Some(certificates))
+    let api = ProxmoxApi::new(setup.host.doors, &endpoint, token.clone(), Some(certificates))
         .map_err(|error| ApiError::Unreachable { endpoint, why: error.to_string() })?;
     api.get("/version", Deadline::after(Duration::from_secs(15))).map(drop)
 }

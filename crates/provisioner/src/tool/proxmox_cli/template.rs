@@ -136,7 +136,7 @@ impl ProxmoxCli {
             let busy = said.refusal().filter(|words| words.contains("got timeout"));
             let Some(words) = busy.filter(|_| !deadline.passed()) else { return said.must() };
             tracing::info!("the node is busy with the VM ({words}), trying again");
-            self.interrupt.sleep(pause.min(deadline.left()));
+            deadline.sleep_unless(&self.interrupt, pause);
             pause = (pause * 2).min(Duration::from_secs(5));
         }
     }
