@@ -35,6 +35,16 @@ fn h05_a_terraform_killed_anywhere_is_undone_by_the_create_that_ran_it() {
 }
 
 #[test]
+fn h57_a_killed_terraform_may_have_sent_a_clone_request_so_its_vmid_is_watched() {
+    for (action, watched) in [(FaultAction::Kill, true), (FaultAction::error("the disk is on fire"), false)] {
+        let site = Site::new();
+        site.lab().control().fault("provider.create.clone.before", action, 1).unwrap();
+        run(&mut site.create("web-1")).failed();
+        assert_eq!(site.path("var/withheld/100.json").exists(), watched);
+    }
+}
+
+#[test]
 fn h06_an_error_at_any_step_of_the_provider_is_undone_and_told() {
     let site = Site::new();
     let empty = site.world();

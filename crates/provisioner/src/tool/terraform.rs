@@ -12,7 +12,7 @@
 //! Terraform outlives us: it writes to a file, not to a pipe of ours, and holds `terraform.lock` as its
 //! standard input, so the kernel tells whether it still runs, whoever started it.
 
-use super::terraform_events::{Diagnostic, Event, parse_line};
+use super::terraform_events::{Diagnostic, Event, WAS_KILLED, parse_line};
 use super::terraform_state::{StateFile, attributes_in, label_in, read_state, secure_state};
 use crate::host::clock::{self, Deadline};
 use crate::host::doors::Doors;
@@ -424,14 +424,17 @@ impl Run {
 
     fn failure(&mut self, status: std::process::ExitStatus) -> Vec<Diagnostic> {
         let mut all = std::mem::take(&mut self.diagnostics);
-        if all.is_empty() {
+        // Whoever rolls back has to know of the signal, whatever terraform had printed before.
+        if all.is_empty() || status.signal().is_some() {
             let log = self.log.display();
-            let killed = status.signal() == Some(9);
-            let mut summary = match killed {
-                true => format!(
-                    "terraform was killed ({status}), perhaps because the host ran out of memory; see journalctl -k"
-                ),
-                false => format!("terraform exited with {status} and no output; its log is {log}"),
+            let mut summary = match status.signal() {
+                Some(9) => {
+                    format!(
+                        "{WAS_KILLED} ({status}), perhaps because the host ran out of memory; see journalctl -k"
+                    )
+                }
+                Some(_) => format!("{WAS_KILLED} ({status}); its log is {log}"),
+                None => format!("terraform exited with {status} and no output; its log is {log}"),
             };
             // It cannot say so itself: its words go to the same disk.
             if let Some(left) = self.log.parent().and_then(host::free_kib).filter(|left| *left < NO_SPACE_KIB)

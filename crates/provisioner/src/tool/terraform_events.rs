@@ -122,6 +122,9 @@ pub fn volume_of(words: &str, vmid: u32) -> Option<String> {
     found.max_by_key(|name| name.contains(':'))
 }
 
+/// How the message about a terraform begins that a signal ended: nothing is known of the requests it had sent.
+pub const WAS_KILLED: &str = "terraform was killed";
+
 /// Whether a request may have been carried out although its answer never came (H57).
 pub fn lost_its_answer(diagnostics: &[Diagnostic]) -> bool {
     const LOST: [&str; 15] = [
@@ -143,7 +146,7 @@ pub fn lost_its_answer(diagnostics: &[Diagnostic]) -> bool {
     ];
     let words: String = diagnostics.iter().map(|d| format!("{} {}\n", d.summary, d.detail)).collect();
     // One that said nothing was killed.
-    LOST.iter().any(|w| words.contains(w)) || words.contains("ended with signal")
+    LOST.iter().any(|w| words.contains(w)) || words.contains(WAS_KILLED)
 }
 
 /// Sorts a failure by its words (`facts/provider.md`, section 4).
