@@ -19,7 +19,7 @@ pub struct Program {
 }
 
 /// All executables, by name.
-pub const PROGRAMS: [Program; 18] = [
+pub const PROGRAMS: [Program; 20] = [
     of::<crate::build_template::BuildTemplateCommand>(
         "blockhost-build-template",
         crate::build_template::main,
@@ -30,11 +30,13 @@ pub const PROGRAMS: [Program; 18] = [
     of::<crate::setup::SetupCommand>("blockhost-provisioner-setup", crate::setup::main),
     of::<crate::create::CreateCommand>("blockhost-vm-create", crate::create::main),
     of::<crate::destroy::DestroyCommand>("blockhost-vm-destroy", crate::destroy::main),
+    of::<crate::expire::ExpireCommand>("blockhost-vm-expire", crate::expire::main),
     of::<crate::gc::GcCommand>("blockhost-vm-gc", crate::gc::main),
     of::<crate::guest_exec::GuestExecCommand>("blockhost-vm-guest-exec", crate::guest_exec::main),
     of::<crate::kill::KillCommand>("blockhost-vm-kill", crate::kill::main),
     of::<crate::list::ListCommand>("blockhost-vm-list", crate::list::main),
     of::<crate::metrics::MetricsCommand>("blockhost-vm-metrics", crate::metrics::main),
+    of::<crate::protect::ProtectCommand>("blockhost-vm-protect", crate::protect::main),
     of::<crate::resume::ResumeCommand>("blockhost-vm-resume", crate::resume::main),
     of::<crate::start::StartCommand>("blockhost-vm-start", crate::start::main),
     of::<crate::status::StatusCommand>("blockhost-vm-status", crate::status::main),

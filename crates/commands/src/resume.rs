@@ -1,12 +1,12 @@
 //! `blockhost-vm-resume`: its flags and what it prints.
 
 use crate::OneVm;
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use crate::expiry::{distance, earlier, parse_future};
+use chrono::{DateTime, Utc};
 use clap::Parser;
-use provisioner::host::clock;
 use provisioner::operation::audited::audited;
 use provisioner::operation::mock;
-use provisioner::operation::resume::{Expiry, resume, shortens};
+use provisioner::operation::resume::{Expiry, resume};
 use provisioner::value::timestamp;
 
 /// Resume a suspended VM: start it and mark it active, with the time that was paid for
@@ -37,16 +37,6 @@ pub struct ResumeCommand {
     dry_run: bool,
 }
 
-/// A moment that has not passed.
-fn parse_future(text: &str) -> Result<DateTime<Utc>, String> {
-    let midnight = |date: NaiveDate| date.and_hms_opt(0, 0, 0).map(|time| time.and_utc());
-    let end = timestamp::from_text(text).or_else(|| text.parse().ok().and_then(midnight));
-    let end = end.filter(|end| timestamp::is_readable(*end));
-    let end = end
-        .ok_or("expected a date such as 2027-03-01, or a time with its zone such as 2027-03-01T12:00:00Z")?;
-    if end <= clock::now() { Err(format!("{} has passed", timestamp::to_text(end))) } else { Ok(end) }
-}
-
 impl ResumeCommand {
     fn expiry(&self) -> Expiry {
         match (self.extend_days, self.add_days, self.until) {
@@ -73,20 +63,20 @@ pub fn main() -> std::process::ExitCode {
         for warning in &done.warnings {
             crate::warn(&format!("VM {name}: {warning}"));
         }
-        if let (Some(before), Some(after)) = (done.expired_before, done.expires_at)
-            && shortens(Some(before), Some(after), clock::now())
-        {
-            crate::warn(&format!(
-                "VM {name}: the expiry {} EARLIER, from {} to {} ({} less); --add-days adds to the current expiry",
-                if command.dry_run { "would move" } else { "moved" },
-                timestamp::to_text(before),
-                timestamp::to_text(after),
-                in_days(before - after),
-            ));
+        let now = host.now();
+        let moves = if command.dry_run { "would move" } else { "moved" };
+        if let Some(warning) = earlier(done.expired_before, done.expires_at, moves, "--add-days", now) {
+            crate::warn(&format!("VM {name}: {warning}"));
         }
         let until = done.expires_at.map_or_else(
             || "its record has no readable expiry".to_string(),
-            |end| format!("expires at {} ({})", timestamp::to_text(end), distance(end, done.expired_before)),
+            |end| {
+                format!(
+                    "expires at {} ({})",
+                    timestamp::to_text(end),
+                    distance(end, done.expired_before, now)
+                )
+            },
         );
         let what = match (command.dry_run, done.was_suspended, done.was_running) {
             (true, true, _) => "would be started and set to active",
@@ -98,25 +88,4 @@ pub fn main() -> std::process::ExitCode {
         crate::say(&format!("VM {name} {what}; {until}"));
         Ok(())
     })
-}
-
-/// How far away the end is, and what it was where it has changed.
-fn distance(end: DateTime<Utc>, before: Option<DateTime<Utc>>) -> String {
-    let now = clock::now();
-    let distance =
-        if end < now { format!("{} ago", in_days(now - end)) } else { format!("in {}", in_days(end - now)) };
-    match before {
-        Some(before) if before != end => format!("{distance}; before: {}", timestamp::to_text(before)),
-        Some(_) => format!("{distance}, unchanged"),
-        None => format!("{distance}; before: unknown"),
-    }
-}
-
-fn in_days(time: TimeDelta) -> String {
-    // To the nearest: 30 days from now are not 29 a millisecond later.
-    match (time + TimeDelta::hours(12)).num_days() {
-        0 => "less than a day".to_string(),
-        1 => "1 day".to_string(),
-        days => format!("{days} days"),
-    }
 }

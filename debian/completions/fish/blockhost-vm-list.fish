@@ -1,10 +1,33 @@
-complete -c blockhost-vm-list -l format -d 'Print a table or JSON' -r -f -a "table\t'NAME, STATUS, IP, CREATED, separated by tabs; columns on a terminal'
-json\t'One JSON array'"
+complete -c blockhost-vm-list -l format -d 'Print a table, JSON, CSV or YAML' -r -f -a "table\t'NAME, STATUS, IP, CREATED, separated by tabs; columns on a terminal'
+json\t'One JSON array'
+csv\t'Comma-separated values with a header'
+yaml\t'A YAML list'"
 complete -c blockhost-vm-list -l status -d 'Show only VMs with this status ("unknown" requires --live)' -r -f -a "active\t''
 suspended\t''
 destroyed\t''
 unknown\t''"
+complete -c blockhost-vm-list -l expiring -d 'Show only VMs that expire within DAYS days, those that have expired included, destroyed ones not' -r
+complete -c blockhost-vm-list -l wallet -d 'Show only VMs of this owner' -r
+complete -c blockhost-vm-list -l columns -d 'Show these columns, separated by commas' -r -f -a "name\t''
+status\t''
+ip\t''
+created\t''
+ipv6\t''
+vmid\t''
+wallet\t''
+username\t''
+expires\t''
+suspended\t''
+protected\t''
+node\t''
+live\t''
+uptime\t''
+cpu\t''
+memory\t''
+disk\t''"
+complete -c blockhost-vm-list -l sort -d 'Sort by a column, -COLUMN the other way round' -r
 complete -c blockhost-vm-list -l json -d 'The same as --format json'
+complete -c blockhost-vm-list -l wide -d 'Show more columns; what only the node knows is asked of it once for all VMs'
 complete -c blockhost-vm-list -l live -d 'Query the node for each VM instead of trusting the database'
 complete -c blockhost-vm-list -l mock -d 'Use the mock database'
 complete -c blockhost-vm-list -s v -l verbose -d 'Print more to stderr; -vv prints everything (RUST_LOG for fine control)'

@@ -9,6 +9,7 @@ mod audit_lines;
 mod bad_agent;
 mod bad_days;
 mod brakes;
+mod by_hand;
 mod forms;
 mod guests;
 mod killed;

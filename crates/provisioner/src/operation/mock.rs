@@ -10,8 +10,10 @@ use super::create::first_boot::{self, NoTemplate};
 use super::create::holders::Holders;
 use super::create::{Created, OnResult, Request, VmResult, allocate, check, preview};
 use super::destroy::{Destroyed, mark_destroyed};
+use super::expire::{Expires, record_end};
 use super::gc::{self, Options, Report};
 use super::metrics::live_records;
+use super::protect::{Protected, record_protection};
 use super::resume::{Expiry, Resumed, record_expiry};
 use super::start::{Started, activate, becomes_active};
 use super::status::Shown;
@@ -145,6 +147,18 @@ pub fn resume(ctx: &Context<'_>, name: &VmName, expiry: Expiry) -> anyhow::Resul
     let [expires_at, expired_before] = record_expiry(ctx, name, expiry)?;
     let was_suspended = record.status == Status::Suspended;
     Ok(Resumed { was_suspended, was_running, expires_at, expired_before, warnings: Vec::new() })
+}
+
+/// See [`super::protect::protect`].
+pub fn protect(ctx: &Context<'_>, name: &VmName, on: bool) -> anyhow::Result<Protected> {
+    ctx.live_record(name)?;
+    record_protection(ctx, name, on)
+}
+
+/// See [`super::expire::expire`].
+pub fn expire(ctx: &Context<'_>, name: &VmName, expiry: Expiry) -> anyhow::Result<Expires> {
+    ctx.live_record(name)?;
+    record_end(ctx, name, expiry)
 }
 
 /// See [`super::update_gecos::update_gecos`].

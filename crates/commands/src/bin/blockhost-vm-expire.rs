@@ -1,0 +1,5 @@
+//! `blockhost-vm-expire`
+
+fn main() -> std::process::ExitCode {
+    commands::expire::main()
+}

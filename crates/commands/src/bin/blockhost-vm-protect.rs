@@ -1,0 +1,5 @@
+//! `blockhost-vm-protect`
+
+fn main() -> std::process::ExitCode {
+    commands::protect::main()
+}

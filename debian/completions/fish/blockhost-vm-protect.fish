@@ -1,0 +1,6 @@
+complete -c blockhost-vm-protect -l mock -d 'Use the mock database (accounting/mock-db.json or $BLOCKHOST_MOCK_DB); the host is not touched'
+complete -c blockhost-vm-protect -s v -l verbose -d 'Print more to stderr; -vv prints everything (RUST_LOG for fine control)'
+complete -c blockhost-vm-protect -s q -l quiet -d 'Print only errors to stderr'
+complete -c blockhost-vm-protect -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c blockhost-vm-protect -s V -l version -d 'Print version'
+complete -c blockhost-vm-protect -n "not string match -q -- '-*' (commandline -ct)" -f -a '(blockhost-vm-list 2>/dev/null | awk -F \'\\t\' \'NR > 1 && $2 != "destroyed" && $1 ~ /^[A-Za-z0-9][A-Za-z0-9.-]*$/ { print $1 }\')'
