@@ -22,6 +22,7 @@ pub mod spaced_json;
 pub mod start;
 pub mod status;
 pub mod stop;
+pub mod terminal;
 pub mod throttle;
 pub mod update_gecos;
 
@@ -104,8 +105,7 @@ pub fn parse<T: Parser>() -> T {
 fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if turns || (c.is_control() && c != '\n' && c != '\t') {
+        if terminal::is_command(c) && c != '\n' && c != '\t' {
             shown.extend(c.escape_unicode());
         } else {
             shown.push(c);
@@ -276,6 +276,15 @@ pub fn confirmed(question: &str, flag: &str) -> anyhow::Result<bool> {
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).context("cannot read the answer")?;
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+/// Prints an answer for machines. To a terminal, characters that it would obey go as `\u` escapes: it is JSON or a form with
+/// the same quoting, in which they stand in texts alone.
+pub fn answer_data(text: &[u8]) -> anyhow::Result<()> {
+    match on_terminal() {
+        true => answer(&terminal::escaped_data(&String::from_utf8_lossy(text))),
+        false => answer_bytes(text),
+    }
 }
 
 /// Whether a person reads stdout.

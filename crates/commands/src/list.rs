@@ -1,10 +1,19 @@
-//! `blockhost-vm-list`: a table or JSON.
+//! `blockhost-vm-list`: its flags, and which records and columns they mean.
 
-use crate::{Common, answer_bytes, complain, on_terminal, spaced_json};
+mod columns;
+mod printer;
+
+pub use columns::{distance, length};
+
+use crate::{Common, answer_bytes, answer_data, complain, on_terminal, warn};
+use chrono::{DateTime, TimeDelta, Utc};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, ValueEnum};
+use columns::Column;
+use printer::{Form, Printer};
 use provisioner::host::Host;
-use provisioner::operation::list::{Row, list};
+use provisioner::operation::list::{Filter, Row, list};
+use provisioner::operation::node_facts::NodeFacts;
 use provisioner::operation::status::{self, LiveWord, Shown};
 use provisioner::operation::{Context, mock};
 use provisioner::value::vm_record::VmRecord;
@@ -16,6 +25,10 @@ pub enum Format {
     Table,
     /// One JSON array
     Json,
+    /// Comma-separated values with a header
+    Csv,
+    /// A YAML list
+    Yaml,
 }
 
 /// List all VMs, destroyed ones too
@@ -25,10 +38,11 @@ pub enum Format {
     version,
     styles = crate::STYLES,
     after_help = "Always exits 0. If the database cannot be read, the list is empty and stderr has the reason.\n\n\
-        Examples:\n  blockhost-vm-list\n  blockhost-vm-list --format json\n  blockhost-vm-list --status suspended"
+        Examples:\n  blockhost-vm-list\n  blockhost-vm-list --format json\n  blockhost-vm-list --status suspended\n  \
+        blockhost-vm-list --wide --sort expires\n  blockhost-vm-list --expiring 7 --columns name,expires,wallet"
 )]
 pub struct ListCommand {
-    /// Print a table or JSON
+    /// Print a table, JSON, CSV or YAML
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
     /// The same as --format json
@@ -37,6 +51,21 @@ pub struct ListCommand {
     /// Show only VMs with this status ("unknown" requires --live)
     #[arg(long, value_name = "S", value_parser = status_word())]
     status: Option<Shown>,
+    /// Show only VMs that expire within DAYS days, those that have expired included, destroyed ones not
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=36500))]
+    expiring: Option<u32>,
+    /// Show only VMs of this owner
+    #[arg(long, value_name = "ADDR")]
+    wallet: Option<String>,
+    /// Show more columns; what only the node knows is asked of it once for all VMs
+    #[arg(long, conflicts_with = "columns")]
+    wide: bool,
+    /// Show these columns, separated by commas
+    #[arg(long, value_name = "COLUMNS", value_enum, value_delimiter = ',', num_args = 1)]
+    columns: Vec<Column>,
+    /// Sort by a column, -COLUMN the other way round
+    #[arg(long, value_name = "COLUMN", allow_hyphen_values = true, value_parser = parse_sort)]
+    sort: Option<(Column, bool)>,
     /// Query the node for each VM instead of trusting the database
     #[arg(long)]
     live: bool,
@@ -48,27 +77,76 @@ pub struct ListCommand {
     pub common: Common,
 }
 
+/// A column's name, with a hyphen for the other way round.
+fn parse_sort(text: &str) -> Result<(Column, bool), String> {
+    let (name, descending) = text.strip_prefix('-').map_or((text, false), |name| (name, true));
+    let names = || {
+        let names = Column::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+        names.map(|value| value.get_name().to_string()).collect::<Vec<_>>().join(", ")
+    };
+    let column = Column::from_str(name, true).map_err(|_| format!("expected one of: {}", names()))?;
+    Ok((column, descending))
+}
+
 impl ListCommand {
+    fn form(&self, now: DateTime<Utc>) -> Form {
+        let columns = match (self.wide, self.columns.is_empty()) {
+            (true, _) => Column::WIDE.to_vec(),
+            (false, true) => Column::USUAL.to_vec(),
+            (false, false) => self.columns.clone(),
+        };
+        let format = if self.json { Format::Json } else { self.format };
+        Form { format, terminal: on_terminal(), columns, sort: self.sort, now }
+    }
+
+    fn filter(&self, now: DateTime<Utc>) -> Filter {
+        // So far away that nothing is left out.
+        let days = |days: u32| now.checked_add_signed(TimeDelta::days(i64::from(days))).unwrap_or(now);
+        Filter { status: self.status, wallet: self.wallet.clone(), expired_by: self.expiring.map(days) }
+    }
+
     /// Runs the command.
     pub fn run(self, host: &Host) -> anyhow::Result<()> {
-        let json = self.json || self.format == Format::Json;
-        let only = self.status;
-        let new = || Printer::new(json, on_terminal());
-        let result = Context::open(host, self.mock).and_then(|ctx| {
-            let on_node = status::on_node(&ctx);
-            let in_mock = |record: &VmRecord| (mock::shown(&ctx, record), None);
-            let live: Option<LiveWord<'_>> = match (self.live, self.mock) {
-                (false, _) => None,
-                (true, false) => Some(&on_node),
-                (true, true) => Some(&in_mock),
-            };
-            Ok(list(&ctx, only, live, new, |printer, row| printer.add(&row))?)
-        });
+        let now = host.now();
+        let form = self.form(now);
+        let result = Context::open(host, self.mock).and_then(|ctx| self.listed(&ctx, &form, now));
         let printer = result.unwrap_or_else(|error| {
             complain(&format!("{error:#}"));
-            new()
+            Printer::new(&form)
         });
-        answer_bytes(&printer.finish())
+        let printed = printer.finish()?;
+        // A table for a terminal has been made safe cell by cell, and its colours are commands.
+        if form.format == Format::Table { answer_bytes(&printed) } else { answer_data(&printed) }
+    }
+
+    fn listed(&self, ctx: &Context<'_>, form: &Form, now: DateTime<Utc>) -> anyhow::Result<Printer> {
+        let on_node = status::on_node(ctx);
+        let in_mock = |record: &VmRecord| (mock::shown(ctx, record), None);
+        let live: Option<LiveWord<'_>> = match (self.live, self.mock) {
+            (false, _) => None,
+            (true, false) => Some(&on_node),
+            (true, true) => Some(&in_mock),
+        };
+        let shown = form.columns.iter().copied().chain(form.sort.map(|(column, _)| column));
+        let (needs_more, needs_node) = shown.fold((false, false), |(more, node), column| {
+            (more || !column.is_usual(), node || column.is_of_node())
+        });
+        let on_nodes = (needs_node && !self.mock).then(|| {
+            let (known, missing) = NodeFacts::ask(ctx);
+            missing.iter().for_each(|why| warn(why));
+            known
+        });
+        let new = || Printer::new(form);
+        let add = |printer: &mut Printer, row: Row<'_>| {
+            let record = needs_node.then(|| row.view.to_record().ok()).flatten();
+            let node = on_nodes.as_ref().zip(record.as_ref()).and_then(|(all, record)| all.of(record));
+            let word = record
+                .as_ref()
+                .filter(|record| self.mock && record.is_live())
+                .map(|record| if mock::shown(ctx, record) == Shown::Active { "running" } else { "stopped" });
+            printer.add(&row, node, word);
+        };
+        Ok(list(ctx, &self.filter(now), live, needs_more, new, add)?)
     }
 }
 
@@ -78,118 +156,8 @@ fn status_word() -> impl TypedValueParser<Value = Shown> {
     words.map(|word| Shown::ALL.into_iter().find(|shown| shown.as_str() == word).unwrap_or(Shown::Unknown))
 }
 
-struct Printer {
-    json: bool,
-    aligned: bool,
-    out: Vec<u8>,
-    rows: Vec<[String; 4]>,
-    empty: bool,
-}
-
-const HEADER: [&str; 4] = ["NAME", "STATUS", "IP", "CREATED"];
-
-impl Printer {
-    fn new(json: bool, terminal: bool) -> Printer {
-        let out = if json { vec![b'['] } else { Vec::new() };
-        Printer { json, aligned: terminal, out, rows: Vec::new(), empty: true }
-    }
-
-    fn add(&mut self, row: &Row<'_>) {
-        let cells = [row.name, row.status, row.ip, row.created];
-        if self.json {
-            if !self.empty {
-                self.out.extend_from_slice(b", ");
-            }
-            // Four texts into memory: nothing can go wrong.
-            spaced_json::append(&mut self.out, row).unwrap_or_else(|error| tracing::error!("{error}"));
-        } else if self.aligned {
-            self.rows.push(cells.map(str::to_string));
-        } else {
-            if self.empty {
-                push_line(&mut self.out, &HEADER);
-            }
-            push_line(&mut self.out, &cells.map(one_cell));
-        }
-        self.empty = false;
-    }
-
-    fn finish(mut self) -> Vec<u8> {
-        if self.json {
-            self.out.extend_from_slice(b"]\n");
-            return self.out;
-        }
-        if self.aligned {
-            let mut widths = HEADER.map(str::len);
-            for row in &self.rows {
-                for (width, cell) in widths.iter_mut().zip(row) {
-                    *width = (*width).max(cell.chars().count());
-                }
-            }
-            let header = HEADER.map(str::to_string);
-            for row in std::iter::once(&header).chain(&self.rows) {
-                let cells: Vec<String> =
-                    row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-                self.out.extend_from_slice(cells.join("  ").trim_end().as_bytes());
-                self.out.push(b'\n');
-            }
-        } else if self.empty {
-            push_line(&mut self.out, &HEADER);
-        }
-        self.out
-    }
-}
-
-fn push_line<T: AsRef<str>>(out: &mut Vec<u8>, cells: &[T]) {
-    for (index, cell) in cells.iter().enumerate() {
-        if index > 0 {
-            out.push(b'\t');
-        }
-        out.extend_from_slice(cell.as_ref().as_bytes());
-    }
-    out.push(b'\n');
-}
-
-/// A cell cannot break the table, whatever stands in the database.
-fn one_cell(text: &str) -> String {
-    text.replace(|c: char| c.is_control(), " ")
-}
-
 /// The whole command.
 pub fn main() -> std::process::ExitCode {
     let command: ListCommand = crate::parse();
     crate::run(&command.common.clone(), command.mock, |host| command.run(host))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn printed(json: bool, terminal: bool) -> String {
-        let mut printer = Printer::new(json, terminal);
-        printer.add(&Row { name: "a", status: "active", ip: "10.0.0.2", created: "2026-11-23" });
-        printer.add(&Row { name: "longer-name", status: "destroyed", ip: "", created: "x\ty\"" });
-        String::from_utf8(printer.finish()).unwrap()
-    }
-
-    #[test]
-    fn the_three_forms() {
-        assert_eq!(
-            printed(false, false),
-            "NAME\tSTATUS\tIP\tCREATED\na\tactive\t10.0.0.2\t2026-11-23\nlonger-name\tdestroyed\t\tx y\"\n"
-        );
-        let json: serde_json::Value = serde_json::from_str(&printed(true, false)).unwrap();
-        assert_eq!(
-            json[1],
-            serde_json::json!({"name": "longer-name", "status": "destroyed", "ip": "", "created": "x\ty\""})
-        );
-        let table = printed(false, true);
-        assert!(
-            table.starts_with(
-                "NAME         STATUS     IP        CREATED\na            active     10.0.0.2  2026-11-23\n"
-            ),
-            "{table}"
-        );
-        assert_eq!(Printer::new(true, false).finish(), b"[]\n");
-        assert_eq!(Printer::new(false, false).finish(), b"NAME\tSTATUS\tIP\tCREATED\n");
-    }
 }

@@ -12,13 +12,16 @@
 mod ended;
 mod files;
 mod running;
+pub mod schema;
 mod sweep;
+mod terminal;
 mod waiting;
 
 pub use ended::Ended;
 pub use files::{edit, json, read, write};
 pub use running::{Running, run, start};
 pub use sweep::{points, sweep};
+pub use terminal::on_terminal;
 pub use waiting::{LONG, SOON, until};
 
 /// A customer's wallet.

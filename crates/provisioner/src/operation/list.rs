@@ -3,11 +3,12 @@
 use super::Context;
 use super::status::{LiveWord, Shown};
 use super::unfinished;
-use crate::store::vm_database::{DatabaseError, Fields};
+use crate::store::vm_database::{DatabaseError, Fields, RecordView};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 /// One line of the list; names and order of its keys in JSON are the contract's (`facts/contract/commands.md`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Serialize)]
 pub struct Row<'a> {
     /// The VM's name.
     pub name: &'a str,
@@ -17,20 +18,57 @@ pub struct Row<'a> {
     pub ip: &'a str,
     /// The date of its creation.
     pub created: &'a str,
+    /// The whole record as it stands, for more columns.
+    #[serde(skip)]
+    pub view: &'a RecordView<'a>,
+}
+
+/// Which records are listed.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Those that are shown so (with `live` also "unknown").
+    pub status: Option<Shown>,
+    /// Those of this owner.
+    pub wallet: Option<String>,
+    /// Those that are not destroyed and whose time is over by then.
+    pub expired_by: Option<DateTime<Utc>>,
+}
+
+impl Filter {
+    /// Whether a record is listed, by what stands in it.
+    fn takes(&self, view: &RecordView<'_>) -> bool {
+        let is_owner = |wallet: &String| is_same_wallet(&view.wallet_text(), wallet);
+        let is_over =
+            |then: &DateTime<Utc>| !view.is_destroyed() && view.expires_at().is_some_and(|end| end <= *then);
+        self.wallet.as_ref().is_none_or(is_owner) && self.expired_by.as_ref().is_none_or(is_over)
+    }
+
+    fn needs_more_fields(&self) -> bool {
+        self.wallet.is_some() || self.expired_by.is_some()
+    }
+}
+
+/// Capitals in an address of Ethereum are a checksum, and some programs drop them; elsewhere they count.
+fn is_same_wallet(one: &str, other: &str) -> bool {
+    if other.starts_with("0x") { one.eq_ignore_ascii_case(other) } else { one == other }
 }
 
 /// Gathers the records in file order by `row`, beginning with `new`, which is called again where the file was caught
-/// half-written. `only` filters by what is shown (with `live` also "unknown"); a bad
-/// record is skipped with a warning.
+/// half-written. A bad record is skipped with a warning. `all_fields`: a row's view has all that we know, not only what
+/// a list shows by default.
 pub fn list<T>(
     ctx: &Context<'_>,
-    only: Option<Shown>,
+    filter: &Filter,
     live: Option<LiveWord<'_>>,
+    all_fields: bool,
     new: impl Fn() -> T,
     mut row: impl FnMut(&mut T, Row<'_>),
 ) -> Result<T, DatabaseError> {
+    let only = filter.status;
+    let filters = filter.needs_more_fields();
     // Asking the node takes an identity.
-    let fields = if live.is_some() { Fields::All } else { Fields::Listed };
+    let all_fields = all_fields || filters || live.is_some();
+    let fields = if all_fields { Fields::All } else { Fields::Listed };
     let begin = || (new(), Vec::new());
     let (gathered, warnings) = ctx.database.gather(fields, begin, |(gathered, warnings), view| {
         let (ip, created) = (view.ip_text(), view.created_date());
@@ -39,6 +77,9 @@ pub fn list<T>(
         let Some(status) = view.status() else {
             return skip(view.to_record().err().unwrap_or_default());
         };
+        if filters && !filter.takes(view) {
+            return;
+        }
         let mut shown = Shown::from(status);
         if let Some(live) = live {
             match view.to_record() {
@@ -51,7 +92,7 @@ pub fn list<T>(
             }
         }
         if only.is_none_or(|wanted| wanted == shown) {
-            row(gathered, Row { name: &view.key, status: shown.as_str(), ip: &ip, created: &created });
+            row(gathered, Row { name: &view.key, status: shown.as_str(), ip: &ip, created: &created, view });
         }
     })?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -66,4 +107,17 @@ pub fn list<T>(
         }
     }
     Ok(gathered)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_same_wallet;
+
+    #[test]
+    fn capitals_count_where_they_are_no_checksum() {
+        assert!(is_same_wallet("0xAB", "0xab") && is_same_wallet("bc1q", "bc1q"));
+        assert!(
+            !is_same_wallet("4vJ9", "4VJ9") && !is_same_wallet("0xAB", "0xAC") && !is_same_wallet("", "0xAC")
+        );
+    }
 }

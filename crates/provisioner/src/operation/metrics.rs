@@ -289,7 +289,8 @@ pub(super) fn state_of(config: &Value, identity: &Identity) -> VmState {
     }
 }
 
-fn lines_of(lines: &Value) -> impl Iterator<Item = (u32, &Value)> {
+/// The VMs among the lines of `cluster/resources`, by VMID.
+pub(super) fn lines_of(lines: &Value) -> impl Iterator<Item = (u32, &Value)> {
     let lines = lines.as_array().map(Vec::as_slice).unwrap_or_default().iter();
     let lines = lines.filter(|line| line.get("type").and_then(Value::as_str) == Some("qemu"));
     lines.filter_map(|line| Some((u32::try_from(whole(line, "vmid")).ok()?, line)))

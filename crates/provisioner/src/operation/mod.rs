@@ -23,6 +23,7 @@ pub mod metrics;
 pub mod mock;
 pub mod network;
 pub mod node_cloud_init;
+pub mod node_facts;
 pub mod protect;
 pub mod reapply;
 pub mod recovery;

@@ -48,7 +48,8 @@ impl RunState {
         self != RunState::Stopped
     }
 
-    fn as_str(self) -> &'static str {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
         match self {
             RunState::Running => "running",
             RunState::Paused => "paused",

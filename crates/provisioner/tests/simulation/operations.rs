@@ -152,7 +152,7 @@ fn call(world: &World, verb: &Verb, name: &str) -> anyhow::Result<Done> {
         Verb::List => {
             let mut rows = 0;
             let on_node = status::on_node(&ctx);
-            list::list(&ctx, None, Some(&on_node), || (), |(), _| rows += 1)?;
+            list::list(&ctx, &list::Filter::default(), Some(&on_node), false, || (), |(), _| rows += 1)?;
             Done::Text(rows.to_string())
         }
     })

@@ -42,6 +42,6 @@ pub(super) fn record_of(view: &RecordView<'_>) -> Result<VmRecord, String> {
         username: text(Field::Username),
         smbios_uuid,
         nft_token_id: view.raw(Field::NftTokenId).and_then(|raw| serde_json::from_str(raw).ok()),
-        protected: view.raw(Field::Protected).is_some_and(|raw| !matches!(raw, "false" | "null")),
+        protected: view.is_protected(),
     })
 }

@@ -132,6 +132,33 @@ impl<'a> RecordView<'a> {
         self.text(Field::Ipv6Address).unwrap_or_default()
     }
 
+    /// The guest's user as it stands.
+    pub fn username_text(&self) -> Cow<'a, str> {
+        self.text(Field::Username).unwrap_or_default()
+    }
+
+    /// The owner's wallet as it stands, under either of its names.
+    pub fn wallet_text(&self) -> Cow<'a, str> {
+        let wallets =
+            [Field::WalletAddress, Field::OwnerWallet].into_iter().filter_map(|field| self.text(field));
+        wallets.into_iter().find(|wallet| !wallet.is_empty()).unwrap_or_default()
+    }
+
+    /// When its time ends; `None` where that cannot be read.
+    pub fn expires_at(&self) -> Option<DateTime<Utc>> {
+        self.text(Field::ExpiresAt).and_then(|text| timestamp::from_text(&text))
+    }
+
+    /// When it was suspended; `None` where that cannot be read.
+    pub fn suspended_at(&self) -> Option<DateTime<Utc>> {
+        self.text(Field::SuspendedAt).and_then(|text| timestamp::from_text(&text))
+    }
+
+    /// Whatever stands there, but for `false` and `null`, protects the VM.
+    pub fn is_protected(&self) -> bool {
+        self.raw(Field::Protected).is_some_and(|raw| !matches!(raw, "false" | "null"))
+    }
+
     /// The VMID, if it is one.
     pub fn vmid(&self) -> Option<Vmid> {
         self.raw(Field::Vmid).and_then(|json| json.parse().ok())
@@ -150,10 +177,7 @@ impl<'a> RecordView<'a> {
         self.status() == Some(Status::Active)
             && self.vmid().is_some()
             && VmName::check(&self.key).is_ok()
-            && self
-                .text(Field::ExpiresAt)
-                .and_then(|text| timestamp::from_text(&text))
-                .is_some_and(|end| !is_over(end, now))
+            && self.expires_at().is_some_and(|end| !is_over(end, now))
     }
 
     /// The record, checked; the error names the field.
