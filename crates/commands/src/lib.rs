@@ -1,6 +1,7 @@
 //! Shared parts of the thin command mains: flags, exit codes, what goes to stdout and what to stderr
 //! (`facts/contract/commands.md`).
 
+pub mod audit;
 pub mod build_template;
 pub mod create;
 pub mod destroy;
@@ -18,6 +19,7 @@ pub mod protect;
 pub mod reapply;
 pub mod resume;
 pub mod setup;
+pub mod show;
 pub mod spaced_json;
 pub mod start;
 pub mod status;
@@ -73,7 +75,7 @@ pub struct OneVm {
 }
 
 /// clap shows the refusal as its own error.
-fn parse_name(text: &str) -> Result<VmName, String> {
+pub(crate) fn parse_name(text: &str) -> Result<VmName, String> {
     VmName::parse(text).map_err(|refused| refused.why)
 }
 

@@ -19,7 +19,7 @@ pub struct Program {
 }
 
 /// All executables, by name.
-pub const PROGRAMS: [Program; 20] = [
+pub const PROGRAMS: [Program; 22] = [
     of::<crate::build_template::BuildTemplateCommand>(
         "blockhost-build-template",
         crate::build_template::main,
@@ -28,6 +28,7 @@ pub const PROGRAMS: [Program; 20] = [
     of::<crate::guard::GuardCommand>("blockhost-provisioner-guard", crate::guard::main),
     of::<crate::reapply::ReapplyCommand>("blockhost-provisioner-reapply", crate::reapply::main),
     of::<crate::setup::SetupCommand>("blockhost-provisioner-setup", crate::setup::main),
+    of::<crate::audit::AuditCommand>("blockhost-vm-audit", crate::audit::main),
     of::<crate::create::CreateCommand>("blockhost-vm-create", crate::create::main),
     of::<crate::destroy::DestroyCommand>("blockhost-vm-destroy", crate::destroy::main),
     of::<crate::expire::ExpireCommand>("blockhost-vm-expire", crate::expire::main),
@@ -38,6 +39,7 @@ pub const PROGRAMS: [Program; 20] = [
     of::<crate::metrics::MetricsCommand>("blockhost-vm-metrics", crate::metrics::main),
     of::<crate::protect::ProtectCommand>("blockhost-vm-protect", crate::protect::main),
     of::<crate::resume::ResumeCommand>("blockhost-vm-resume", crate::resume::main),
+    of::<crate::show::ShowCommand>("blockhost-vm-show", crate::show::main),
     of::<crate::start::StartCommand>("blockhost-vm-start", crate::start::main),
     of::<crate::status::StatusCommand>("blockhost-vm-status", crate::status::main),
     of::<crate::stop::StopCommand>("blockhost-vm-stop", crate::stop::main),

@@ -157,7 +157,7 @@ fn what_cannot_be_asked_is_said_and_the_rest_is_listed() {
     let rows: Value = serde_json::from_str(&said.out).unwrap();
     assert_eq!([&rows[0]["vmid"], &rows[0]["live"]], [&json!(100), &Value::Null]);
     std::fs::remove_file(down.path("etc/blockhost/pve-token")).unwrap();
-    std::fs::remove_file(down.path("var/terraform/terraform.tfvars")).ok();
+    std::fs::remove_file(down.path("var/terraform/terraform.tfvars")).unwrap();
     let said = list(&down, &["--columns", "name,live"]).ends(0);
     said.clone().says(&["warning: cannot query the node"]);
     assert_eq!(said.out, "NAME\tLIVE\nweb-1\t-\n");

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that meets the unexpected fails")]
 
 mod lists;
+mod pages;
 #[allow(dead_code, unused_imports, reason = "shared with the suite of guests, which uses more of it")]
 #[path = "../guest/support.rs"]
 mod support;
+mod trail;
 mod world;

@@ -12,6 +12,7 @@ pub mod interrupt;
 pub mod large_file;
 pub mod lifeline;
 pub mod lock_file;
+pub mod pager;
 pub mod patience;
 pub mod probe;
 pub mod probe_address;

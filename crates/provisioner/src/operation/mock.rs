@@ -15,6 +15,7 @@ use super::gc::{self, Options, Report};
 use super::metrics::live_records;
 use super::protect::{Protected, record_protection};
 use super::resume::{Expiry, Resumed, record_expiry};
+use super::show::{self, Live, Page};
 use super::start::{Started, activate, becomes_active};
 use super::status::Shown;
 use super::throttle::{self, Throttled, record_limits, runs_for_us};
@@ -188,6 +189,20 @@ pub fn shown(ctx: &Context<'_>, record: &VmRecord) -> Shown {
         Status::Active | Status::Suspended => Shown::Suspended,
         Status::Destroyed => Shown::Destroyed,
     }
+}
+
+/// See [`super::show::show`]: record and state; there are no files, no addresses on a bridge and no trail.
+pub fn show(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Page> {
+    let record = ctx.database.inspect(|db| Ok(db.fields(name.as_str())))?;
+    anyhow::ensure!(record.is_some(), "VM {name} is unknown: {}", ctx.no_record(name));
+    let mut page = Page { name: name.to_string(), record, ..Page::default() };
+    let record = show::note_record(ctx, name, &mut page).filter(VmRecord::is_live);
+    page.live = record.map(|record| Live {
+        node: "mock".to_string(),
+        state: if is_on(ctx, &record) { "running" } else { "stopped" },
+        ..Live::default()
+    });
+    Ok(page)
 }
 
 /// See [`super::metrics::metrics`].

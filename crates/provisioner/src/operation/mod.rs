@@ -30,6 +30,7 @@ pub mod recovery;
 pub mod restore;
 pub mod resume;
 pub mod setup;
+pub mod show;
 pub mod start;
 pub mod status;
 pub mod stop;

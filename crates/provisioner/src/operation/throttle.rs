@@ -158,7 +158,11 @@ pub(super) fn runs_for_us(record: &VmRecord) -> anyhow::Result<()> {
 }
 
 /// The limits in the configuration of a machine, proven to be ours by the same answer.
-fn configuration(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -> anyhow::Result<NodeLimits> {
+pub(super) fn configuration(
+    ctx: &Context<'_>,
+    machine: &Machine,
+    deadline: Deadline,
+) -> anyhow::Result<NodeLimits> {
     let cannot = || format!("{}: cannot read its limits from the node", machine.label());
     let (access, api) = ctx.api().with_context(cannot)?;
     let items = throttle::configuration(api, access.node.as_str(), machine.vmid, deadline);

@@ -1,6 +1,7 @@
 //! What is remembered: settings (read), the VM database (shared with others), the journal and the queue of creates.
 
 pub mod audit;
+pub mod audit_trail;
 pub mod document;
 pub mod failed_logs;
 pub mod guard_files;

@@ -1,0 +1,5 @@
+//! `blockhost-vm-audit`
+
+fn main() -> std::process::ExitCode {
+    commands::audit::main()
+}

@@ -1,0 +1,5 @@
+//! `blockhost-vm-show`
+
+fn main() -> std::process::ExitCode {
+    commands::show::main()
+}
