@@ -23,6 +23,7 @@ pub mod show;
 pub mod spaced_json;
 pub mod start;
 pub mod status;
+pub mod step_line;
 pub mod stop;
 pub mod terminal;
 pub mod throttle;
@@ -33,6 +34,7 @@ use clap::builder::styling::Styles;
 use clap::{Args, Parser};
 use provisioner::host::Host;
 use provisioner::host::interrupt::Interrupt;
+use provisioner::host::progress::TARGET;
 use provisioner::host::replace_file;
 use provisioner::host::rights;
 use provisioner::host::run_process;
@@ -44,7 +46,10 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
 /// Plain help: read on consoles and in logs.
 pub const STYLES: Styles = Styles::plain();
@@ -148,6 +153,7 @@ pub fn run_as_root(common: &Common, body: impl FnOnce(&Host) -> anyhow::Result<(
 
 /// An error becomes one line on stderr and exit code 1, or 2 where the arguments are wrong.
 pub fn end(result: anyhow::Result<()>) -> ExitCode {
+    step_line::clear();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -190,6 +196,7 @@ pub fn complain(text: &str) {
     let mut line = String::with_capacity(text.len() + 16);
     line.push_str("error: ");
     line.push_str(&printable(&text.replace('\n', " ")));
+    step_line::clear();
     // A closed stderr is no reason to fail in another way.
     let _ = writeln!(io::stderr(), "{line}");
 }
@@ -211,6 +218,7 @@ pub fn answer(text: &str) -> anyhow::Result<()> {
 
 /// The same of a text that was put together as bytes.
 pub fn answer_bytes(text: &[u8]) -> anyhow::Result<()> {
+    step_line::clear();
     let mut out = io::stdout().lock();
     out.write_all(text).and_then(|()| out.flush()).context("cannot write to stdout")
 }
@@ -227,16 +235,18 @@ fn start_logging(common: &Common) {
         Ok(rules) if !rules.is_empty() => EnvFilter::try_new(rules).unwrap_or_else(|_| ours_only(level)),
         _ => ours_only(level),
     };
-    let filter = ["ureq=off", "ureq_proto=off", "rustls=off"]
+    let filter = ["ureq=off", "ureq_proto=off", "rustls=off", "provisioner::progress=off"]
         .iter()
         .filter_map(|rule| rule.parse().ok())
         .fold(filter, EnvFilter::add_directive);
-    let _ = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_env_filter(filter)
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(step_line::Stderr)
         .with_ansi(false)
         .event_format(Plain)
-        .try_init();
+        .with_filter(filter);
+    let watched = !common.quiet && common.verbose == 0 && step_line::is_watched();
+    let step = watched.then(|| step_line::Steps.with_filter(filter_fn(|event| event.target() == TARGET)));
+    let _ = tracing_subscriber::registry().with(lines).with(step).try_init();
 }
 
 fn ours_only(level: LevelFilter) -> EnvFilter {
@@ -274,6 +284,7 @@ where
 /// Asks a person at the terminal; an error where there is none, which names the flag that answers beforehand.
 pub fn confirmed(question: &str, flag: &str) -> anyhow::Result<bool> {
     anyhow::ensure!(io::stdin().is_terminal(), "nobody can be asked: there is no terminal; use {flag}");
+    step_line::clear();
     let _ = write!(io::stderr(), "{question} [y/N] ");
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).context("cannot read the answer")?;

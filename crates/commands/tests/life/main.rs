@@ -19,6 +19,7 @@ mod process;
 mod queue;
 mod starts;
 mod states;
+mod step_line;
 mod support;
 mod terraform;
 mod terraform_lock;

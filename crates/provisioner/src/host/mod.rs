@@ -16,6 +16,7 @@ pub mod pager;
 pub mod patience;
 pub mod probe;
 pub mod probe_address;
+pub mod progress;
 pub mod proxmox_api;
 pub mod read_file;
 pub mod replace_file;

@@ -11,6 +11,7 @@ use super::vanished::{self, Target};
 use super::{Context, late_requests, leftovers, recovery, restore};
 use crate::host::clock::{self, Deadline};
 use crate::host::failpoint;
+use crate::host::progress;
 use crate::host::root_agent::AgentError;
 use crate::store::journal::{Entry, Step};
 use crate::tool::node::Attempt;
@@ -260,6 +261,7 @@ fn remove_machine(
     ctx.host.step("destroy.stopped")?;
     wait_for_earlier_terraform(vm, machine, deadline)?;
     ctx.host.step("destroy.terraform")?;
+    progress::now(format_args!("{}: deleting it on the node", machine.label()));
     match delete(vm, machine, deadline, condition)? {
         None => {}
         Some(Removal::Vanished(why)) => return vanished(vm, machine, why, condition),

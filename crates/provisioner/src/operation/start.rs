@@ -5,6 +5,7 @@ use super::machine::{self, Machine};
 use super::{Context, bandwidth, network};
 use crate::host::clock::{self, Deadline};
 use crate::host::failpoint;
+use crate::host::progress;
 use crate::tool::node::Waited;
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
@@ -82,6 +83,7 @@ pub fn run(
     );
     let was_running = state.running && state.paused != Some(true);
     if !was_running {
+        progress::now(format_args!("{label}: starting it"));
         let waited = if state.running {
             let resume = || node.resume(machine.vmid, &machine.identity, deadline);
             let goes_on = |s: &VmState| {

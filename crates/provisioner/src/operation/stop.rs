@@ -3,6 +3,7 @@
 use super::{Context, machine};
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
+use crate::host::progress;
 use crate::tool::node::Waited;
 use crate::value::vm_name::VmName;
 use anyhow::Context as _;
@@ -47,6 +48,7 @@ pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
         let limit = left.min(failpoint::limit("stop-again", PRESS)).max(Duration::from_secs(1));
         node.shutdown(machine.vmid, &machine.identity, limit, deadline)
     };
+    progress::now(format_args!("{label}: waiting for the guest to shut down"));
     let mut pressed_before = false;
     let waited = loop {
         let act = machine.act("qm-shutdown", deadline);

@@ -10,6 +10,7 @@ use super::allocate::{self, Taken};
 use super::check::Checked;
 use super::{Request, VmResult, first_boot, guest};
 use crate::host::clock::{self, Deadline};
+use crate::host::progress;
 use crate::operation::locked_vm::LockedVm;
 use crate::operation::recovery::MayBeLate;
 use crate::plan::create_vm::{CreatePlan, Drawn};
@@ -67,6 +68,7 @@ pub fn attempt(
     checked: &Checked<'_>,
     not_these: &[Vmid],
 ) -> Result<Registered, Failure> {
+    progress::now(format_args!("VM {}: choosing a VMID and addresses", vm.name()));
     let taken = allocate::vmid_and_addresses(vm, request, checked, not_these)?;
     vm.host.step("create.taken")?;
     let plan = plan(request, checked, &taken).with_context(|| taken.label())?;
@@ -111,6 +113,7 @@ fn apply(vm: &LockedVm<'_, '_>, checked: &Checked<'_>, mut taken: Taken) -> Resu
     taken.entry.step = Step::Applying;
     vm.write_entry(&taken.entry)?;
     vm.host.step("create.applying")?;
+    progress::now(format_args!("{}: cloning and starting it (Terraform)", taken.label()));
     match run_terraform(vm, checked.access, &mut taken) {
         Ok(()) => Ok(Applied(taken)),
         Err(failure) => Err(Failure { error: failure.error.context(taken.label()), ..failure }),
@@ -217,6 +220,11 @@ fn wait_for_guest(
     }
     let limit = request.guest_timeout.unwrap_or(vm.settings.guest_ready_timeout);
     tracing::info!("{}: waiting for the guest agent, at most {} s", taken.label(), limit.as_secs());
+    progress::now(format_args!(
+        "{}: waiting for the guest agent, at most {} s",
+        taken.label(),
+        limit.as_secs()
+    ));
     guest::wait_until_ready(vm.ctx(), checked.api, &checked.facts.node, vmid, identity, limit)
 }
 
@@ -227,6 +235,7 @@ fn register(
     taken: Taken,
     identity: Identity,
 ) -> anyhow::Result<Registered> {
+    progress::now(format_args!("{}: registering and connecting it", taken.label()));
     let (name, label) = (vm.name(), taken.label());
     let Taken { mut entry, allocation, .. } = taken;
     let fields = vm_record::fields(&plan.record, clock::now(), &vm.settings.fields);

@@ -28,6 +28,7 @@ pub use report::OnResult;
 use super::Context;
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
+use crate::host::progress;
 use anyhow::Context as _;
 use holders::Holders;
 use turn::Turn;
@@ -43,6 +44,7 @@ pub enum Created {
 
 /// Creates a VM. `report` prints the result; the journal entry goes only after it has.
 pub fn create(ctx: &Context<'_>, request: &Request, report: OnResult<'_>) -> anyhow::Result<Created> {
+    progress::now(format_args!("VM {}: checking the node and the configuration", request.name));
     let checked = check::everything(ctx, request)?;
     if !request.apply {
         let mut holders = Holders::gather(ctx, &checked.facts, false)?;
@@ -53,6 +55,7 @@ pub fn create(ctx: &Context<'_>, request: &Request, report: OnResult<'_>) -> any
         return Ok(Created::Planned(text));
     }
     super::directories::check(ctx).with_context(|| format!("VM {}", request.name))?;
+    progress::now(format_args!("VM {}: waiting for its turn", request.name));
     let queue_deadline = Deadline::after(request.queue_timeout);
     let vm = ctx.lock_vm(&request.name, "create", request.queue_timeout)?;
     if let Some(entry) = earlier::unreported(&vm)? {

@@ -7,6 +7,7 @@ use super::turn::Turn;
 use super::{Request, template};
 use crate::host::failpoint;
 use crate::host::interrupt::Interrupted;
+use crate::host::progress;
 use crate::host::replace_file;
 use crate::operation::locked_vm::LockedVm;
 use crate::operation::{Context, recovery};
@@ -94,6 +95,7 @@ fn undo(vm: &LockedVm<'_, '_>, failure: &Failure, kept_log: &mut KeptLog) -> any
         return Ok(entry.step == Step::Registered);
     }
     tracing::info!("VM {}: rolling back", vm.name());
+    progress::now(format_args!("VM {}: rolling back", vm.name()));
     let undone = recovery::undo(vm, &entry, recovery::PATIENT, failure.may_be_late);
     kept_log.replace(undone.kept_log);
     undone.ended.map(|()| false).map_err(|undo| {

@@ -1,6 +1,7 @@
 //! The turn of a create: few work side by side, in the order in which they came (hazard H18).
 
 use crate::host::clock::Deadline;
+use crate::host::progress;
 use crate::operation::locked_vm::LockedVm;
 use crate::operation::{late_requests, recovery, restore};
 use crate::store::provisioning_queue::Ticket;
@@ -21,6 +22,7 @@ impl<'h> Turn<'h> {
             tracing::info!("VM {name}: {text}")
         })?;
         ctx.host.step("create.turn")?;
+        progress::now(format_args!("VM {name}: cleaning up after earlier commands"));
         recovery::undo_dead_creates(ctx, Some(name));
         late_requests::look_again(ctx);
         restore::vanished(ctx, Some(name));

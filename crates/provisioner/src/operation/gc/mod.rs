@@ -15,6 +15,7 @@ use super::locked_vm::in_words;
 use super::{Context, late_requests, recovery, restore};
 use crate::host::clock::{self, Deadline, Stopwatch};
 use crate::host::lock_file::LockFile;
+use crate::host::progress;
 use crate::plan::garbage_collection::{self, BelievedClock, Brake, Candidates, Limits, OtherClocks};
 use crate::store::audit::{self, Change};
 use crate::store::journal::{Entry, Step};
@@ -252,6 +253,7 @@ fn destroy_all(ctx: &Context<'_>, due: &[VmName], grace: TimeDelta, report: &mut
         loop {
             let next = queue.lock().unwrap_or_else(|e| e.into_inner()).next();
             let Some(name) = next.filter(|_| !ctx.host.interrupt.requested()) else { break };
+            progress::now(format_args!("VM {name}: destroying it"));
             let result = destroy_one(ctx, name, grace);
             results.lock().unwrap_or_else(|e| e.into_inner()).push((name.clone(), result));
         }

@@ -12,6 +12,7 @@ use super::guest_shutdown::{GuestShutdown, Step, is_silence, record, start_again
 use super::{Report, under_way};
 use crate::host::clock::{self, Deadline, Stopwatch};
 use crate::host::failpoint::limit;
+use crate::host::progress;
 use crate::host::proxmox_api::ApiError;
 use crate::operation::Context;
 use crate::operation::locked_vm::in_words;
@@ -81,6 +82,7 @@ pub fn all(ctx: &Context<'_>, report: &mut Report) -> anyhow::Result<HashSet<VmN
         .chain(suspended.into_iter().map(|name| Waiting { name, to_be_suspended: false }));
     let busy = phase.ask_all(all.collect())?;
     ctx.host.step("gc.asked")?;
+    progress::now(format_args!("waiting for {} guests to shut down", phase.shutdowns.len()));
     phase.wait(busy)?;
     if can_note {
         // What may still go down by itself stays noted.
