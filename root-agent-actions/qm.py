@@ -2298,27 +2298,18 @@ def guard_set(params: dict) -> dict:
         raise Refusal("failed", f"the guard's file of VMID {vmid} cannot be written: {error}") from None
     finally:
         os.close(folder)
-    running = _running(vmid)
-    there = guest.config.get("hookscript")
-    if not enabled and not _is_our_hook(there):
-        # Nothing was guarded and nothing is to be: gc suspends many VMs, and each `qm set` takes its time.
-        hook = "none" if there is None else "foreign"
-        return {"running": running, "applied": False, "hook": hook, "missing": missing + _off_if_on(vmid)}
-    hook, why = _set_hook(guest, _put_hook())
+    volume = _put_hook()
+    hook, why = _set_hook(guest, volume)
     missing += why
+    running = _running(vmid)
     applied = False
-    if not enabled:
-        missing += _off_if_on(vmid)
-    elif running:
-        failed = _run_guard(vmid, "apply")
+    if running:
+        failed = _run_guard(vmid, "apply" if enabled else "off")
         missing += failed
-        applied = not failed
+        applied = enabled and not failed
+    elif not enabled:
+        missing += _run_guard(vmid, "off")
     return {"running": running, "applied": applied, "hook": hook, "missing": missing}
-
-
-def _off_if_on(vmid: int) -> list[str]:
-    """Takes away what the last run left, if it left anything."""
-    return _run_guard(vmid, "off") if _guard_state(vmid) is not None else []
 
 
 def _set_hook(guest: Guest, volume: str) -> tuple[str, list[str]]:
@@ -2430,10 +2421,114 @@ def guard_remove(params: dict) -> dict:
     return {"left": 0}
 
 
+# --- actions: what doctor compares ------------------------------------------------------------
+
+# The package's version: a daemon that was not restarted after an upgrade still has the old one.
+VERSION = "0.3.0"
+SNIPPET_RE = re.compile(r"blockhost-(.+)-(user|meta)\.yaml")
+VOLUME_RE = re.compile(r"vm-([1-9][0-9]{2,5})-(?:disk-[0-9]{1,4}|cloudinit)(?:\.[a-z0-9]{1,8})?")
+
+
+@_handler
+def host_inventory(params: dict) -> dict:
+    """What lies in root's own directories and is ours: cloud-init snippets, the hook script, guard files. Reads only.
+
+    Names alone: what is in them is the guests' business, and the UUID in a guard file is a key.
+    """
+    _, path = _snippet_folder()
+    snippets, hook = [], False
+    folder = _open_snippets(path, create=False)
+    try:
+        for file in sorted(os.listdir(folder)) if folder >= 0 else ():
+            match = SNIPPET_RE.fullmatch(file)
+            if match and NAME_RE.fullmatch(match.group(1)):
+                snippets.append({"name": match.group(1), "kind": match.group(2)})
+            hook = hook or file == HOOK_FILE
+    except OSError as error:
+        raise Refusal("failed", f"{path} cannot be read: {error.strerror or error}") from None
+    finally:
+        if folder >= 0:
+            os.close(folder)
+    guards = []
+    folder = _open_guard(create=False)
+    try:
+        for file in sorted(os.listdir(folder)) if folder >= 0 else ():
+            if match := re.fullmatch(r"([1-9][0-9]{2,5})\.json", file):
+                vmid = int(match.group(1))
+                name = (_guard_file(vmid) or {}).get("name")
+                guards.append({"vmid": vmid, "name": _printable(name, 63) if isinstance(name, str) else None})
+    finally:
+        if folder >= 0:
+            os.close(folder)
+    return {"version": VERSION, "folder": str(path), "snippets": snippets, "hook": hook, "guards": guards}
+
+
+def _our_volume(volid: str, low: int, high: int) -> int | None:
+    """The VMID in the name of a disk that a VM of our range has or had; None for every other volume."""
+    match = VOLUME_RE.fullmatch(volid.partition(":")[2].rpartition("/")[2])
+    vmid = int(match.group(1)) if match else 0
+    return vmid if match and low <= vmid <= high else None
+
+
+@_handler
+def volume_list(params: dict) -> dict:
+    """Disks on these storages that carry a VMID of our range which no guest of the cluster has."""
+    storages = params.get("storages")
+    if not isinstance(storages, list) or not 1 <= len(storages) <= 4:
+        raise Refusal("failed", "storages must be a list of 1 to 4 names")
+    names = [_text({"storages": name}, "storages", STORAGE_RE) for name in storages]
+    settings = _settings()
+    low, high = settings.get("vmid_range") or settings.get("vmid_pool") or (0, -1)
+    taken = set(_vmlist()) | {str(settings.get("template_vmid", TEMPLATE_VMID))}
+    found = []
+    for name in dict.fromkeys(names):
+        lines = _run_checked(["pvesm", "list", name, "--content", "images"]).splitlines()
+        for line in lines:
+            volid = line.split(" ")[0]
+            vmid = _our_volume(volid, low, high) if volid.startswith(f"{name}:") else None
+            if vmid is not None and str(vmid) not in taken:
+                found.append({"volid": volid, "vmid": vmid})
+    # A guest that was made meanwhile has its disks by right.
+    taken = set(_vmlist())
+    return {"volumes": [one for one in found if str(one["vmid"]) not in taken]}
+
+
+@_handler
+def volume_free(params: dict) -> dict:
+    """Frees a disk that was left over: its VMID is of our range, no guest of the cluster has it, none names the disk.
+
+    Whether it was ever one of ours is the caller's to know; that nobody's VM loses a disk is looked at here.
+    """
+    volid = _text(params, "volid", re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}:[A-Za-z0-9][A-Za-z0-9._/-]{0,199}"))
+    if ".." in volid.split(":")[1].split("/"):
+        raise Refusal("failed", f"volid {_shown(volid)} is not allowed")
+    settings = _settings()
+    low, high = settings.get("vmid_range") or settings.get("vmid_pool") or (0, -1)
+    vmid = _our_volume(volid, low, high)
+    if vmid is None or _is_template_vmid(vmid, settings):
+        raise Refusal("range", f"{volid} is no disk of a VM of our range")
+    before = _vmlist()
+    if not _quorate():
+        raise Refusal("failed", "the cluster has no quorum, so this node may not see all guests")
+    if str(vmid) in before:
+        raise Refusal("failed", f"{volid} is kept: node {before[str(vmid)].get('node')} has a guest with VMID {vmid}")
+    own = volid.partition(":")[2]
+    for (other, node), text in sorted(_all_configs(before).items()):
+        if volid in text or re.search(rf":(?:\S*/)?{re.escape(own)}(?![A-Za-z0-9._-])", text):
+            raise Refusal("failed", f"{volid} is kept: the configuration of VMID {other} on node {node} names it")
+    if (vmid, _own_node()) in _all_configs(before) or str(vmid) in _vmlist():
+        raise Refusal("failed", f"{volid} is kept: a guest with VMID {vmid} has just been made")
+    _run_checked(["pvesm", "free", volid])
+    return {}
+
+
 ACTIONS = {
     "vm-state": vm_state,
     "vm-find": vm_find,
     "guest-list": guest_list,
+    "host-inventory": host_inventory,
+    "volume-list": volume_list,
+    "volume-free": volume_free,
     "qm-start": qm_start,
     "qm-stop": qm_stop,
     "qm-shutdown": qm_shutdown,
