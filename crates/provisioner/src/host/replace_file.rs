@@ -106,9 +106,17 @@ fn temporary_in(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
     }
 }
 
-/// Temporary files that nobody holds. What cannot be looked at or removed stays: it is litter, no danger.
+/// Removes temporary files that nobody holds. What cannot be looked at or removed stays: it is litter, no danger.
 #[allow(clippy::disallowed_methods, reason = "this is the room that removes files")]
-fn remove_abandoned(folder: &Path) {
+pub fn remove_abandoned(folder: &Path) {
+    for path in abandoned(folder) {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// The temporary files of a folder that nobody holds: half-written by commands that died.
+pub fn abandoned(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.as_encoded_bytes();
@@ -120,9 +128,20 @@ fn remove_abandoned(folder: &Path) {
         if let Ok(file) = rustix::fs::open(&path, flags, Mode::empty()).map(std::fs::File::from)
             && file.try_lock().is_ok()
         {
-            let _ = std::fs::remove_file(&path);
+            found.push(path);
         }
     }
+    found
+}
+
+/// Sets the permission bits of a file of ours; a link, or what is no regular file, is refused.
+pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    file.set_permissions(PermissionsExt::from_mode(mode))
 }
 
 /// Appends one line by a single write, so that lines of several processes never mix. A new file may be written by the

@@ -100,7 +100,9 @@ pub fn with_way_out(words: &str) -> String {
 /// What silence means: a question that was not answered has changed nothing.
 fn after_silence(action: &str) -> &'static str {
     match action {
-        "vm-state" | "vm-find" | "guest-list" => "see systemctl status blockhost-root-agent",
+        "vm-state" | "vm-find" | "guest-list" | "host-inventory" | "volume-list" => {
+            "see systemctl status blockhost-root-agent"
+        }
         _ => "it may still carry it out (see systemctl status blockhost-root-agent)",
     }
 }

@@ -9,6 +9,7 @@ pub mod build_template;
 pub mod create;
 pub mod destroy;
 pub mod directories;
+pub mod doctor;
 pub mod expire;
 pub mod gc;
 pub mod guard;
@@ -102,6 +103,19 @@ impl<'h> Context<'h> {
             crate::store::provisioning_queue::tidy(host);
         }
         Ok(Context { host, settings, database, journal, access: OnceLock::new(), api: OnceLock::new() })
+    }
+
+    /// For who only looks: nothing is tidied up.
+    pub fn to_look(host: &'h Host, settings: Settings) -> Context<'h> {
+        let database = VmDatabase::new(&settings.db_file, &settings.fields);
+        Context {
+            host,
+            settings,
+            database,
+            journal: Journal::new(host),
+            access: OnceLock::new(),
+            api: OnceLock::new(),
+        }
     }
 
     /// The node; waits end with a signal to us.

@@ -26,7 +26,7 @@ pub fn names(ctx: &Context<'_>) -> Vec<VmName> {
     entries.iter().filter_map(|entry| VmName::parse(&entry.name).ok()).collect()
 }
 
-fn in_words(entry: &Entry, holder: Option<&str>, now: DateTime<Utc>) -> String {
+pub(super) fn in_words(entry: &Entry, holder: Option<&str>, now: DateTime<Utc>) -> String {
     let (verb, step) = match entry.step {
         Step::Taken => ("create", "taken"),
         Step::Applying => ("create", "applying"),

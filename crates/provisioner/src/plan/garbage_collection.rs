@@ -295,7 +295,6 @@ mod tests {
             smbios_uuid: None,
             nft_token_id: None,
             protected: false,
-            anti_spoofing: None,
         }
     }
 

@@ -8,6 +8,7 @@ pub mod cloud_init;
 pub mod connectivity;
 pub mod create_vm;
 pub mod db_yaml;
+pub mod doctor;
 pub mod garbage_collection;
 pub mod guard;
 pub mod guest_bridge;

@@ -53,6 +53,11 @@ impl Document {
         &self.path
     }
 
+    /// All of it.
+    pub fn root(&self) -> &Map<String, Value> {
+        &self.root
+    }
+
     /// Its outermost keys.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.root.keys().map(String::as_str)

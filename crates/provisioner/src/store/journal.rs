@@ -136,6 +136,11 @@ impl<'h> Journal<'h> {
     /// All entries, by name. One that cannot be read is an error: what it holds is unknown, so nothing may be
     /// handed out.
     pub fn entries(&self) -> anyhow::Result<Vec<Entry>> {
+        self.names()?.iter().filter_map(|name| self.read(name).transpose()).collect()
+    }
+
+    /// The names of all entries, readable or not.
+    pub fn names(&self) -> anyhow::Result<Vec<VmName>> {
         let Some(folder) = &self.folder else { return Ok(Vec::new()) };
         let listing = match std::fs::read_dir(folder) {
             Ok(listing) => listing,
@@ -150,7 +155,7 @@ impl<'h> Journal<'h> {
             }
         }
         names.sort();
-        names.iter().filter_map(|name| self.read(name).transpose()).collect()
+        Ok(names)
     }
 
     /// Writes an entry (fsync). `_lock` is the VM's lock, which makes the entry alive.

@@ -108,6 +108,20 @@ pub fn tidy(host: &Host) {
     }
 }
 
+/// What [`tidy`] would remove. Changes nothing; while somebody numbers tickets there is nothing to tell.
+pub fn stale(host: &Host) -> Vec<PathBuf> {
+    let folder = host.run_dir.join("creates");
+    let numbers = tickets(&folder).unwrap_or_default();
+    if LockFile::holder(&folder.join("queue.lock")).is_some() {
+        return Vec::new();
+    }
+    let paths = numbers.into_iter().map(|number| folder.join(number.to_string()));
+    let (live, dead): (Vec<PathBuf>, Vec<PathBuf>) = paths.partition(|path| LockFile::holder(path).is_some());
+    let published =
+        Some(host.run_dir.join("provisioning.lock")).filter(|path| live.is_empty() && path.exists());
+    dead.into_iter().chain(published).collect()
+}
+
 fn guard(host: &Host) -> anyhow::Result<LockFile> {
     let path = host.run_dir.join("creates/queue.lock");
     LockFile::lock(&path, Deadline::after(QUEUE_LOCK_WAIT), &Interrupt::never())

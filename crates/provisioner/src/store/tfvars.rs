@@ -13,6 +13,11 @@ impl Tfvars {
         parse(&text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
     }
 
+    /// All keys, in file order.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(key, _)| key.as_str())
+    }
+
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str())

@@ -83,6 +83,17 @@ impl<'h> WithheldVmids<'h> {
         all
     }
 
+    /// All of them as they lie there, for who only looks: nothing is forgotten, and a file that cannot be read is an error.
+    pub fn as_they_are(&self) -> Vec<(PathBuf, anyhow::Result<Withheld>)> {
+        let files = std::fs::read_dir(self.folder()).into_iter().flatten().flatten();
+        let paths =
+            files.map(|file| file.path()).filter(|path| path.extension().is_some_and(|end| end == "json"));
+        let read = |path: &PathBuf| Ok(serde_json::from_str(&text_for_people(path)?)?);
+        let mut all: Vec<_> = paths.map(|path| (path.clone(), read(&path))).collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+
     fn read(&self, vmid: u32) -> Option<Withheld> {
         let path = self.path(vmid);
         let now = clock::now();

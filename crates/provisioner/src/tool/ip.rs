@@ -6,7 +6,8 @@ use crate::host::run_process::{self, Input, Program};
 use crate::value::host_network::{Address, DefaultRoute, Interface, Network};
 use anyhow::Context as _;
 use serde::Deserialize;
-use std::net::IpAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
 /// The host's interfaces and default routes: asks the kernel.
@@ -51,6 +52,32 @@ pub fn neighbour(address: IpAddr, deadline: Deadline) -> anyhow::Result<Option<N
     let entries = rows::<NeighbourRow>(&ip(&["-j", "neigh", "show", "to", &address.to_string()], deadline)?)?;
     let row = entries.into_iter().find(|row| row.dst == Some(address));
     Ok(row.map(|row| Neighbour { lladdr: row.lladdr, states: row.state }))
+}
+
+/// The host routes to single IPv6 addresses, with the devices that they lead to.
+pub fn host_routes(deadline: Deadline) -> anyhow::Result<HashMap<Ipv6Addr, Vec<String>>> {
+    Ok(host_routes_in(&ip(&["-6", "route", "show"], deadline)?))
+}
+
+/// Lines `2001:db8::2 dev vmbr0 metric 1024 …`; a network has its length behind it.
+fn host_routes_in(text: &str) -> HashMap<Ipv6Addr, Vec<String>> {
+    let mut routes: HashMap<Ipv6Addr, Vec<String>> = HashMap::new();
+    for line in text.lines() {
+        let mut words = line.split_whitespace();
+        let Some(address) = words.next().and_then(|word| word.parse().ok()) else { continue };
+        let device = words.skip_while(|word| *word != "dev").nth(1).unwrap_or_default();
+        routes.entry(address).or_default().push(device.to_owned());
+    }
+    routes
+}
+
+/// The neighbours that answered just now, or were set by hand: address and hardware address.
+pub fn neighbours(deadline: Deadline) -> anyhow::Result<Vec<(IpAddr, String)>> {
+    let entries = rows::<NeighbourRow>(&ip(&["-j", "neigh", "show"], deadline)?)?;
+    let answering = entries.into_iter().filter(|row| {
+        row.state.iter().any(|state| matches!(state.as_str(), "REACHABLE" | "PERMANENT" | "NOARP"))
+    });
+    Ok(answering.filter_map(|row| Some((row.dst?, row.lladdr?))).collect())
 }
 
 /// Runs `ip`; its standard output.
@@ -142,6 +169,15 @@ fn parse(addresses: &str, routes: &str) -> anyhow::Result<Network> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn host_routes_are_told_from_networks() {
+        let text = "2001:db8::2 dev vmbr0 metric 1024 pref medium\nfe80::/64 dev vmbr0 proto kernel\n\
+                    default via fe80::1 dev vmbr0\n2001:db8::2 dev eth1 metric 2048\n";
+        let routes = host_routes_in(text);
+        assert_eq!(routes.len(), 1);
+        assert_eq!(routes[&"2001:db8::2".parse().unwrap()], ["vmbr0", "eth1"]);
+    }
 
     #[test]
     fn what_iproute2_prints_is_understood() {

@@ -30,7 +30,7 @@ const POLL: Duration = Duration::from_millis(250);
 const LAST_CALL: Duration = Duration::from_millis(500);
 
 /// What proves the VM, among a request's parameters.
-pub(super) fn put(identity: &Identity, params: &mut Map<String, Value>) {
+fn put(identity: &Identity, params: &mut Map<String, Value>) {
     match identity {
         Identity::Uuid(uuid) => params.insert("uuid".into(), uuid.to_string().into()),
         Identity::Name(name) => params.insert("name".into(), name.as_str().into()),
@@ -55,6 +55,8 @@ pub struct Guests {
     pub addresses: Vec<IpAddr>,
     /// VMs that are ours by the mark in their description.
     pub ours: Vec<Ours>,
+    /// How many configurations could not be read: what they hold is not among these.
+    pub unread: u64,
 }
 
 /// A VM that is ours by its mark.
@@ -78,7 +80,8 @@ impl Guests {
             let vmid = guest.get("vmid")?.as_u64()?.try_into().ok()?;
             Some(Ours { vmid, name: text("name")?.to_string(), uuid: Uuid::parse_str(text("uuid")?).ok()? })
         });
-        Guests { vmids: vmids.collect(), addresses: addresses.collect(), ours: ours.collect() }
+        let unread = answer.get("unread").and_then(Value::as_u64).unwrap_or_default();
+        Guests { vmids: vmids.collect(), addresses: addresses.collect(), ours: ours.collect(), unread }
     }
 }
 

@@ -87,6 +87,11 @@ impl VmFolder {
         &self.dir
     }
 
+    /// Where terraform keeps its temporary files while it works here.
+    pub fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
     /// Whether it is there.
     pub fn exists(&self) -> bool {
         self.dir.exists()

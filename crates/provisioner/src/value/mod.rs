@@ -6,6 +6,7 @@ pub mod api_endpoint;
 pub mod apt_repository;
 pub mod cluster_rows;
 pub mod field_names;
+pub mod host_inventory;
 pub mod host_network;
 pub mod identity;
 pub mod json_text;

@@ -5,10 +5,10 @@
 //! finished by the next: what it has done is in the records, what it was doing in the journal.
 
 mod guest_shutdown;
-mod last_run;
+pub(super) mod last_run;
 mod network_cleanup;
 mod suspend;
-mod under_way;
+pub(super) mod under_way;
 
 use super::destroy::{Condition, Destroyed, LIMIT, MachineMust, destroy_when};
 use super::locked_vm::in_words;
