@@ -6,6 +6,7 @@ pub mod build_template;
 pub mod create;
 pub mod destroy;
 pub mod detect;
+pub mod doctor;
 pub mod expire;
 pub mod expiry;
 pub mod gc;

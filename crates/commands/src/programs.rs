@@ -19,12 +19,13 @@ pub struct Program {
 }
 
 /// All executables, by name.
-pub const PROGRAMS: [Program; 22] = [
+pub const PROGRAMS: [Program; 23] = [
     of::<crate::build_template::BuildTemplateCommand>(
         "blockhost-build-template",
         crate::build_template::main,
     ),
     of::<crate::detect::DetectCommand>("blockhost-provisioner-detect", crate::detect::main),
+    of::<crate::doctor::DoctorCommand>("blockhost-provisioner-doctor", crate::doctor::main),
     of::<crate::guard::GuardCommand>("blockhost-provisioner-guard", crate::guard::main),
     of::<crate::reapply::ReapplyCommand>("blockhost-provisioner-reapply", crate::reapply::main),
     of::<crate::setup::SetupCommand>("blockhost-provisioner-setup", crate::setup::main),

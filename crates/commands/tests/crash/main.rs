@@ -8,6 +8,7 @@
 mod create_sweep;
 mod destroy_sweep;
 mod disk_full;
+mod doctor_agrees;
 mod late_agent;
 mod late_request;
 mod late_start;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs")]
 
+mod doctor;
 mod left_on_disk;
 mod pages;
 mod references;

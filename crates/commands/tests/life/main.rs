@@ -6,7 +6,6 @@
 mod absence;
 mod first_boot;
 mod forms;
-mod guard;
 mod guests;
 mod held;
 mod held_by;

@@ -50,8 +50,7 @@ pub(crate) fn run(dir: &Path, tool: &str, argv: Vec<String>) -> anyhow::Result<E
         })
         .collect();
     let mut stdin = Vec::new();
-    let reads = |word: &String| word.starts_with("--pass-stdin") || word.starts_with("-pass-stdin");
-    if argv.iter().any(reads) || (tool == "nft" && argv == ["-f", "-"]) {
+    if argv.iter().any(|word| word.starts_with("--pass-stdin") || word.starts_with("-pass-stdin")) {
         std::io::stdin().lock().take(1 << 20).read_to_end(&mut stdin)?;
     }
     let cwd = std::env::current_dir().unwrap_or_default().to_string_lossy().into_owned();

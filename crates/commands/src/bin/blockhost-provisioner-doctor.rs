@@ -1,0 +1,5 @@
+//! `blockhost-provisioner-doctor`
+
+fn main() -> std::process::ExitCode {
+    commands::doctor::main()
+}
