@@ -2298,18 +2298,27 @@ def guard_set(params: dict) -> dict:
         raise Refusal("failed", f"the guard's file of VMID {vmid} cannot be written: {error}") from None
     finally:
         os.close(folder)
-    volume = _put_hook()
-    hook, why = _set_hook(guest, volume)
-    missing += why
     running = _running(vmid)
+    there = guest.config.get("hookscript")
+    if not enabled and not _is_our_hook(there):
+        # Nothing was guarded and nothing is to be: gc suspends many VMs, and each `qm set` takes its time.
+        hook = "none" if there is None else "foreign"
+        return {"running": running, "applied": False, "hook": hook, "missing": missing + _off_if_on(vmid)}
+    hook, why = _set_hook(guest, _put_hook())
+    missing += why
     applied = False
-    if running:
-        failed = _run_guard(vmid, "apply" if enabled else "off")
+    if not enabled:
+        missing += _off_if_on(vmid)
+    elif running:
+        failed = _run_guard(vmid, "apply")
         missing += failed
-        applied = enabled and not failed
-    elif not enabled:
-        missing += _run_guard(vmid, "off")
+        applied = not failed
     return {"running": running, "applied": applied, "hook": hook, "missing": missing}
+
+
+def _off_if_on(vmid: int) -> list[str]:
+    """Takes away what the last run left, if it left anything."""
+    return _run_guard(vmid, "off") if _guard_state(vmid) is not None else []
 
 
 def _set_hook(guest: Guest, volume: str) -> tuple[str, list[str]]:

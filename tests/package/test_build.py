@@ -37,7 +37,7 @@ def test_version_and_relations(deb):
     # Or apt keeps the older package.
     assert run("dpkg", "--compare-versions", VERSION, "gt", "0.2.0").returncode == 0
     assert field(deb, "Provides") == field(deb, "Conflicts") == "blockhost-provisioner"
-    assert field(deb, "Recommends") == "libguestfs-tools, terraform"
+    assert field(deb, "Recommends") == "libguestfs-tools, nftables, terraform"
     # Installed by dpkg -i when there is blockhost-common and nothing else.
     names = re.findall(r"([a-z0-9+-]+) ?(\([^)]*\))?", field(deb, "Depends"))
     assert [name for name, _ in names] == ["blockhost-common", "libc6", "libgcc-s1", "python3"]

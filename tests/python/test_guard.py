@@ -191,9 +191,16 @@ def test_h51_a_suspended_vm_has_nothing_but_its_limits_are_kept(host, ask):
     host.start(100)
     ask("guard-set", **ASKED, limits={"bandwidth_in_kbps": 7})
     host.calls.clear()
+    left(host, 100, True)
     assert ask("guard-set", **ASKED, enabled=False) == {"ok": True, "running": True, "applied": False, "hook": "ours", "missing": []}
     assert guards(host) == [["100", "off"]]
     assert decided(host)["enabled"] is False and decided(host)["limits"]["bandwidth_in_kbps"] == 7
+
+
+def test_h20_a_vm_that_never_had_a_guard_is_suspended_without_a_process(host, ask):
+    """gc suspends many at once, in one lane."""
+    assert ask("guard-set", **ASKED, enabled=False)["hook"] == "none"
+    assert host.calls == [] and not script(host).exists() and decided(host)["enabled"] is False
 
 
 def test_cleared_nothing_is_left(host, ask):

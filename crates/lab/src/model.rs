@@ -330,12 +330,18 @@ pub struct Snapshot {
     pub guests: BTreeMap<u32, GuestSnapshot>,
     /// Volumes, by volume id.
     pub volumes: BTreeMap<String, Volume>,
-    /// Snippets of storage `local`: file name and text.
+    /// Snippets of storage `local`: file name and text. Hook scripts are none.
     pub snippets: BTreeMap<String, String>,
     /// Devices of running guests, by name.
     pub ports: BTreeMap<String, Port>,
     /// IPv6 host routes.
     pub routes: Vec<Route>,
+    /// nftables: devices that lead to a chain, and its rules.
+    #[serde(default)]
+    pub rules: BTreeMap<String, Vec<String>>,
+    /// Files below `/var/lib/blockhost-guard`: name and text.
+    #[serde(default)]
+    pub guards: BTreeMap<String, String>,
     /// Pools and their members.
     pub pools: BTreeMap<String, Vec<u32>>,
     /// VMIDs that backup jobs name; they stay when a guest is destroyed without `--purge`.

@@ -114,8 +114,8 @@ fn h05_h13_another_create_gives_back_what_a_killed_one_took() {
 
 /// `web-1` was registered but not reported, and `web-2` was made since.
 fn finish_the_registered_one(site: &Site) {
-    // Its route and isolation may still be missing: that is for whoever reads its result.
-    let unfinished = ["journal/web-1", "node routes", "tap100i0"];
+    // What guards its network may still be missing: that is for whoever reads its result.
+    let unfinished = ["journal/web-1", "node routes", "tap100i0", "node guards 100", "node guests 100"];
     let found = site.world();
     let expected = REFERENCE.both.without(&unfinished);
     found.without(&unfinished).must_be(&expected, "while web-1 waits");

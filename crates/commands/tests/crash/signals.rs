@@ -112,9 +112,9 @@ fn h09_a_destroy_that_is_told_to_end_can_be_run_again() {
 fn a_signal_after_registration_does_not_lose_the_result() {
     let site = Site::new();
     let control = site.lab().control();
-    control.fault("agent.ip6-route-add.before", FaultAction::Slow { ms: 1500 }, 1).unwrap();
+    control.fault("agent.guard-set.before", FaultAction::Slow { ms: 1500 }, 1).unwrap();
     let child = start(&mut site.create("web-1"));
-    control.wait_fault("agent.ip6-route-add.before", LONG).unwrap();
+    control.wait_fault("agent.guard-set.before", LONG).unwrap();
     Caller(Signal::TERM, 2).gives_up(child).ok().result();
     site.world().must_be(&REFERENCE.web_1, "after a create that went on to its result");
     run(&mut site.create("web-1")).failed();

@@ -132,6 +132,8 @@ fn blotted(text: &str) -> String {
             (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UUID"),
             (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(\+00:00|Z)", "TIME"),
             (r"(?i)\b[0-9a-f]{2}(:[0-9a-f]{2}){5}\b", "MAC"),
+            // Made of them.
+            (r"\bfe80::[0-9a-f:]+|0xfe80[0-9a-f]{28}", "LINK-LOCAL"),
             (r"\b[0-9a-f]{64}\b", "KEY"),
             (r"https://127\.0\.0\.1:\d+", "ENDPOINT"),
             (r#"("(terraform_)?pid": )\d+"#, "${1}PID"),

@@ -256,8 +256,8 @@ fn h02_resume_starts_no_stranger() {
 fn h36_what_could_not_be_set_on_the_host_is_a_warning() {
     let site = Site::with(&[in_grace("web-1", 100)]);
     let control = site.lab.control();
-    for point in ["agent.ip6-route-add", "agent.bridge-port-isolate", "agent.qm-set"] {
-        control.fault(point, FaultAction::error("not now"), 1).unwrap();
+    for (point, times) in [("ip.route", 1_000), ("bridge.link", 1_000), ("agent.qm-set", 1)] {
+        control.fault(point, FaultAction::error("not now"), times).unwrap();
     }
     site.resume(&["web-1"])
         .ok()
@@ -267,6 +267,7 @@ fn h36_what_could_not_be_set_on_the_host_is_a_warning() {
     assert_eq!(site.status("web-1"), "active");
     assert!(site.runs(100) && !site.guest(100).onboot);
     // As it says: run again.
+    control.clear_faults().unwrap();
     site.resume(&["web-1"]).ok();
     site.is_active("web-1", 100);
 }

@@ -58,7 +58,8 @@ fn the_record_of_a_vm_with_wallet_login() {
       "owner_wallet": "{WALLET}",
       "username": "zoe",
       "network_mode": "broker",
-      "smbios_uuid": "UUID"
+      "smbios_uuid": "UUID",
+      "anti_spoofing": true
     }}
   }},
   "next_vmid": 101,
@@ -88,7 +89,7 @@ fn the_record_of_a_vm_with_wallet_login() {
     vm(&lab, "destroy", &["vm-1"]).ok();
     let gone = expected
         .replace("\"status\": \"active\"", "\"status\": \"destroyed\"")
-        .replace("\"UUID\"\n", "\"UUID\",\n      \"destroyed_at\": \"MOMENT\"\n")
+        .replace("_spoofing\": true\n", "_spoofing\": true,\n      \"destroyed_at\": \"MOMENT\"\n")
         .replace("[\n    \"192.168.122.200\"\n  ]", "[]")
         .replace("[\n    \"2a11:6c7:f04:276::2\"\n  ]", "[]");
     assert_eq!(text(&lab), gone);
@@ -112,7 +113,8 @@ fn the_record_without_wallet_broker_and_network_modes() {
       "purpose": "",
       "wallet_address": null,
       "username": "admin",
-      "smbios_uuid": "UUID"
+      "smbios_uuid": "UUID",
+      "anti_spoofing": true
     }
   },
   "next_vmid": 101,
@@ -175,6 +177,7 @@ fn renamed_fields_are_written_and_read() {
       "username": "admin",
       "network_mode": "broker",
       "smbios_uuid": "UUID",
+      "anti_spoofing": true,
       "nft_token_id": 7
     }}
 "#
@@ -239,7 +242,8 @@ fn h41_a_new_vm_over_a_tombstone_takes_nothing_of_it() {
             "owner_wallet",
             "username",
             "network_mode",
-            "smbios_uuid"
+            "smbios_uuid",
+            "anti_spoofing"
         ]
     );
     assert_ne!(db["vms"]["vm-1"]["smbios_uuid"], old_uuid);

@@ -6,6 +6,7 @@
 mod absence;
 mod first_boot;
 mod forms;
+mod guard;
 mod guests;
 mod held;
 mod held_by;

@@ -101,10 +101,12 @@ fn a_lock_in_the_common_tmp_holds_no_terraform_up() {
 fn a_host_route_that_stays_keeps_the_entry_until_it_is_gone() {
     let lab = Lab::builder().start().unwrap();
     lab.made("web-1");
-    lab.control().fault("agent.ip6-route-del", FaultAction::error("RTNETLINK answers: busy"), 1).unwrap();
+    // Whoever tries: the hook script when the VM stops, and destroy.
+    lab.control().fault("ip.route", FaultAction::error("RTNETLINK answers: busy"), 1_000).unwrap();
     lab.vm("destroy", &["web-1"]).fails(&["VM web-1", "host route", "busy", "run the same command again"]);
     assert_eq!(record(&lab, "web-1")["status"], "destroyed");
     assert_eq!(lab.control().snapshot().unwrap().routes.len(), 1);
+    lab.control().clear_faults().unwrap();
     // Nobody else gets the address meanwhile.
     lab.made("web-2");
     assert_ne!(record(&lab, "web-2")["ipv6_address"], record(&lab, "web-1")["ipv6_address"]);

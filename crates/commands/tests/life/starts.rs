@@ -1,6 +1,8 @@
 //! `start`: who may start, and what the new tap needs (hazard H36).
 
-use crate::support::{Commands, edit_record, guest, read, record, world, write};
+use crate::support::{
+    Commands, edit_record, guest, read, record, until_unguarded, without_guard, world, write,
+};
 use lab::Lab;
 use lab::model::{FaultAction, Power, Route};
 
@@ -10,6 +12,7 @@ const ADDRESS: &str = "2a11:6c7:f04:276::2";
 fn suspend(lab: &Lab, expires: Option<&str>) {
     lab.control().power(100, Power::Stopped).unwrap();
     lab.control().set(100, "onboot", "0").unwrap();
+    until_unguarded(lab);
     edit_record(lab, "web-1", |record| {
         record.insert("status".into(), "suspended".into());
         record.insert("suspended_at".into(), "2026-01-01T00:00:00.000000+00:00".into());
@@ -91,8 +94,9 @@ fn an_active_vm_that_has_expired_starts_until_gc_has_seen_it() {
 }
 
 #[test]
-fn h36_route_and_isolation_come_back_with_every_start() {
+fn h36_without_the_guard_route_and_isolation_come_back_with_every_start_of_ours() {
     let lab = Lab::builder().start().unwrap();
+    without_guard(&lab);
     lab.made("web-1");
     assert!(connected(&lab), "by create");
     lab.vm("stop", &["web-1"]).ok();
@@ -140,6 +144,7 @@ fn h54_the_port_is_isolated_however_long_the_start_takes_after_the_vm_runs() {
 #[test]
 fn h54_isolation_is_read_back_and_a_port_that_never_comes_is_a_warning() {
     let lab = Lab::builder().start().unwrap();
+    without_guard(&lab);
     lab.made("web-1");
     lab.vm("stop", &["web-1"]).ok();
     // The root agent says yes and the port is not isolated: said once, done in the second try.
@@ -171,6 +176,7 @@ fn h54_isolation_is_read_back_and_a_port_that_never_comes_is_a_warning() {
 #[test]
 fn h54_what_cannot_be_isolated_is_said_at_once() {
     let lab = Lab::builder().start().unwrap();
+    without_guard(&lab);
     lab.made("web-1");
     // A daemon without the action.
     let began = std::time::Instant::now();
@@ -193,6 +199,7 @@ fn h54_what_cannot_be_isolated_is_said_at_once() {
 #[test]
 fn h36_what_could_not_be_connected_is_a_warning() {
     let lab = Lab::builder().start().unwrap();
+    without_guard(&lab);
     let break_network = || {
         lab.control().fault("agent.ip6-route-add", FaultAction::error("RTNETLINK answers: No"), 1).unwrap();
         lab.control().fault("agent.bridge-port-isolate", FaultAction::error("no such port"), 1).unwrap();
@@ -253,6 +260,7 @@ fn a_snippet_that_is_missing_is_named() {
 #[test]
 fn h36_a_route_is_not_set_to_a_guessed_bridge() {
     let lab = Lab::builder().start().unwrap();
+    without_guard(&lab);
     lab.made("web-1");
     let path = lab.path("var/terraform/terraform.tfvars");
     let text = read(&path);

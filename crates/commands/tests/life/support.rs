@@ -157,3 +157,22 @@ pub fn terraform_vm(lab: &Lab, name: &str) -> Value {
     assert_eq!(vms.len(), 1, "{all}");
     vms.values().next().unwrap().clone()
 }
+
+/// A root agent whose plugin is older than the commands: VMs that are made from now on have no guard.
+pub fn without_guard(lab: &Lab) {
+    for action in ["guard-set", "guard-clear"] {
+        let unknown = lab::model::FaultAction::error(format!("Unknown action: {action}"));
+        lab.control().fault(&format!("agent.{action}.before"), unknown, 100_000).unwrap();
+    }
+}
+
+/// After a VM went off: what the node's hook script takes away has gone.
+pub fn until_unguarded(lab: &Lab) {
+    until("the hook script's last phase", || {
+        let node = lab.control().snapshot().unwrap();
+        let on = |vmid: u32| node.ports.contains_key(&format!("tap{vmid}i0"));
+        // Its last act is to forget what it left.
+        let guarded = |vmid: u32| lab.path(format!("node/run/blockhost-guard/{vmid}.json")).exists();
+        !(100..110).any(|vmid| !on(vmid) && guarded(vmid))
+    });
+}

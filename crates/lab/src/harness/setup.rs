@@ -52,7 +52,11 @@ impl Default for Setup {
 }
 
 /// The node's tools on the lab's PATH.
-const TOOLS: &[&str] = &["qm", "pvesm", "pvesh", "pveum", "ip", "bridge", "tc", "virt-customize"];
+const TOOLS: &[&str] =
+    &["qm", "pvesm", "pvesh", "pveum", "ip", "bridge", "tc", "nft", "logger", "virt-customize"];
+
+/// The product's program that hook scripts run.
+const GUARD: &str = "blockhost-provisioner-guard";
 
 /// What takes the place of ssh: the words after the host go to a shell, as one line, in an environment of its own. The
 /// file `ssh-log` has a line for each call; while `ssh-refuses` is there, nobody comes in.
@@ -99,7 +103,7 @@ impl Setup {
         }
         write(&dir.join("node/options.json"), &serde_json::to_string_pretty(&self.node)?, 0o600)?;
         write(&dir.join("run/setup.json"), &serde_json::to_string_pretty(self)?, 0o600)?;
-        self.write_programs(dir, program)?;
+        self.write_programs(dir, target, program)?;
         self.write_configuration(dir)?;
         for (name, text) in TEMPLATES {
             write(&dir.join(format!("share/cloud-init/templates/{name}.yaml")), text, 0o644)?;
@@ -111,7 +115,9 @@ impl Setup {
         Ok(())
     }
 
-    fn write_programs(&self, dir: &Path, program: &Path) -> anyhow::Result<()> {
+    fn write_programs(&self, dir: &Path, target: &Path, program: &Path) -> anyhow::Result<()> {
+        // Hook scripts find it on the node's own PATH. One that is not built is one that is not installed.
+        let _ = std::os::unix::fs::symlink(target.join(GUARD), dir.join("bin").join(GUARD));
         let (program, own) = (quoted(program), quoted(dir));
         for tool in TOOLS {
             let text = format!("#!/bin/sh\nexec {program} tool --dir {own} {tool} \"$@\"\n");

@@ -56,6 +56,11 @@ impl NodeFiles {
     }
 
     /// The snippets folder of storage `local`.
+    /// What stands for `/`.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     pub fn snippets(&self) -> PathBuf {
         self.root.join("var/lib/vz/snippets")
     }

@@ -164,18 +164,8 @@ impl Node {
     /// The whole node as tests compare it.
     pub fn snapshot(&self) -> Snapshot {
         let state = self.state();
-        let snippets = fs::read_dir(state.files.snippets())
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| {
-                let text = fs::read(entry.path()).unwrap_or_default();
-                (
-                    entry.file_name().to_string_lossy().into_owned(),
-                    String::from_utf8_lossy(&text).into_owned(),
-                )
-            })
-            .collect();
+        let mut snippets = texts_in(&state.files.snippets());
+        snippets.retain(|name, _| !name.ends_with(".sh"));
         let members = |pool: &String| {
             state
                 .guests
@@ -190,6 +180,8 @@ impl Node {
             snippets,
             ports: state.network.ports(),
             routes: state.network.routes.iter().cloned().collect::<Vec<Route>>(),
+            rules: state.network.rules(),
+            guards: texts_in(&state.files.root().join("var/lib/blockhost-guard")),
             pools: state.pools.keys().map(|pool| (pool.clone(), members(pool))).collect(),
             backup_jobs: state.backup_jobs.clone(),
             tasks_running: self.tasks.running(),
@@ -354,4 +346,11 @@ pub(crate) async fn pause(ms: u64) {
     if ms > 0 {
         tokio::time::sleep(Duration::from_millis(ms)).await;
     }
+}
+
+/// The files of a folder, name and text.
+fn texts_in(folder: &std::path::Path) -> BTreeMap<String, String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let text = |path| String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned();
+    entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), text(entry.path()))).collect()
 }

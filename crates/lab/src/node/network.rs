@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::files::NodeFiles;
 use super::guest::Guest;
 use crate::model::{Port, Route};
+use crate::tool::nft::Tables;
 
 /// A device of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub(crate) struct Network {
     pub neighbours: BTreeMap<String, (String, String)>,
     /// Bridges in `interfaces.new`, not yet applied, with their addresses.
     pub planned: BTreeMap<String, Option<String>>,
+    /// nftables.
+    pub tables: Tables,
     next_index: u32,
 }
 
@@ -44,6 +47,7 @@ impl Network {
             routes: BTreeSet::new(),
             neighbours: BTreeMap::new(),
             planned: BTreeMap::new(),
+            tables: Tables::new(),
             next_index: 2,
         };
         network.add(files, "eno1", Some("vmbr0"), false, false);
@@ -172,6 +176,14 @@ impl Network {
         for number in 0..32 {
             self.unplug_one(files, vmid, number);
         }
+    }
+
+    /// Chains of nftables to which a device leads, with their rules, as tests see them.
+    pub fn rules(&self) -> BTreeMap<String, Vec<String>> {
+        let entries = self.tables.values().flat_map(|table| {
+            table.entries.iter().map(|(device, chain)| (device.clone(), table.chains.get(chain).cloned()))
+        });
+        entries.map(|(device, rules)| (device, rules.unwrap_or_default())).collect()
     }
 
     /// The guests' devices as tests see them.

@@ -323,6 +323,7 @@ pub(crate) fn reboot_node(node: &Shared) {
     let (all, onboot) = {
         let mut state = node.state();
         state.network.routes.clear();
+        state.network.tables.clear();
         let here: BTreeMap<u32, bool> = state
             .guests
             .values()

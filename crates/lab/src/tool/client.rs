@@ -50,7 +50,8 @@ pub(crate) fn run(dir: &Path, tool: &str, argv: Vec<String>) -> anyhow::Result<E
         })
         .collect();
     let mut stdin = Vec::new();
-    if argv.iter().any(|word| word.starts_with("--pass-stdin") || word.starts_with("-pass-stdin")) {
+    let reads = |word: &String| word.starts_with("--pass-stdin") || word.starts_with("-pass-stdin");
+    if argv.iter().any(reads) || (tool == "nft" && argv == ["-f", "-"]) {
         std::io::stdin().lock().take(1 << 20).read_to_end(&mut stdin)?;
     }
     let cwd = std::env::current_dir().unwrap_or_default().to_string_lossy().into_owned();

@@ -1,4 +1,4 @@
-//! The node's tools: `qm`, `pvesm`, `pvesh`, `pveum`, `ip`, `bridge`, `tc`; and what stands in for `virt-customize`.
+//! The node's tools: `qm`, `pvesm`, `pvesh`, `pveum`, `ip`, `bridge`, `tc`, `nft`, `logger`; and what stands in for `virt-customize`.
 //!
 //! The executables on the lab's PATH only carry their arguments to the daemon ([`client`]); what they say and how they
 //! exit is decided here, beside the state they work on.
@@ -14,6 +14,7 @@ pub(crate) mod client;
 mod getopt;
 pub(crate) mod guest;
 mod host;
+pub(crate) mod nft;
 mod pretty;
 mod pvesh;
 mod pveum;
@@ -120,9 +121,18 @@ fn subcommand(call: &ToolCall) -> String {
         ("qm", ["disk", "resize", ..]) => "resize".into(),
         ("qm", [first @ ("disk" | "guest"), second, ..]) => format!("{first}-{second}"),
         ("qm", [first, ..]) => (*first).into(),
+        // Of a file, whose acts are in its text.
+        ("nft", []) => "load".into(),
         (_, [first, ..]) => (*first).into(),
         _ => "none".into(),
     }
+}
+
+/// Standard input of a call, as text.
+fn text_of(stdin: &str) -> String {
+    use base64::Engine as _;
+    let bytes = base64::engine::general_purpose::STANDARD.decode(stdin).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 async fn act(node: &Shared, call: &ToolCall) -> ToolOutput {
@@ -134,6 +144,9 @@ async fn act(node: &Shared, call: &ToolCall) -> ToolOutput {
         "ip" => Ok(host::ip(node, &call.argv)),
         "bridge" => Ok(host::bridge(node, &call.argv)),
         "tc" => Ok(tc::run(node, &call.argv)),
+        "nft" => Ok(nft::run(node, &call.argv, &text_of(&call.stdin))),
+        // The log of calls has it.
+        "logger" => Ok(ToolOutput::default()),
         "virt-customize" => Ok(virt_customize::run(&call.argv, &call.cwd)),
         other => Ok(ToolOutput::failure(127, format!("{other}: command not found\n"))),
     };

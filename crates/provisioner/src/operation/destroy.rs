@@ -490,6 +490,14 @@ pub fn tidy_up(vm: &LockedVm<'_, '_>, record: &VmRecord, deadline: Deadline) -> 
             false => failures.push(format!("its host route to {address}: {error}")),
         }
     }
+    // Its VMID may be another's by now: the guard's file says whose it is.
+    if record.is_live() || vm.entry()?.is_some() {
+        let by_name = || Identity::Name(name.clone());
+        let identity = record.smbios_uuid.map_or_else(by_name, Identity::Uuid);
+        if let Err(error) = node.clear_guard(record.vmid, &identity, deadline) {
+            failures.push(format!("its network guard: {error}"));
+        }
+    }
     ctx.host.step("destroy.route")?;
     for kind in ["user", "meta"] {
         if let Err(error) = node.delete_snippet(name, kind, deadline) {

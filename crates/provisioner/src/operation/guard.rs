@@ -112,6 +112,7 @@ impl Work<'_> {
             Ok(None) => return Ok(()),
             Err(error) => {
                 self.missing.push(format!("the network is not guarded: {error:#}"));
+                self.free_a_stranger();
                 return self.note(phase);
             }
         };
@@ -145,6 +146,20 @@ impl Work<'_> {
             "the VM has no network card net0 with an address and a bridge"
         );
         Ok(Some((guarded, guest.cards)))
+    }
+
+    /// Rules of a VM that went without a last phase must not hold whoever has its VMID now.
+    fn free_a_stranger(&mut self) {
+        let known = self.files.guarded().ok().flatten().zip(self.files.guest().ok().flatten());
+        if self.state.taps.is_empty() || known.is_none_or(|(guarded, guest)| guest.is(&guarded)) {
+            return;
+        }
+        match self.ports.load_rules(guard::no_rules(self.state.taps.iter().map(String::as_str))) {
+            Ok(()) => self.state.taps.clear(),
+            Err(error) => {
+                self.missing.push(format!("rules of the VM that had this VMID are still there: {error}"))
+            }
+        }
     }
 
     fn rules(&mut self, cards: &[Card], guarded: &Guarded) {
@@ -194,11 +209,12 @@ impl Work<'_> {
             Ok(()) if self.files.isolated(port).is_none_or(|is| is == guarded.isolate) => return,
             Ok(()) => "it was set, but the kernel does not show it".to_owned(),
         };
-        let what = match guarded.isolate {
-            true => "was not isolated, so other guests on this bridge can reach it",
-            false => "is still isolated",
-        };
-        self.missing.push(format!("port {port} {what}: {failed}"));
+        self.missing.push(match guarded.isolate {
+            true => format!(
+                "failed to isolate port {port}, so other guests on this bridge can reach it: {failed}"
+            ),
+            false => format!("port {port} is still isolated: {failed}"),
+        });
     }
 
     /// The card's port on the guests' bridge, once it is one.
@@ -226,7 +242,7 @@ impl Work<'_> {
             && let Err(error) = self.ports.add_route(*address, bridge)
         {
             self.missing.push(format!(
-                "the host route to {address} was not set, so the guest cannot be reached by IPv6: {error}"
+                "failed to set the host route to {address}, so the guest is unreachable by IPv6: {error}"
             ));
         }
         self.state.route = wanted;

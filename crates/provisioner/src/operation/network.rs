@@ -1,17 +1,24 @@
-//! What a guest needs on the host after each start: the IPv6 host route, and its port isolated from other guests
-//! (hazard H36: the tap is new every time).
+//! What a guest's network needs on the host: the IPv6 host route, its port isolated from other guests, its limits, and
+//! rules that hold it to its own addresses (hazard H36: the tap is new every time).
+//!
+//! The root agent is told what a VM is to be held to ([`decision`]); from then on Proxmox carries it out at every start,
+//! whoever starts the VM (`blockhost-provisioner-guard`). Our own start only looks whether it was, and sees to it that the
+//! hook script is there before, for without it the VM would not start.
 //!
 //! A VM runs half a second to many seconds before its tap is a port of the bridge, and only a port can be isolated
-//! (hazard H54). So both are set when the port is there and the start has ended, and the isolation is read back.
+//! (hazard H54). So we look when the port is there and the start has ended. An older root agent has no guard: then route
+//! and isolation are set here, and the isolation is read back.
 
 use super::Context;
 use crate::host::clock::Deadline;
 use crate::host::root_agent::AgentError;
+use crate::tool::guest_guard::Decision;
 use crate::tool::node::Node;
 use crate::value::identity::Identity;
+use crate::value::vm_record::VmRecord;
 use crate::value::vm_state::VmState;
 use crate::value::vmid::Vmid;
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 /// Pauses between looks at a port that is not there yet.
@@ -19,10 +26,14 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 /// What is kept of the caller's time for setting the route of a VM whose port does not come.
 const RESERVE: Duration = Duration::from_secs(2);
 
-/// One try to isolate a port.
+/// One try to connect a VM that runs.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Isolation {
-    /// It is isolated.
+    /// The guard has done everything.
+    Guarded,
+    /// Part of it: what is missing.
+    PartlyGuarded(Vec<String>),
+    /// By an older root agent: it is isolated.
     Done,
     /// Not yet: why.
     NotYet(String),
@@ -32,18 +43,58 @@ pub enum Isolation {
     Impossible(String),
 }
 
-/// Sets both within the deadline; what could not be set is returned as warnings, because the guest runs all the same.
+/// What a VM of these addresses is held to. `wanted`: by its record, `None` where that does not say.
+pub fn decision(
+    ctx: &Context<'_>,
+    (ipv4, ipv6): (Option<Ipv4Addr>, Option<Ipv6Addr>),
+    wanted: Option<bool>,
+) -> Decision {
+    let anti_spoofing = ctx.settings.anti_spoofing && wanted == Some(true);
+    Decision { ipv4, ipv6, anti_spoofing, enabled: true }
+}
+
+/// What a VM is held to by its record.
+pub fn decision_for(ctx: &Context<'_>, record: &VmRecord) -> Decision {
+    decision(ctx, (record.ipv4, record.ipv6), record.anti_spoofing)
+}
+
+/// Sees to it that a VM that is off has its guard at the next start, whoever starts it: the hook script is put back where
+/// it is gone. What fails here is said when the VM runs, or by its start.
+pub fn prepare(node: &Node, (vmid, identity): (Vmid, &Identity), decision: &Decision, deadline: Deadline) {
+    if let Err(error) = node.set_guard(vmid, identity, decision, deadline) {
+        tracing::debug!("VMID {vmid}: {error}");
+    }
+}
+
+/// Nothing is put back for a VM that is suspended, whoever starts it (hazard H51). An older root agent puts nothing back
+/// by itself.
+pub fn suspend(
+    node: &Node,
+    (vmid, identity): (Vmid, &Identity),
+    record: &VmRecord,
+    deadline: Deadline,
+) -> Result<(), AgentError> {
+    let (ipv4, ipv6, anti_spoofing) = (record.ipv4, record.ipv6, record.anti_spoofing == Some(true));
+    let off = Decision { ipv4, ipv6, anti_spoofing, enabled: false };
+    match node.set_guard(vmid, identity, &off, deadline) {
+        Err(error) if error.is_unknown_action() || error.code() == "missing" => Ok(()),
+        answer => answer.map(drop),
+    }
+}
+
+/// Connects a running VM within the deadline; what could not be set is returned as warnings, because the guest runs all
+/// the same.
 pub fn connect(
     ctx: &Context<'_>,
     node: &Node,
     (vmid, identity): (Vmid, &Identity),
-    ipv6: Option<Ipv6Addr>,
+    decision: &Decision,
     deadline: Deadline,
 ) -> Vec<String> {
     let isolating = deadline.at_most(deadline.left().saturating_sub(RESERVE));
     let mut pause = PAUSES.0;
     let isolation = loop {
-        match isolate_once(node, (vmid, identity), isolating) {
+        match connect_once(node, (vmid, identity), decision, isolating) {
             Isolation::NotYet(why) if isolating.left() <= pause => break Isolation::NotYet(why),
             Isolation::NotYet(why) => {
                 tracing::debug!("VMID {vmid}: {why}; trying again");
@@ -55,7 +106,7 @@ pub fn connect(
             ended => break ended,
         }
     };
-    finish(ctx, node, vmid, ipv6, &isolation, deadline)
+    finish(ctx, node, vmid, decision.ipv6, &isolation, deadline)
 }
 
 /// The route, and the words for what is missing.
@@ -67,7 +118,15 @@ pub fn finish(
     isolation: &Isolation,
     deadline: Deadline,
 ) -> Vec<String> {
+    const AGAIN: &str = "; to retry, run blockhost-vm-start";
     let mut warnings = Vec::new();
+    match isolation {
+        Isolation::Guarded => return warnings,
+        Isolation::PartlyGuarded(missing) => {
+            return missing.iter().map(|why| format!("{why}{AGAIN}")).collect();
+        }
+        _ => {}
+    }
     let add_route =
         |address| -> anyhow::Result<()> { Ok(node.add_route(address, &ctx.bridge()?, deadline)?) };
     if let Some(address) = ipv6
@@ -79,8 +138,8 @@ pub fn finish(
         ));
     }
     let (why, advice) = match isolation {
-        Isolation::Done => return warnings,
-        Isolation::NotYet(why) | Isolation::Failed(why) => (why, "; blockhost-vm-start sets it again"),
+        Isolation::Guarded | Isolation::PartlyGuarded(_) | Isolation::Done => return warnings,
+        Isolation::NotYet(why) | Isolation::Failed(why) => (why, AGAIN),
         Isolation::Impossible(why) => (why, ""),
     };
     warnings.push(format!(
@@ -89,10 +148,31 @@ pub fn finish(
     warnings
 }
 
-/// Isolates the port of a running VM if it is there, and reads that back.
-pub fn isolate_once(node: &Node, (vmid, identity): (Vmid, &Identity), deadline: Deadline) -> Isolation {
+/// Connects a running VM if its port is there.
+pub fn connect_once(
+    node: &Node,
+    (vmid, identity): (Vmid, &Identity),
+    decision: &Decision,
+    deadline: Deadline,
+) -> Isolation {
     let look = || node.state(vmid, Some(identity), deadline);
-    match look() {
+    let seen = look();
+    if let Ok(state) = &seen
+        && state.guard.is_some()
+    {
+        if let Some(answer) = not_yet(state) {
+            return answer;
+        }
+        match node.set_guard(vmid, identity, decision, deadline) {
+            // A VM of ours that an operator's new range leaves out.
+            Err(error) if error.is_unknown_action() || error.code() == "range" => {}
+            answer => return guarded(answer),
+        }
+    }
+    if seen.is_ok() {
+        warn_of_older_plugin();
+    }
+    match seen {
         Ok(state) => match readiness(&state) {
             Some(answer) => answer,
             None => match node.isolate(vmid, deadline) {
@@ -108,13 +188,51 @@ pub fn isolate_once(node: &Node, (vmid, identity): (Vmid, &Identity), deadline: 
     }
 }
 
-/// What a look says before anything is tried; `None`: the time has come, or an older plugin does not tell.
-fn readiness(state: &VmState) -> Option<Isolation> {
+/// Said once by a command, however many VMs it connects.
+fn warn_of_older_plugin() {
+    static SAID: std::sync::Once = std::sync::Once::new();
+    SAID.call_once(|| {
+        tracing::warn!(
+            "the root agent does not guard VMs at their starts (its plugin is older than this command, or the VM is \
+             outside vmid_range); routes and isolation are set once, by this command"
+        );
+    });
+}
+
+/// What the guard's answer means.
+fn guarded(answer: Result<crate::tool::guest_guard::Guarded, AgentError>) -> Isolation {
+    match answer {
+        Ok(done) if done.applied && done.missing.is_empty() => Isolation::Guarded,
+        // The port was there a moment ago: plugged anew.
+        Ok(done) if done.missing.iter().any(|why| why.contains("is not a port of a bridge yet")) => {
+            Isolation::NotYet(done.missing.join("; "))
+        }
+        Ok(done) if done.missing.is_empty() => Isolation::NotYet("the VM is no longer running".to_string()),
+        Ok(done) => Isolation::PartlyGuarded(done.missing),
+        Err(error) if error.outcome_unknown() => Isolation::NotYet(error.to_string()),
+        Err(error) => Isolation::Failed(error.to_string()),
+    }
+}
+
+/// Why nothing can be connected now, whoever does it.
+fn not_yet(state: &VmState) -> Option<Isolation> {
     if !state.running {
         return Some(Isolation::Failed("the VM is no longer running".to_string()));
     }
     if state.starting {
         return Some(Isolation::NotYet("its start task has not finished".to_string()));
+    }
+    if state.no_card {
+        return Some(Isolation::Impossible("the VM has no network card net0".to_string()));
+    }
+    (state.connected == Some(false))
+        .then(|| Isolation::NotYet("its tap is not yet a port of the bridge".to_string()))
+}
+
+/// What a look says before anything is tried; `None`: the time has come, or an older plugin does not tell.
+fn readiness(state: &VmState) -> Option<Isolation> {
+    if let Some(answer) = not_yet(state) {
+        return Some(answer);
     }
     if let Some(port) = &state.firewall_port {
         let isolated = state.isolated == Some(true);
@@ -124,14 +242,7 @@ fn readiness(state: &VmState) -> Option<Isolation> {
         );
         return Some(if isolated { Isolation::Done } else { Isolation::Impossible(why) });
     }
-    if state.no_card {
-        return Some(Isolation::Impossible("the VM has no network card net0".to_string()));
-    }
-    match (state.connected, state.isolated) {
-        (Some(false), _) => Some(Isolation::NotYet("its tap is not yet a port of the bridge".to_string())),
-        (Some(true), Some(true)) => Some(Isolation::Done),
-        _ => None,
-    }
+    (state.connected == Some(true) && state.isolated == Some(true)).then_some(Isolation::Done)
 }
 
 /// Whether the kernel agrees. A bridge that does not tell (`told` false) is believed.

@@ -4,10 +4,12 @@
 use super::create::traces_of_vms;
 use super::network::Isolation;
 use super::{Context, bandwidth, machine, network, node_cloud_init, restore};
+use crate::host::Host;
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
 use crate::host::root_agent::AgentError;
 use crate::store::vm_database::{DatabaseError, Fields};
+use crate::tool::node::Node;
 use crate::value::vm_name::VmName;
 use crate::value::vm_record::{Status, VmRecord};
 use crate::value::vmid::Vmid;
@@ -108,6 +110,53 @@ pub fn reapply(ctx: &Context<'_>) -> anyhow::Result<Reapplied> {
     Ok(done)
 }
 
+/// Takes the guard's hook script out of all VMs of the node, then the script itself away: before the package is removed,
+/// for a VM whose script is missing does not start. How many VMs had it.
+pub fn remove_guard(host: &Host) -> anyhow::Result<usize> {
+    // A host that was never set up has no VMs of ours.
+    if !host.config_file("db.yaml").exists() {
+        return Ok(0);
+    }
+    let node = Node::new(host, host.interrupt.clone());
+    let mut done = 0;
+    loop {
+        host.interrupt.check()?;
+        match node.remove_guard(Deadline::after(LIMIT)) {
+            Ok(0) => return Ok(done),
+            Ok(_) => done += 1,
+            // Its plugin is older: it has set no hook script.
+            Err(error) if error.is_unknown_action() => return Ok(done),
+            Err(error) => {
+                return Err(error).context(
+                    "VMs may still name the hook script blockhost-guard.sh, and would not start without it",
+                );
+            }
+        }
+    }
+}
+
+/// Holds a VM to its own addresses from now on, or lets it send from any; in its record and, where it runs, at once.
+/// What could not be set is returned as warnings.
+pub fn set_anti_spoofing(ctx: &Context<'_>, name: &VmName, on: bool) -> anyhow::Result<Vec<String>> {
+    let vm = ctx.lock_vm(name, "reapply", LIMIT)?;
+    let mut record = vm.live_record_now()?;
+    anyhow::ensure!(
+        !on || ctx.settings.anti_spoofing,
+        "VM {name}: anti_spoofing is false in db.yaml, so no VM of this site is held to its addresses"
+    );
+    ctx.database.update(|db| {
+        db.set(name.as_str(), "anti_spoofing", &on.into());
+        Ok(())
+    })?;
+    record.anti_spoofing = Some(on);
+    let deadline = Deadline::after(failpoint::limit("reapply", LIMIT));
+    let machine = machine::of_record(&vm, record, deadline)?;
+    let mut decision = network::decision_for(ctx, &machine.record);
+    decision.enabled = machine.record.status == Status::Active;
+    let done = ctx.node().set_guard(machine.vmid, &machine.identity, &decision, deadline);
+    Ok(done.with_context(|| format!("{}: cannot set its network guard", machine.label()))?.missing)
+}
+
 /// Waits until the root agent answers at all; what it says about this VM is looked at later. One that hangs is given
 /// up once, not once for each VM.
 fn wait_for_agent(ctx: &Context<'_>, vmid: Vmid) -> anyhow::Result<()> {
@@ -170,10 +219,13 @@ fn one(ctx: &Context<'_>, name: &VmName, deadline: Deadline) -> anyhow::Result<E
     if !state.exists {
         return Ok(Ended::Missing);
     }
+    let decision = network::decision_for(ctx, &machine.record);
     if !state.running {
+        // An older VM gets its guard, and a hook script that is gone comes back, before somebody starts it.
+        network::prepare(&node, (machine.vmid, &machine.identity), &decision, deadline);
         return Ok(Ended::Off);
     }
-    let isolation = network::isolate_once(&node, (machine.vmid, &machine.identity), deadline);
+    let isolation = network::connect_once(&node, (machine.vmid, &machine.identity), &decision, deadline);
     if matches!(isolation, Isolation::NotYet(_)) && deadline.left() > LAST_TRY {
         return Ok(Ended::NotYet);
     }

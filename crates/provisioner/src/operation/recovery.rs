@@ -212,8 +212,12 @@ pub fn remove_machine(
     let label = format!("VM {name} (VMID {vmid})");
     let state = look_twice(ctx, vmid, identity, patience)
         .with_context(|| format!("{label}: cannot query the node"))?;
+    let clear = || {
+        let cleared = node.clear_guard(vmid, identity, Deadline::after(patience));
+        cleared.with_context(|| format!("{label}: failed to remove its network guard"))
+    };
     if !state.exists {
-        return Ok(());
+        return clear();
     }
     if !state.is(identity, name) {
         anyhow::ensure!(
@@ -245,7 +249,7 @@ pub fn remove_machine(
     let (waited, leftovers) = node.destroy(vmid, identity, Deadline::after(patience))?;
     warn_of_leftovers(ctx, &label, vmid, &leftovers);
     match waited {
-        Waited::Done(_) => Ok(()),
+        Waited::Done(_) => clear(),
         Waited::Failed(words) => anyhow::bail!("{label}: failed to delete it: {words}"),
         Waited::TimedOut(_) => anyhow::bail!("{label}: it is still being deleted"),
     }

@@ -232,6 +232,8 @@ fn from_file(
         network_mode: None,
         smbios_uuid: Some(uuid),
         nft_token_id: None,
+        // It may have run with any address since it was made.
+        anti_spoofing: false,
     };
     Ok(vm_record::fields(&vm, now, &ctx.settings.fields).into_iter().collect())
 }

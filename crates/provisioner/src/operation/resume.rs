@@ -169,6 +169,7 @@ mod tests {
             smbios_uuid: None,
             nft_token_id: None,
             protected: false,
+            anti_spoofing: None,
         };
         let suspended = |end| record(Status::Suspended, end);
         let active = |end| record(Status::Active, end);

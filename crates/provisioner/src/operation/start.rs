@@ -82,6 +82,7 @@ pub fn run(
         machine.record.name
     );
     let was_running = state.running && state.paused != Some(true);
+    let decision = network::decision_for(vm, &machine.record);
     if !was_running {
         progress::now(format_args!("{label}: starting it"));
         let waited = if state.running {
@@ -91,6 +92,7 @@ pub fn run(
             };
             node.act_and_wait(machine.act("qm-resume", deadline), resume, goes_on)
         } else {
+            network::prepare(&node, (machine.vmid, &machine.identity), &decision, deadline);
             let start = || node.start(machine.vmid, &machine.identity, deadline);
             // Running is not yet started: the start ends after the taps are ports of their bridges (H54).
             node.act_and_wait(machine.act("qm-start", deadline), start, |s| s.running && !s.starting)
@@ -110,8 +112,7 @@ pub fn run(
             ),
         }
     }
-    let mut warnings =
-        network::connect(vm, &node, (machine.vmid, &machine.identity), machine.record.ipv6, deadline);
+    let mut warnings = network::connect(vm, &node, (machine.vmid, &machine.identity), &decision, deadline);
     if was_running && state.paused.is_none() {
         warnings.push(
             "it is running, but may be paused: the API did not answer; to continue a paused VM, run \

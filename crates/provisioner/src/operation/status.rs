@@ -7,7 +7,7 @@ use crate::host::root_agent::AgentError;
 use crate::value::identity::Identity;
 use crate::value::vm_name::VmName;
 use crate::value::vm_record::{Status, VmRecord};
-use crate::value::vm_state::VmState;
+use crate::value::vm_state::{GuardReport, VmState};
 use std::time::Duration;
 
 /// The admin panel waits 15 s for a list.
@@ -139,5 +139,8 @@ fn judge(
         );
     }
     let up = state.running && state.paused != Some(true);
-    (if up { Shown::Active } else { Shown::Suspended }, None)
+    let warning = state.guard.as_deref().filter(|_| up).and_then(GuardReport::warning);
+    let warning =
+        warning.map(|what| format!("{label}: {what}; blockhost-vm-start {} repairs it", record.name));
+    (if up { Shown::Active } else { Shown::Suspended }, warning)
 }

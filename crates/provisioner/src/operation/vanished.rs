@@ -18,6 +18,7 @@ const SEARCH: Duration = Duration::from_secs(20);
 
 /// What a destroy has before it.
 #[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "one at a time, passed on at once")]
 pub enum Target {
     /// Our machine, or nothing at its VMID.
     Here(VmState),

@@ -122,6 +122,8 @@ pub struct Facts {
     pub dns_servers: Vec<IpAddr>,
     /// Network plugins' mode; absent on older hosts.
     pub network_mode: Option<String>,
+    /// Whether VMs may send from their own addresses alone.
+    pub anti_spoofing: bool,
     /// What makes the user-data.
     pub user_data: UserData,
     /// Public keys for the guest's user.
@@ -271,6 +273,7 @@ pub fn record<'a>(request: &'a Request, facts: &'a Facts, drawn: &Drawn) -> NewV
         network_mode: facts.network_mode.as_deref(),
         smbios_uuid: Some(drawn.smbios_uuid),
         nft_token_id: request.nft_token_id.as_ref(),
+        anti_spoofing: facts.anti_spoofing,
     }
 }
 
@@ -385,6 +388,7 @@ mod tests {
             dns_zone: Some("vm.example".into()),
             dns_servers: vec!["192.0.2.53".parse().unwrap()],
             network_mode: Some("nat".into()),
+            anti_spoofing: true,
             user_data: template(TEMPLATE),
             ssh_keys: vec!["ssh-ed25519 AAAA".into()],
             one_time_password: (6, 300),
@@ -458,6 +462,7 @@ mod tests {
             ("purpose", json!("a test")),
             ("username", json!("ann")),
             ("network_mode", json!("nat")),
+            ("anti_spoofing", json!(true)),
             ("status", json!("active")),
         ] {
             assert_eq!(record.get(key), Some(&value), "{key}");

@@ -295,6 +295,7 @@ mod tests {
             smbios_uuid: None,
             nft_token_id: None,
             protected: false,
+            anti_spoofing: None,
         }
     }
 

@@ -34,6 +34,8 @@ pub struct NewVm<'a> {
     pub smbios_uuid: Option<Uuid>,
     /// The token, when it is known already.
     pub nft_token_id: Option<&'a NftTokenId>,
+    /// Whether it may send from its own addresses alone.
+    pub anti_spoofing: bool,
 }
 
 /// The fields in the order of the contract's example (`facts/contract/database.md#form`), under the names db.yaml gives
@@ -58,6 +60,7 @@ pub fn fields(vm: &NewVm<'_>, now: DateTime<Utc>, names: &FieldNames) -> Vec<(St
     fields.push(("username".into(), vm.username.as_str().into()));
     fields.extend(vm.network_mode.map(|mode| ("network_mode".to_string(), Value::from(mode))));
     fields.extend(vm.smbios_uuid.map(|uuid| ("smbios_uuid".to_string(), Value::from(uuid.to_string()))));
+    fields.push(("anti_spoofing".into(), vm.anti_spoofing.into()));
     fields.extend(vm.nft_token_id.map(|id| ("nft_token_id".to_string(), id.to_json())));
     fields
 }

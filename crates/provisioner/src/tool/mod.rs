@@ -2,6 +2,7 @@
 
 pub mod guest_agent;
 pub mod guest_config;
+pub mod guest_guard;
 pub mod guest_network;
 pub mod guest_ports;
 pub mod host_inventory;

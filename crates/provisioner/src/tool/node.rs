@@ -30,7 +30,7 @@ const POLL: Duration = Duration::from_millis(250);
 const LAST_CALL: Duration = Duration::from_millis(500);
 
 /// What proves the VM, among a request's parameters.
-fn put(identity: &Identity, params: &mut Map<String, Value>) {
+pub(super) fn put(identity: &Identity, params: &mut Map<String, Value>) {
     match identity {
         Identity::Uuid(uuid) => params.insert("uuid".into(), uuid.to_string().into()),
         Identity::Name(name) => params.insert("name".into(), name.as_str().into()),

@@ -1,7 +1,7 @@
 //! What the root agent's `vm-state` answers, read into [`VmState`] (`facts/contract/root-agent.md`).
 
 use crate::host::root_agent::with_way_out;
-use crate::value::vm_state::{FailedAct, VmState};
+use crate::value::vm_state::{FailedAct, GuardReport, VmState};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -40,10 +40,22 @@ pub(super) fn state_in(answer: &Map<String, Value>) -> Option<VmState> {
         isolated: answer.get("isolated").and_then(Value::as_bool),
         firewall_port: Some(text("port")).filter(|port| port.starts_with("fw")),
         leftovers: texts(answer.get("task").and_then(|task| task.get("leftovers"))),
+        guard: answer.get("guard").and_then(Value::as_object).map(|report| Box::new(guard_in(report))),
     })
 }
 
-fn texts(list: Option<&Value>) -> Vec<String> {
+fn guard_in(report: &Map<String, Value>) -> GuardReport {
+    let flag = |key: &str| report.get(key) == Some(&Value::Bool(true));
+    GuardReport {
+        set: flag("set"),
+        hook: flag("hook"),
+        enabled: flag("enabled"),
+        applied: flag("applied"),
+        missing: texts(report.get("missing")),
+    }
+}
+
+pub(super) fn texts(list: Option<&Value>) -> Vec<String> {
     let list = list.and_then(Value::as_array).into_iter().flatten();
     list.filter_map(Value::as_str).map(str::to_string).collect()
 }

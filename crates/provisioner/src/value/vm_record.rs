@@ -67,6 +67,8 @@ pub struct VmRecord {
     /// `protected: true`: destroyed only by force (H11). Whatever else an operator has written there, but for `false` and
     /// `null`, counts as protection too.
     pub protected: bool,
+    /// Whether it may send from its own addresses alone; older records do not say, and such a VM is not held to it.
+    pub anti_spoofing: Option<bool>,
 }
 
 impl VmRecord {

@@ -49,6 +49,36 @@ pub struct VmState {
     pub firewall_port: Option<String>,
     /// Disks that the root agent's last destroy of it could not free.
     pub leftovers: Vec<String>,
+    /// What guards its network; `None` where the root agent does not say: it is older, or the VM is not proven.
+    pub guard: Option<Box<GuardReport>>,
+}
+
+/// What the root agent says of a VM's guard (`facts/contract/root-agent.md#the-guard-of-a-vms-network`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GuardReport {
+    /// There is a decision for this VM.
+    pub set: bool,
+    /// Its hook script is ours, so every start carries the decision out.
+    pub hook: bool,
+    /// The decision is not that of a suspended VM.
+    pub enabled: bool,
+    /// It runs, and everything is in place.
+    pub applied: bool,
+    /// What the last run could not do, one sentence each.
+    pub missing: Vec<String>,
+}
+
+impl GuardReport {
+    /// What a person should know of an active VM that runs, if anything; older VMs have no guard until reapply.
+    pub fn warning(&self) -> Option<String> {
+        match (self.set && self.enabled, self.missing.as_slice()) {
+            (true, []) => None,
+            (true, missing) => {
+                Some(format!("its network is not guarded as it should be: {}", missing.join("; ")))
+            }
+            (false, _) => None,
+        }
+    }
 }
 
 /// An act that went on after its request was answered, and failed then.

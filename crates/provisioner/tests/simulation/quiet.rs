@@ -24,8 +24,12 @@ pub fn settle(world: &World) {
         world.pass(Duration::from_secs(3600));
     }
     for (name, entry) in world.journal() {
+        let uuid = entry["smbios_uuid"].as_str();
+        let is_there = world.node.borrow().guests.values().any(|g| uuid.is_some() && g.birth_uuid() == uuid);
         match entry["step"].as_str() {
-            Some("registered") => {
+            // A VM that somebody has removed before its result was read is not made anew: its record is closed first,
+            // as the refusal says.
+            Some("registered") if is_there => {
                 let wallet = wallet_of(entry["wallet_address"].as_str().unwrap_or_default());
                 must(world, &Verb::Create { wallet }, &name);
             }

@@ -52,6 +52,7 @@ impl Surroundings {
             dns_zone: dns_zone.flatten(),
             dns_servers: self.dns_servers,
             network_mode: self.network_mode,
+            anti_spoofing: settings.anti_spoofing,
             user_data: self.user_data,
             ssh_keys: self.ssh_keys,
             one_time_password: self.one_time_password,

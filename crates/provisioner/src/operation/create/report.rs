@@ -28,8 +28,9 @@ pub fn registered(
     let node: Node = ctx.node_uninterrupted();
     let deadline = Deadline::after(Duration::from_secs(90));
     let allocation = registered.allocation;
-    let warnings =
-        network::connect(ctx, &node, (allocation.vmid, &registered.identity), allocation.ipv6, deadline);
+    let addresses = (Some(allocation.ipv4), allocation.ipv6);
+    let decision = network::decision(ctx, addresses, Some(ctx.settings.anti_spoofing));
+    let warnings = network::connect(ctx, &node, (allocation.vmid, &registered.identity), &decision, deadline);
     for warning in &warnings {
         tracing::warn!("VM {name}: {warning}");
     }

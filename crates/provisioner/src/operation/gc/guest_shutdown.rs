@@ -7,7 +7,7 @@ use crate::host::failpoint::limit;
 use crate::host::root_agent::AgentError;
 use crate::operation::locked_vm::LockedVm;
 use crate::operation::machine::Machine;
-use crate::operation::{Context, start};
+use crate::operation::{Context, network, start};
 use crate::plan::garbage_collection::is_due_for_suspension;
 use crate::tool::node::Node;
 use crate::value::timestamp;
@@ -215,6 +215,7 @@ pub fn record(
         if is_suspended {
             report.suspended.push(name.clone());
             settled.push(name.clone());
+            unguard(ctx, &one.machine, report);
         } else {
             match start_again(&one.vm, &one.machine, one.was_running) {
                 Ok(what) => {
@@ -233,6 +234,22 @@ pub fn record(
         one.vm.audit("suspend", Some(one.machine.vmid), [Some(Status::Active), Some(after)], &words);
     }
     Ok(settled)
+}
+
+/// Nothing is put back for a suspended VM that somebody else starts (H51); the next run tries again where this fails.
+fn unguard(ctx: &Context<'_>, machine: &Machine, report: &mut Report) {
+    let (node, deadline) = (ctx.node().impatient(), Deadline::after(limit("gc-look", LOOK)));
+    if let Err(error) = network::suspend(&node, (machine.vmid, &machine.identity), &machine.record, deadline)
+    {
+        report.notes.push(format!("{}: its network guard is still on: {error}", machine.label()));
+    }
+}
+
+/// The same for one that was suspended before, and is off.
+pub fn unguard_if_on(ctx: &Context<'_>, machine: &Machine, state: &VmState, report: &mut Report) {
+    if !state.running && state.guard.as_ref().is_some_and(|guard| guard.enabled) {
+        unguard(ctx, machine, report);
+    }
 }
 
 /// Undoes what was done to a VM that is not to be suspended any more; `run`: it ran before. Says what came of it.

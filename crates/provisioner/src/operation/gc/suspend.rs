@@ -8,7 +8,7 @@
 //!     └─▶ failure            └─▶ failure
 //! ```
 
-use super::guest_shutdown::{GuestShutdown, Step, is_silence, record, start_again};
+use super::guest_shutdown::{GuestShutdown, Step, is_silence, record, start_again, unguard_if_on};
 use super::{Report, under_way};
 use crate::host::clock::{self, Deadline, Stopwatch};
 use crate::host::failpoint::limit;
@@ -212,6 +212,7 @@ impl<'a, 'h> Phase<'a, 'h> {
                     machine.label()
                 ));
             }
+            unguard_if_on(ctx, &machine, &state, self.report);
             if paid || !state.running && !state.onboot {
                 return Ok(Turn::Nothing);
             }

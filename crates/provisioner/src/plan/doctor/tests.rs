@@ -19,6 +19,7 @@ pub(super) fn record(name: &str, vmid: u64) -> VmRecord {
         smbios_uuid: Some(Uuid::from_u128(u128::from(vmid))),
         nft_token_id: None,
         protected: false,
+        anti_spoofing: None,
     }
 }
 

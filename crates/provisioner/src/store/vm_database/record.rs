@@ -43,5 +43,6 @@ pub(super) fn record_of(view: &RecordView<'_>) -> Result<VmRecord, String> {
         smbios_uuid,
         nft_token_id: view.raw(Field::NftTokenId).and_then(|raw| serde_json::from_str(raw).ok()),
         protected: view.is_protected(),
+        anti_spoofing: view.raw(Field::AntiSpoofing).and_then(|raw| raw.parse().ok()),
     })
 }

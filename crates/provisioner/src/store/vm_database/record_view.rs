@@ -26,10 +26,11 @@ pub(super) enum Field {
     SmbiosUuid,
     NftTokenId,
     Protected,
+    AntiSpoofing,
 }
 
 /// How many there are.
-const FIELDS: usize = Field::Protected as usize + 1;
+const FIELDS: usize = Field::AntiSpoofing as usize + 1;
 
 /// Which fields a look needs: the others are passed over, which is what makes a look at ten thousand records quick.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +62,7 @@ impl<'n> Wanted<'n> {
             ("username", Field::Username, &[]),
             ("smbios_uuid", Field::SmbiosUuid, &[]),
             ("nft_token_id", Field::NftTokenId, &[]),
+            ("anti_spoofing", Field::AntiSpoofing, &[]),
             (&names.vmid, Field::Vmid, &[Due, Holding]),
             (&names.ip_address, Field::IpAddress, &[Listed, Holding]),
             (&names.status, Field::Status, &[Listed, Due, Holding]),
