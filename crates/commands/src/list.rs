@@ -138,7 +138,10 @@ impl ListCommand {
         });
         let new = || Printer::new(form);
         let add = |printer: &mut Printer, row: Row<'_>| {
-            let record = needs_node.then(|| row.view.to_record().ok()).flatten();
+            if !needs_node {
+                return printer.add(&row, None, None);
+            }
+            let record = row.view.to_record().ok();
             let node = on_nodes.as_ref().zip(record.as_ref()).and_then(|(all, record)| all.of(record));
             let word = record
                 .as_ref()

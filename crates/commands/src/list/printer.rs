@@ -40,6 +40,8 @@ type Held = (Found, Vec<Found>);
 /// Takes rows.
 pub struct Printer {
     form: Form,
+    /// [`Form::is_plain`], which ten thousand rows need not find out again.
+    is_plain: bool,
     out: Vec<u8>,
     held: Vec<Held>,
     aligned: Vec<Vec<Cell>>,
@@ -51,13 +53,14 @@ const HEADER: [&str; 4] = ["NAME", "STATUS", "IP", "CREATED"];
 impl Printer {
     /// Nothing printed yet.
     pub fn new(form: &Form) -> Printer {
-        let out = if form.is_plain() && form.format == Format::Json { vec![b'['] } else { Vec::new() };
-        Printer { form: form.clone(), out, held: Vec::new(), aligned: Vec::new(), empty: true }
+        let is_plain = form.is_plain();
+        let out = if is_plain && form.format == Format::Json { vec![b'['] } else { Vec::new() };
+        Printer { form: form.clone(), is_plain, out, held: Vec::new(), aligned: Vec::new(), empty: true }
     }
 
     /// One VM; `node` is what the node says of it, `live` a word where another source has one.
     pub fn add(&mut self, row: &Row<'_>, node: Option<&OnNode>, live: Option<&'static str>) {
-        if self.form.is_plain() {
+        if self.is_plain {
             return self.add_plain(row);
         }
         let found = |column: Column| column.found(row, node, live);
@@ -66,14 +69,17 @@ impl Printer {
     }
 
     fn add_plain(&mut self, row: &Row<'_>) {
-        let cells = [row.name, row.status, row.ip, row.created];
         if self.form.format == Format::Json {
             if !self.empty {
                 self.out.extend_from_slice(b", ");
             }
+            self.empty = false;
             // Four texts into memory: nothing can go wrong.
-            spaced_json::append(&mut self.out, row).unwrap_or_else(|error| tracing::error!("{error}"));
-        } else if self.form.terminal {
+            return spaced_json::append(&mut self.out, row)
+                .unwrap_or_else(|error| tracing::error!("{error}"));
+        }
+        let cells = [row.name, row.status, row.ip, row.created];
+        if self.form.terminal {
             let style = |index, text| if index == 1 { style_of(text) } else { anstyle::Style::new() };
             let cells = cells.iter().enumerate().map(|(index, text)| Cell::styled(text, style(index, text)));
             self.aligned.push(cells.collect());
@@ -88,7 +94,7 @@ impl Printer {
 
     /// All that is to be printed.
     pub fn finish(mut self) -> anyhow::Result<Vec<u8>> {
-        if !self.form.is_plain() {
+        if !self.is_plain {
             return self.finish_held();
         }
         if self.form.format == Format::Json {
