@@ -1,6 +1,7 @@
 //! `blockhost-vm-destroy`: its flags and what it prints.
 
-use crate::OneVm;
+use crate::SomeVms;
+use anyhow::Context as _;
 use clap::Parser;
 use provisioner::operation::audited::audited;
 use provisioner::operation::destroy::{Destroyed, destroy, forget};
@@ -18,48 +19,67 @@ use provisioner::operation::mock;
 )]
 pub struct DestroyCommand {
     #[command(flatten)]
-    vm: OneVm,
+    vms: SomeVms,
     /// Destroy the VM even if its record is protected
     #[arg(long)]
     force: bool,
     /// Only close the record: free its addresses and files, and leave whatever has its VMID alone
     #[arg(long)]
     forget: bool,
-    /// Do not ask before closing the record
-    #[arg(long, requires = "forget")]
+    /// Do not ask: neither before closing a record nor, on a terminal, before destroying several VMs
+    #[arg(long)]
     yes: bool,
+}
+
+impl DestroyCommand {
+    /// Asks before several VMs go, where somebody can be asked, and before a record is closed.
+    fn ask(&self) -> anyhow::Result<()> {
+        let (names, count) = (self.vms.in_words(), self.vms.names().len());
+        let question = match (self.forget, count) {
+            _ if self.yes => return Ok(()),
+            (true, 1) => {
+                format!("Close the record of VM {names} and free its addresses, without deleting any VM?")
+            }
+            (true, _) => format!(
+                "Close the records of {count} VMs ({names}) and free their addresses, without deleting any VM?"
+            ),
+            (false, 1) => return Ok(()),
+            (false, _) if !crate::can_ask() => return Ok(()),
+            (false, _) => format!("Destroy {count} VMs with their disks: {names}?"),
+        };
+        let label = if count == 1 { format!("VM {names}") } else { format!("VMs {names}") };
+        anyhow::ensure!(
+            crate::confirmed(&question, "--yes").with_context(|| label.clone())?,
+            "{label}: not confirmed; nothing was done"
+        );
+        Ok(())
+    }
 }
 
 /// The whole command.
 pub fn main() -> std::process::ExitCode {
     let command: DestroyCommand = crate::parse();
-    crate::run_vm(&command.vm, |host| {
-        let name = &command.vm.name;
-        let ctx = crate::open(host, &command.vm)?;
-        if command.forget && !command.yes {
-            let question =
-                format!("Close the record of VM {name} and free its addresses, without deleting any VM?");
-            anyhow::ensure!(
-                crate::confirmed(&question, "--yes")?,
-                "VM {name}: not confirmed; nothing was done"
-            );
-        }
-        let act = || match command.forget {
-            true => forget(&ctx, name, command.force),
-            false => destroy(&ctx, name, command.force),
-        };
-        let done = match command.vm.mock {
-            true => mock::destroy(&ctx, name, command.force)?,
-            false => audited(&ctx, "destroy", name, act)?,
-        };
-        crate::say(&match done {
-            // Engines note what stands on stdout.
-            Destroyed::Gone => return crate::answer(&format!("VM {name} is destroyed\n")),
-            Destroyed::Already => format!("VM {name} was destroyed before; nothing to do"),
-            Destroyed::NotDue | Destroyed::Runs => format!("VM {name}: left alone"),
-            Destroyed::Undone => format!("VM {name}: its create was interrupted; rolled it back"),
-            Destroyed::Unknown => format!("VM {name} is unknown; nothing to do"),
-        });
-        Ok(())
-    })
+    crate::run_vms(
+        &command.vms,
+        |_| command.ask(),
+        |ctx, name| {
+            let act = || match command.forget {
+                true => forget(ctx, name, command.force),
+                false => destroy(ctx, name, command.force),
+            };
+            let done = match command.vms.mock {
+                true => mock::destroy(ctx, name, command.force)?,
+                false => audited(ctx, "destroy", name, act)?,
+            };
+            crate::say(&match done {
+                // Engines note what stands on stdout.
+                Destroyed::Gone => return crate::answer(&format!("VM {name} is destroyed\n")),
+                Destroyed::Already => format!("VM {name} was destroyed before; nothing to do"),
+                Destroyed::NotDue | Destroyed::Runs => format!("VM {name}: left alone"),
+                Destroyed::Undone => format!("VM {name}: its create was interrupted; rolled it back"),
+                Destroyed::Unknown => format!("VM {name} is unknown; nothing to do"),
+            });
+            Ok(())
+        },
+    )
 }

@@ -1,6 +1,6 @@
 //! The flags of `blockhost-vm-gc` and its summary.
 
-use crate::{Common, answer, on_terminal};
+use crate::{Common, answer, can_ask, confirmed, on_terminal, say};
 use chrono::{DateTime, Utc};
 use clap::Parser;
 use provisioner::host::{Host, clock};
@@ -40,6 +40,9 @@ pub struct GcCommand {
     /// Suspend and destroy even if more than gc_max_share of all VMs are due, or the clock is ahead
     #[arg(long)]
     accept_share: bool,
+    /// With --execute on a terminal: do not ask before handling several VMs
+    #[arg(long)]
+    yes: bool,
     /// Use the mock database; the host is not touched
     #[arg(long)]
     pub mock: bool,
@@ -60,7 +63,11 @@ impl GcCommand {
             accept_share: self.accept_share,
         };
         let ctx = Context::open(host, self.mock)?;
-        let report = if self.mock { mock::gc(&ctx, options)? } else { gc(&ctx, options)? };
+        let run = |options| if self.mock { mock::gc(&ctx, options) } else { gc(&ctx, options) };
+        if self.execute && !self.yes && can_ask() {
+            ask(&run(Options { execute: false, ..options })?, options)?;
+        }
+        let report = run(options)?;
         answer(&summary(&report, options, on_terminal()))?;
         for note in &report.notes {
             crate::warn(note);
@@ -81,6 +88,22 @@ impl GcCommand {
         anyhow::ensure!(failed == 0, "{failed} of {} VMs could not be handled; see above", due.max(failed));
         Ok(())
     }
+}
+
+/// Asks whether more than one VM is to be suspended or destroyed. What a safety check holds back needs no answer.
+fn ask(found: &Report, options: Options) -> anyhow::Result<()> {
+    let count = |names: &[VmName], brake: &Option<Brake>| if brake.is_some() { 0 } else { names.len() };
+    let suspend = count(&found.candidates.suspend, &found.suspend_brake);
+    let destroy = count(&found.candidates.destroy, &found.brake);
+    if suspend + destroy < 2 {
+        return Ok(());
+    }
+    for line in summary(found, Options { execute: false, ..options }, true).lines() {
+        say(line);
+    }
+    let question = format!("Suspend {suspend} and destroy {destroy} of these VMs?");
+    anyhow::ensure!(confirmed(&question, "--yes")?, "not confirmed; nothing was done");
+    Ok(())
 }
 
 /// Since when it is due.

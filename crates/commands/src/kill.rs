@@ -1,6 +1,6 @@
 //! `blockhost-vm-kill`: its flags and what it prints.
 
-use crate::OneVm;
+use crate::SomeVms;
 use clap::Parser;
 use provisioner::operation::audited::audited;
 use provisioner::operation::kill::kill;
@@ -17,19 +17,22 @@ use provisioner::operation::mock;
 )]
 pub struct KillCommand {
     #[command(flatten)]
-    vm: OneVm,
+    vms: SomeVms,
 }
 
 /// The whole command.
 pub fn main() -> std::process::ExitCode {
     let command: KillCommand = crate::parse();
-    crate::run_vm(&command.vm, |host| {
-        let (ctx, name) = (crate::open(host, &command.vm)?, &command.vm.name);
-        let was_on = match command.vm.mock {
-            true => mock::switch_off(&ctx, name)?,
-            false => audited(&ctx, "kill", name, || kill(&ctx, name))?,
-        };
-        crate::say(&format!("VM {} is {}", command.vm.name, if was_on { "off" } else { "already off" }));
-        Ok(())
-    })
+    crate::run_vms(
+        &command.vms,
+        |_| Ok(()),
+        |ctx, name| {
+            let was_on = match command.vms.mock {
+                true => mock::switch_off(ctx, name)?,
+                false => audited(ctx, "kill", name, || kill(ctx, name))?,
+            };
+            crate::say(&format!("VM {} is {}", name, if was_on { "off" } else { "already off" }));
+            Ok(())
+        },
+    )
 }

@@ -80,6 +80,38 @@ pub struct OneVm {
     pub common: Common,
 }
 
+/// Flags of a command for one VM or several.
+#[derive(Debug, Clone, Args)]
+pub struct SomeVms {
+    /// The VM's name; several are handled one after the other
+    #[arg(value_name = "NAME", value_parser = parse_name, required = true, num_args = 1..)]
+    pub name: Vec<VmName>,
+    /// Use the mock database (accounting/mock-db.json or $BLOCKHOST_MOCK_DB); the host is not touched
+    #[arg(long, display_order = 900)]
+    pub mock: bool,
+    /// Flags of every command.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+impl SomeVms {
+    /// The names, each once.
+    pub fn names(&self) -> Vec<&VmName> {
+        let mut names: Vec<&VmName> = Vec::new();
+        for name in &self.name {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// `web-1, web-2`, for a question.
+    pub fn in_words(&self) -> String {
+        self.names().iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// clap shows the refusal as its own error.
 pub(crate) fn parse_name(text: &str) -> Result<VmName, String> {
     VmName::parse(text).map_err(|refused| refused.why)
@@ -131,6 +163,37 @@ pub fn run(common: &Common, mock: bool, body: impl FnOnce(&Host) -> anyhow::Resu
 /// Runs a command for one VM: its errors name the VM, for an engine's creates share one journal.
 pub fn run_vm(vm: &OneVm, body: impl FnOnce(&Host) -> anyhow::Result<()>) -> ExitCode {
     run(&vm.common, vm.mock, |host| about(&vm.name, body(host)))
+}
+
+/// Runs a command for one VM or several, after `first`, whose error keeps all of them as they are. With one it is
+/// [`run_vm`]. Of several each has its own outcome: a failure is told and does not keep the others, but for a signal, after
+/// which no other is begun; the exit code is 1 if any failed.
+pub fn run_vms(
+    vms: &SomeVms,
+    first: impl FnOnce(&Host) -> anyhow::Result<()>,
+    body: impl Fn(&Context<'_>, &VmName) -> anyhow::Result<()>,
+) -> ExitCode {
+    let names = vms.names();
+    run(&vms.common, vms.mock, |host| {
+        first(host)?;
+        let one = |name: &VmName| about(name, Context::open(host, vms.mock).and_then(|ctx| body(&ctx, name)));
+        if let [name] = names.as_slice() {
+            return one(name);
+        }
+        let mut failed = 0;
+        for name in &names {
+            let done = match host.interrupt.check() {
+                Ok(()) => one(name),
+                Err(error) => Err(error.context(format!("VM {name}: nothing was done"))),
+            };
+            if let Err(error) = done {
+                complain(&format!("{error:#}"));
+                failed += 1;
+            }
+        }
+        anyhow::ensure!(failed == 0, "{failed} of {} VMs could not be handled; see above", names.len());
+        Ok(())
+    })
 }
 
 /// An error of a command for one VM names it, once.
@@ -299,6 +362,11 @@ pub fn answer_data(text: &[u8]) -> anyhow::Result<()> {
         true => answer(&terminal::escaped_data(&String::from_utf8_lossy(text))),
         false => answer_bytes(text),
     }
+}
+
+/// Whether somebody at a terminal can be asked.
+pub fn can_ask() -> bool {
+    io::stdin().is_terminal()
 }
 
 /// Whether a person reads stdout.

@@ -1,6 +1,6 @@
 //! `blockhost-vm-resume`: its flags and what it prints.
 
-use crate::OneVm;
+use crate::SomeVms;
 use crate::expiry::{distance, earlier, parse_future};
 use chrono::{DateTime, Utc};
 use clap::Parser;
@@ -22,7 +22,7 @@ use provisioner::value::timestamp;
 )]
 pub struct ResumeCommand {
     #[command(flatten)]
-    vm: OneVm,
+    vms: SomeVms,
     /// Set the expiry to N days from now, replacing the current one even if that is later
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=36500), group = "expiry")]
     extend_days: Option<u32>,
@@ -51,41 +51,43 @@ impl ResumeCommand {
 /// The whole command.
 pub fn main() -> std::process::ExitCode {
     let command: ResumeCommand = crate::parse();
-    crate::run_vm(&command.vm, |host| {
-        let name = &command.vm.name;
-        let ctx = crate::open(host, &command.vm)?;
-        let act = || resume(&ctx, name, command.expiry(), command.dry_run);
-        let done = match (command.dry_run, command.vm.mock) {
-            (true, _) => act()?,
-            (false, true) => mock::resume(&ctx, name, command.expiry())?,
-            (false, false) => audited(&ctx, "resume", name, act)?,
-        };
-        for warning in &done.warnings {
-            crate::warn(&format!("VM {name}: {warning}"));
-        }
-        let now = host.now();
-        let moves = if command.dry_run { "would move" } else { "moved" };
-        if let Some(warning) = earlier(done.expired_before, done.expires_at, moves, "--add-days", now) {
-            crate::warn(&format!("VM {name}: {warning}"));
-        }
-        let until = done.expires_at.map_or_else(
-            || "its record has no readable expiry".to_string(),
-            |end| {
-                format!(
-                    "expires at {} ({})",
-                    timestamp::to_text(end),
-                    distance(end, done.expired_before, now)
-                )
-            },
-        );
-        let what = match (command.dry_run, done.was_suspended, done.was_running) {
-            (true, true, _) => "would be started and set to active",
-            (true, false, _) => "is active; it would be started if it is off",
-            (false, true, _) => "is active again",
-            (false, false, true) => "is already active",
-            (false, false, false) => "was off and is running again",
-        };
-        crate::say(&format!("VM {name} {what}; {until}"));
-        Ok(())
-    })
+    crate::run_vms(
+        &command.vms,
+        |_| Ok(()),
+        |ctx, name| {
+            let act = || resume(ctx, name, command.expiry(), command.dry_run);
+            let done = match (command.dry_run, command.vms.mock) {
+                (true, _) => act()?,
+                (false, true) => mock::resume(ctx, name, command.expiry())?,
+                (false, false) => audited(ctx, "resume", name, act)?,
+            };
+            for warning in &done.warnings {
+                crate::warn(&format!("VM {name}: {warning}"));
+            }
+            let now = ctx.host.now();
+            let moves = if command.dry_run { "would move" } else { "moved" };
+            if let Some(warning) = earlier(done.expired_before, done.expires_at, moves, "--add-days", now) {
+                crate::warn(&format!("VM {name}: {warning}"));
+            }
+            let until = done.expires_at.map_or_else(
+                || "its record has no readable expiry".to_string(),
+                |end| {
+                    format!(
+                        "expires at {} ({})",
+                        timestamp::to_text(end),
+                        distance(end, done.expired_before, now)
+                    )
+                },
+            );
+            let what = match (command.dry_run, done.was_suspended, done.was_running) {
+                (true, true, _) => "would be started and set to active",
+                (true, false, _) => "is active; it would be started if it is off",
+                (false, true, _) => "is active again",
+                (false, false, true) => "is already active",
+                (false, false, false) => "was off and is running again",
+            };
+            crate::say(&format!("VM {name} {what}; {until}"));
+            Ok(())
+        },
+    )
 }

@@ -1,6 +1,6 @@
 //! `blockhost-vm-start`: its flags and what it prints.
 
-use crate::OneVm;
+use crate::SomeVms;
 use clap::Parser;
 use provisioner::operation::audited::audited;
 use provisioner::operation::mock;
@@ -17,7 +17,7 @@ use provisioner::operation::start::start;
 )]
 pub struct StartCommand {
     #[command(flatten)]
-    vm: OneVm,
+    vms: SomeVms,
     /// Start the VM even if it has expired; its record stays suspended
     #[arg(long)]
     force: bool,
@@ -26,19 +26,21 @@ pub struct StartCommand {
 /// The whole command.
 pub fn main() -> std::process::ExitCode {
     let command: StartCommand = crate::parse();
-    crate::run_vm(&command.vm, |host| {
-        let name = &command.vm.name;
-        let ctx = crate::open(host, &command.vm)?;
-        let started = match command.vm.mock {
-            true => mock::start(&ctx, name, command.force)?,
-            false => audited(&ctx, "start", name, || start(&ctx, name, command.force))?,
-        };
-        for warning in &started.warnings {
-            crate::warn(&format!("VM {name}: {warning}"));
-        }
-        let what = if started.was_running { "is already running" } else { "is running" };
-        let more = if started.resumed { " and is active again" } else { "" };
-        crate::say(&format!("VM {name} {what}{more}"));
-        Ok(())
-    })
+    crate::run_vms(
+        &command.vms,
+        |_| Ok(()),
+        |ctx, name| {
+            let started = match command.vms.mock {
+                true => mock::start(ctx, name, command.force)?,
+                false => audited(ctx, "start", name, || start(ctx, name, command.force))?,
+            };
+            for warning in &started.warnings {
+                crate::warn(&format!("VM {name}: {warning}"));
+            }
+            let what = if started.was_running { "is already running" } else { "is running" };
+            let more = if started.resumed { " and is active again" } else { "" };
+            crate::say(&format!("VM {name} {what}{more}"));
+            Ok(())
+        },
+    )
 }

@@ -3,7 +3,7 @@ complete -c blockhost-vm-destroy -s v -l verbose -d 'Print more to stderr; -vv p
 complete -c blockhost-vm-destroy -s q -l quiet -d 'Print only errors to stderr'
 complete -c blockhost-vm-destroy -l force -d 'Destroy the VM even if its record is protected'
 complete -c blockhost-vm-destroy -l forget -d 'Only close the record: free its addresses and files, and leave whatever has its VMID alone'
-complete -c blockhost-vm-destroy -l yes -d 'Do not ask before closing the record'
+complete -c blockhost-vm-destroy -l yes -d 'Do not ask: neither before closing a record nor, on a terminal, before destroying several VMs'
 complete -c blockhost-vm-destroy -s h -l help -d 'Print help'
 complete -c blockhost-vm-destroy -s V -l version -d 'Print version'
 complete -c blockhost-vm-destroy -n "not string match -q -- '-*' (commandline -ct)" -f -a '(blockhost-vm-list 2>/dev/null | awk -F \'\\t\' \'NR > 1 && $2 != "destroyed" && $1 ~ /^[A-Za-z0-9][A-Za-z0-9.-]*$/ { print $1 }\')'

@@ -4,6 +4,7 @@ complete -c blockhost-vm-gc -l suspend-only -d 'Suspend expired VMs, destroy not
 complete -c blockhost-vm-gc -l destroy-only -d 'Destroy VMs whose grace period is over, suspend nothing'
 complete -c blockhost-vm-gc -l accept-gap -d 'Destroy even if the last run was more than gc_max_gap_days ago, or is dated in the future'
 complete -c blockhost-vm-gc -l accept-share -d 'Suspend and destroy even if more than gc_max_share of all VMs are due, or the clock is ahead'
+complete -c blockhost-vm-gc -l yes -d 'With --execute on a terminal: do not ask before handling several VMs'
 complete -c blockhost-vm-gc -l mock -d 'Use the mock database; the host is not touched'
 complete -c blockhost-vm-gc -s v -l verbose -d 'Print more to stderr; -vv prints everything (RUST_LOG for fine control)'
 complete -c blockhost-vm-gc -s q -l quiet -d 'Print only errors to stderr'

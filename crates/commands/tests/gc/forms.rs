@@ -104,7 +104,7 @@ fn wrong_usage_is_exit_code_2() {
         assert!(said.err.contains(word), "{said:#?}");
     }
     assert!(everything(&site) == before);
-    assert_eq!(site.gc(&["--help"]).ok().out.matches("--execute").count(), 4);
+    assert_eq!(site.gc(&["--help"]).ok().out.matches("--execute").count(), 5);
     assert!(site.gc(&["--version"]).ok().out.starts_with("blockhost-vm-gc "));
 }
 

@@ -18,5 +18,6 @@ mod network_cleanup;
 mod renewals;
 mod resume;
 mod running;
+mod several;
 mod support;
 mod turns;
