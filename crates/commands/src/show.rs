@@ -69,6 +69,9 @@ fn text(page: &Page, now: DateTime<Utc>, colours: bool) -> String {
     line("expires", expiry(page, now));
     line("protected", if page.expiry.protected { "yes".into() } else { "no".into() });
     line("addresses", addresses(page));
+    for (index, words) in guard(page).into_iter().enumerate() {
+        line(if index == 0 { "guard" } else { "" }, words);
+    }
     for (index, words) in limits(page).into_iter().enumerate() {
         line(if index == 0 { "limits" } else { "" }, words);
     }
@@ -166,6 +169,26 @@ fn addresses(page: &Page) -> String {
         None => {}
     }
     words
+}
+
+/// What guards its network, and what it could not do.
+fn guard(page: &Page) -> Vec<String> {
+    let Some(guard) = &page.guard else { return Vec::new() };
+    let words = match (guard.set, guard.enabled, guard.applied) {
+        (false, ..) => "none; blockhost-provisioner-reapply sets it".to_string(),
+        (true, false, _) => "set, and off while the VM is suspended".to_string(),
+        (true, true, true) => "set and in force".to_string(),
+        (true, true, false) if page.live.as_ref().is_some_and(|live| live.state == "stopped") => {
+            "set".to_string()
+        }
+        (true, true, false) => "set, but NOT in force".to_string(),
+    };
+    let starts = match guard.at_every_start {
+        true => "; every start carries it out",
+        false if guard.set => "; only starts by blockhost-vm-start carry it out",
+        false => "",
+    };
+    std::iter::once(words + starts).chain(guard.missing.iter().cloned()).collect()
 }
 
 /// The limits there are, in a line; each difference in one of its own.

@@ -77,6 +77,7 @@ fn a_page_has_all_that_is_known_and_changes_nothing() {
     assert_eq!(page["record"]["nft_minted"], json!([1, {"deep": null}]), "fields of others too");
     assert_eq!(page["audit"][0]["verb"], "throttle");
     assert_eq!(page["unfinished"], Value::Null);
+    assert_eq!([&page["guard"]["set"], &page["guard"]["applied"]], [false, false], "nobody has decided yet");
 
     let text = show(&lab, &["web-1"]).ok().out;
     for line in [
@@ -85,6 +86,7 @@ fn a_page_has_all_that_is_known_and_changes_nothing() {
         "status        active\n",
         "resources     2 vCPUs, 2048 MB memory, 20 GB disk\n",
         "protected     no\n",
+        "guard         none; blockhost-provisioner-reapply sets it\n",
         "limits        cpu-quota 50 % (1 of 2 vCPUs)\n",
         "unfinished    nothing\n",
         "  wallet_address    0xAb5801a7D398351b8bE11C439e05C5B3259aeC9B\n",
@@ -165,6 +167,7 @@ fn what_is_down_is_said_and_the_rest_is_shown() {
         [&json!("running"), &Value::Null]
     );
     assert!(page["not_known"][0].as_str().unwrap().starts_with("root agent: "), "{page}");
+    assert_eq!(page["guard"], Value::Null);
     // Both.
     without_token(&lab);
     let page = self::page(&lab, "web-1");
@@ -205,6 +208,10 @@ fn unfinished_work_and_damage_have_a_page_too() {
         [&page["terraform"]["state"], &page["terraform"]["record_copy"]],
         [&json!("present"), &json!(true)]
     );
+    let guard = &page["guard"];
+    assert_eq!([&guard["set"], &guard["applied"], &guard["at_every_start"]], [true, true, true], "{page}");
+    let text = show(&lab, &["web-1"]).ok().out;
+    assert!(text.contains("guard         set and in force; every start carries it out\n"), "{text}");
     write(&lab.path("var/terraform/vms/web-1/terraform.tfstate"), "");
     assert_eq!(self::page(&lab, "web-1")["terraform"]["state"], "torn");
     // A record that cannot be used is shown as it stands, with what is wrong.

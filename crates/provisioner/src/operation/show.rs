@@ -20,7 +20,7 @@ use crate::value::limits::{Limit, Limits};
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
 use crate::value::vm_record::VmRecord;
-use crate::value::vm_state::VmState;
+use crate::value::vm_state::{GuardReport, VmState};
 use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -49,6 +49,8 @@ pub struct Page {
     pub limits: Option<Limited>,
     /// When its time ends.
     pub expiry: Expiry,
+    /// What guards its network; `None` where the root agent did not say.
+    pub guard: Option<Guard>,
     /// The volume ids of its cloud-init snippets, as its Terraform file names them.
     pub snippets: Vec<String>,
     /// Its Terraform directory.
@@ -99,6 +101,33 @@ pub struct Addresses {
     pub connected: Option<bool>,
     /// Whether that port is isolated from other guests.
     pub isolated: Option<bool>,
+}
+
+/// What guards its network (`facts/contract/root-agent.md#the-guard-of-a-vms-network`).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Guard {
+    /// There is a decision for this VM.
+    pub set: bool,
+    /// The decision is not that of a suspended VM.
+    pub enabled: bool,
+    /// Every start carries it out, whoever starts the VM.
+    pub at_every_start: bool,
+    /// It runs, and everything is in place.
+    pub applied: bool,
+    /// What the last run could not do, one sentence each.
+    pub missing: Vec<String>,
+}
+
+impl Guard {
+    fn of(report: &GuardReport) -> Guard {
+        Guard {
+            set: report.set,
+            enabled: report.enabled,
+            at_every_start: report.hook,
+            applied: report.applied,
+            missing: report.missing.clone(),
+        }
+    }
 }
 
 /// What it is limited to.
@@ -257,6 +286,7 @@ fn ask(ctx: &Context<'_>, record: VmRecord, page: &mut Page) -> Option<Live> {
     }
     if let Some(state) = &state {
         (page.addresses.connected, page.addresses.isolated) = (state.connected, state.isolated);
+        page.guard = state.guard.as_deref().map(Guard::of);
     }
     live(state, status, ctx)
 }
