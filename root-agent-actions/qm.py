@@ -295,6 +295,15 @@ def _yaml_integer(text: str) -> int | None:
 # --- guests -------------------------------------------------------------------------
 
 
+def _smbios_uuid(smbios: str) -> str | None:
+    """The UUID in `smbios1`, lower case. `base64=1` concerns the other fields only."""
+    for part in smbios.split(","):
+        key, _, value = part.strip().partition("=")
+        if key == "uuid" and UUID_RE.fullmatch(value):
+            return value.lower()
+    return None
+
+
 class Guest(NamedTuple):
     """A VMID that is in use in the cluster."""
 
@@ -312,12 +321,8 @@ class Guest(NamedTuple):
 
     @property
     def uuid(self) -> str | None:
-        """SMBIOS UUID, lower case. `base64=1` concerns the other fields only."""
-        for part in self.config.get("smbios1", "").split(","):
-            key, _, value = part.strip().partition("=")
-            if key == "uuid" and UUID_RE.fullmatch(value):
-                return value.lower()
-        return None
+        """SMBIOS UUID, lower case."""
+        return _smbios_uuid(self.config.get("smbios1", ""))
 
     @property
     def name(self) -> str | None:
@@ -948,17 +953,9 @@ def vm_find(params: dict) -> dict:
     address = _text(params, "address", ADDRESS_RE) if params.get("address") is not None else None
     if uuid is None and name is None:
         raise Refusal("failed", "neither uuid nor name was given")
-    before = _vmlist()
-    if not _quorate():
-        raise Refusal("failed", "the cluster has no quorum, so this node may not see all guests")
-    configs = _all_configs(before)
-    if _where(_vmlist()) != _where(before):
-        raise Refusal("failed", "guests were made, moved or removed meanwhile; ask again")
     found = []
-    for (vmid, node), text in sorted(configs.items()):
+    for (vmid, node), text in sorted(_cluster().items()):
         config, _, description = _parse_config(text)
-        if config.get("lock") == "create" and "smbios1" not in config:
-            raise Refusal("failed", f"VMID {vmid} on node {node} is being made, and does not say yet what it is")
         if uuid is not None:
             # Wherever the text has it: in the settings, a description, a snapshot.
             fits = uuid in text.lower()
@@ -970,6 +967,21 @@ def vm_find(params: dict) -> dict:
         if fits:
             found.append({"vmid": vmid, "node": node, "name": config.get("name")})
     return {"found": found}
+
+
+def _cluster() -> dict[tuple[int, str], str]:
+    """The configuration of every VM of the cluster; a refusal where it cannot be known whether that is all."""
+    before = _vmlist()
+    if not _quorate():
+        raise Refusal("failed", "the cluster has no quorum, so this node may not see all guests")
+    configs = _all_configs(before)
+    if _where(_vmlist()) != _where(before):
+        raise Refusal("failed", "guests were made, moved or removed meanwhile; ask again")
+    for (vmid, node), text in configs.items():
+        config = _parse_config(text)[0]
+        if config.get("lock") == "create" and "smbios1" not in config:
+            raise Refusal("failed", f"VMID {vmid} on node {node} is being made, and does not say yet what it is")
+    return configs
 
 
 def _where(ids: dict[str, Any]) -> dict[str, Any]:
@@ -1748,6 +1760,167 @@ def _unlink(name: str, folder: int) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+# --- actions: VMs of the older package ---------------------------------------------------------
+
+
+@_handler
+def vm_adopt(params: dict) -> dict:
+    """Gives a VM of the older package an identity: our mark, a UUID, its user-data among our snippets.
+
+    A record of the older package has nothing but the name, so more must agree: no other guest
+    of the cluster has the name, and the address that Proxmox configures is the record's.  The
+    UUID is the one that the VM has had since its clone, which changes nothing in the guest.
+    Where another guest has that too (a copy, a restored backup), or there is none, it is
+    `new_uuid`; a guest that runs gets it at its next start, whoever starts it.  With `check`
+    nothing is changed, and the answer is what would be.  It can be asked again at any time.
+    """
+    name = _text(params, "name", NAME_RE)
+    given = _text(params, "uuid", UUID_RE).lower() if params.get("uuid") is not None else None
+    new = _text(params, "new_uuid", UUID_RE).lower()
+    address = _text(params, "address", ADDRESS_RE) if params.get("address") is not None else None
+    check = _boolean(params, "check", False)
+    guest = _unlocked(_ours({"vmid": params.get("vmid"), "name": name}))
+    if any(task.action == "vm-adopt" and task.vmid == guest.vmid and task.wait(0) is None for task in _tasks):
+        return PENDING
+    others = {vmid: text for (vmid, _), text in _cluster().items() if vmid != guest.vmid}
+    _prove_alone(guest, name, address, others)
+    uuid = _adopted_uuid(guest, name, given, new, others)
+    wanted, snippet = _adoption(guest, name, uuid)
+    running = _running(guest.vmid)
+    answer = {"uuid": uuid, "running": running, "node": guest.node, "snippet": snippet}
+    if check:
+        return {**answer, "changes": sorted(wanted), "uuid_pending": guest.uuid != uuid and running}
+    if snippet == "moved":
+        _copy_old_snippet(name)
+    if wanted and not _change(guest, wanted):
+        return PENDING
+    after = _guest(guest.vmid)
+    if after is None or after.mark != f"BlockHost VM {name} {uuid}":
+        raise Refusal("failed", f"VM {guest.vmid}: its description was set, but Proxmox does not show it")
+    if snippet in ("moved", "ours") and after.config.get("cicustom") != wanted.get("cicustom", guest.config.get("cicustom")):
+        raise Refusal("failed", f"VM {guest.vmid}: its cicustom was set, but Proxmox does not show it")
+    if snippet in ("moved", "ours"):
+        _remove_old_snippet(name)
+    return {**answer, "changes": sorted(wanted), "uuid_pending": after.uuid != uuid}
+
+
+def _prove_alone(guest: Guest, name: str, address: str | None, others: dict[int, str]) -> None:
+    """Refuses where another guest could be the VM, or this one is configured with another address."""
+    namesakes = [vmid for vmid, text in others.items() if _parse_config(text)[0].get("name") == name]
+    if namesakes:
+        shown = ", ".join(str(vmid) for vmid in sorted(namesakes)[:5])
+        raise Refusal("collision", f"the cluster has another guest of the name {name} (VMID {shown})")
+    found = re.search(r"(?:^|,)ip=([0-9.]+)(?:/|,|$)", guest.config.get("ipconfig0", ""))
+    if address is not None and found is not None and found.group(1) != address:
+        raise Refusal(
+            "identity",
+            f"VMID {guest.vmid} has the name {name}, but Proxmox configures the address {found.group(1)} "
+            f"and not {address}",
+            found=guest.found(),
+        )
+
+
+def _adopted_uuid(guest: Guest, name: str, given: str | None, new: str, others: dict[int, str]) -> str:
+    """The UUID by which the VM is known from now on: that of its record or mark, its own, or a new one."""
+    words = guest.mark.split(" ")
+    marked = words[3].lower() if len(words) == 4 else None
+    if marked is not None and (words[2] != name or given not in (None, marked)):
+        raise Refusal(
+            "identity", f"VMID {guest.vmid} is marked as another VM of ours ({guest.mark})", found=guest.found()
+        )
+    own = _smbios_uuid(guest.pending.get("smbios1", "")) or guest.uuid
+    # Wherever the text of another has it: in its settings, a description, a snapshot.
+    shared = own is not None and any(own in text.lower() for text in others.values())
+    return given or marked or (own if own is not None and not shared else new)
+
+
+def _adoption(guest: Guest, name: str, uuid: str) -> tuple[dict[str, str], str]:
+    """What is to be set, and what becomes of the user-data: `moved`, `ours` (it was before), `none`, `foreign`, `missing`."""
+    wanted: dict[str, str] = {}
+    mark = f"BlockHost VM {name} {uuid}"
+    if guest.mark != mark:
+        # What people have noted stays below our line.
+        wanted["description"] = f"{mark}\n{guest.description}".rstrip("\n")
+        if len(wanted["description"]) > 8000:
+            raise Refusal("failed", f"VM {guest.vmid}: its notes are too long to put a line before them")
+    smbios = guest.pending.get("smbios1", guest.config.get("smbios1", ""))
+    if _smbios_uuid(smbios) != uuid:
+        rest = [part for part in smbios.split(",") if part and not part.strip().startswith("uuid=")]
+        wanted["smbios1"] = ",".join([f"uuid={uuid}", *rest])
+    parts = dict(part.partition("=")[::2] for part in guest.config.get("cicustom", "").split(",") if part)
+    user = parts.get("user")
+    if user is None:
+        return wanted, "none"
+    storage, path = _snippet_folder()
+    ours, old = f"{storage}:snippets/blockhost-{name}-user.yaml", f"{storage}:snippets/{name}-cloud-config.yaml"
+    if user == ours:
+        return wanted, "ours"
+    if user != old or "cicustom" in _pending_keys(guest):
+        return wanted, "foreign"
+    if not any((path / volume.partition("/")[2]).is_file() for volume in (old, ours)):
+        return wanted, "missing"
+    wanted["cicustom"] = ",".join(f"{key}={ours if key == 'user' else value}" for key, value in parts.items())
+    return wanted, "moved"
+
+
+def _change(guest: Guest, wanted: dict[str, str]) -> bool:
+    """`qm set`, if the configuration is still the one that was proven; whether it has ended."""
+    argv = ["qm", "set", str(guest.vmid), "--digest", _digest(guest)]
+    for key, text in wanted.items():
+        argv += [f"--{key}", text]
+    if not all(word.isascii() for word in argv):
+        # Proxmox decodes its arguments by the locale, and would spoil notes that are kept.
+        argv = ["env", "LC_ALL=C.UTF-8", *argv]
+    result = _detached("vm-adopt", guest.vmid, argv, PATIENCE).wait(0)
+    if result is None:
+        return False
+    if result[0] != 0:
+        if DIGEST_RE.search(f"{result[1]}\n{result[2]}"):
+            raise Refusal("locked", f"VM {guest.vmid}: its configuration was changed meanwhile", lock="changed")
+        raise _tool_refusal(argv, *result)
+    return True
+
+
+def _copy_old_snippet(name: str) -> None:
+    """The user-data that the older package uploaded, under our name. Its text is the same, and so is what the guest gets."""
+    _, path = _snippet_folder()
+    folder = _open_snippets(path, create=False)
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        fd = os.open(f"{name}-cloud-config.yaml", flags, dir_fd=folder)
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise Refusal("failed", f"{path}/{name}-cloud-config.yaml is no regular file")
+            text = file.read(SNIPPET_MAX + 1)
+        if len(text) > SNIPPET_MAX:
+            raise Refusal("failed", f"{path}/{name}-cloud-config.yaml is larger than {SNIPPET_MAX} bytes")
+        _check_room(folder, f"blockhost-{name}-user.yaml", len(text))
+        _write_whole(folder, f"blockhost-{name}-user.yaml", text, 0o600)
+    except FileNotFoundError:
+        pass  # moved before, or put there by whoever asks
+    except OSError as error:
+        raise Refusal("failed", f"{path}/{name}-cloud-config.yaml cannot be copied: {error.strerror or error}") from None
+    finally:
+        if folder >= 0:
+            os.close(folder)
+
+
+def _remove_old_snippet(name: str) -> None:
+    """Removes the older package's file, unless a configuration names it: a clone of the VM, or a snapshot of it."""
+    storage, path = _snippet_folder()
+    if any(f"{storage}:snippets/{name}-cloud-config.yaml" in text for text in _cluster().values()):
+        return
+    folder = _open_snippets(path, create=False)
+    if folder < 0:
+        return
+    try:
+        _unlink(f"{name}-cloud-config.yaml", folder)
+    except OSError as error:
+        raise Refusal("failed", f"{path}/{name}-cloud-config.yaml cannot be removed: {error}") from None
+    finally:
+        os.close(folder)
 
 
 # --- actions: limits --------------------------------------------------------------------------
@@ -2534,6 +2707,7 @@ def volume_free(params: dict) -> dict:
 ACTIONS = {
     "vm-state": vm_state,
     "vm-find": vm_find,
+    "vm-adopt": vm_adopt,
     "guest-list": guest_list,
     "host-inventory": host_inventory,
     "volume-list": volume_list,

@@ -21,6 +21,7 @@ from conftest import make_node
 from node import OTHER_UUID, TEMPLATE, UUID, tree
 
 CASES = int(os.environ.get("BLOCKHOST_FUZZ_CASES", "9000"))
+ADOPTED = "dddddddd-0000-4000-8000-000000000001"
 COUNT = {"cases": 0, "processes": 0, "ok": 0}
 ACTED = set()
 
@@ -34,7 +35,7 @@ OURS = {
     104: ("aaaaaaaa-0000-4000-8000-000000000104", "half"),
     105: ("bbbbbbbb-0000-4000-8000-000000000105", "stranger"),
 }
-SNIPPET_RE = re.compile(r"blockhost-([A-Za-z0-9][A-Za-z0-9.-]*-(user|meta)\.yaml|guard\.sh)")
+SNIPPET_RE = re.compile(r"blockhost-([A-Za-z0-9][A-Za-z0-9.-]*-(user|meta)\.yaml|guard\.sh)|old\.one-cloud-config\.yaml")
 
 
 def build(folder, monkeypatch):
@@ -47,6 +48,8 @@ def build(folder, monkeypatch):
         f"#BlockHost VM web-3 {OURS[102][0]}\nname: web-3\nsmbios1: uuid=cccccccc-0000-4000-8000-000000000102\nscsi0: l:vm-102-disk-0\n",
     )
     node.add(103, "name: old.one\nscsi0: local:103/vm-103-disk-0.qcow2,iops=5,size=9G\n")
+    (node.root / "var/lib/vz/snippets/old.one-cloud-config.yaml").write_text("#cloud-config\n")
+    node.edit(103, lambda text: text + "cicustom: user=local:snippets/old.one-cloud-config.yaml\n")
     node.add(105, f"name: stranger\nsmbios1: uuid={OURS[105][0]}\n")
     node.add(300, f"name: tpl\ntemplate: 1\nsmbios1: uuid={OTHER_UUID}\n")
     node.add(301, "", node="pve2", here=False)
@@ -131,6 +134,12 @@ FORMS = {
     for action, forms in FORMS.items()
 }  # fmt: skip
 OPTIONS = {
+    "vm-adopt": {
+        "digest": "[0-9a-f]{40}",
+        "description": r"BlockHost VM [A-Za-z0-9.-]+ [0-9a-f-]{36}(\n[\s\S]*)?",
+        "smbios1": r"uuid=[0-9a-f-]{36}(,[^,]+)*",
+        "cicustom": r"user=local:snippets/blockhost-[A-Za-z0-9.-]+-user\.yaml",
+    },
     "qm-set": {"onboot": TOKEN["bit"], "cpulimit": TOKEN["cpu"], "cpuunits": N, "delete": TOKEN["drop"]},
     "pve-set-throttle": {
         "digest": "[0-9a-f]{40}",
@@ -182,6 +191,9 @@ def entitled(action, params, vmid):
     uuid, name = params.get("uuid"), params.get("name")
     if action == "qm-start" and uuid is None and name is None:
         return vmid in OURS
+    if action == "vm-adopt":
+        # By the name, whatever UUID is asked for.
+        uuid = None
     if vmid not in OURS:
         return False
     if uuid is not None:
@@ -233,6 +245,8 @@ WHO = {
     "qm-create": [{"vmid": 200}, {"vmid": 201}, {"vmid": 8000}, *WRONG],
     "qm-importdisk": [{"vmid": TEMPLATE}, {"vmid": TEMPLATE, "name": "debian-12-web3-template"}],
     "qm-template": [{"vmid": TEMPLATE}, {"vmid": TEMPLATE, "name": "debian-12-web3-template"}],
+    # By the name alone; web-1 has a namesake, and is never adopted.
+    "vm-adopt": [{"vmid": vmid, "name": name} for vmid, (_, name) in OURS.items()],
     "tc-rate-limit": [{**who, "dev": f"tap{who['vmid']}i0"} for who in RIGHT],
 }
 
@@ -361,6 +375,11 @@ PARAMS = {
         "limits": some(None, {}, {"bandwidth_in_kbps": 5}, {"bandwidth_out_kbps": -1}, {"x": 1}),
     },
     "guard-clear": {},
+    "vm-adopt": {
+        "new_uuid": some(ADOPTED, ADOPTED, "x", OTHER_UUID),
+        "address": some(None, None, "192.168.122.200", "10.0.0.1;id"),
+        "check": some(True, True, False, False, 1),
+    },
 }
 # What the tools answer to the request at hand: code, stdout, stderr, or an exception, or nothing in time.
 ANSWERS = st.sampled_from([
@@ -378,7 +397,7 @@ FINE = {
     "qm-update-gecos": [(0, '{"pid" : 4242}', ""), (0, '{"exited":1,"exitcode":0}', "")],
     "qm-guest-exec-status": [(0, '{"exited":1,"exitcode":0}', "")],
 }
-CODES = {"identity", "missing", "elsewhere", "locked", "range", "failed"}
+CODES = {"identity", "missing", "elsewhere", "locked", "range", "failed", "collision"}
 
 
 @pytest.fixture(scope="module")
@@ -493,7 +512,7 @@ def test_h28_the_cases_were_enough(world):
     assert COUNT["processes"] >= CASES / 15 and COUNT["ok"] >= CASES / 15
     if CASES >= 50000:
         # The others are read back, and this node never changes.
-        assert ACTED >= set(PARAMS) - {"qm-destroy", "qm-create", "qm-importdisk", "qm-template"}
+        assert ACTED >= set(PARAMS) - {"vm-adopt", "qm-destroy", "qm-create", "qm-importdisk", "qm-template"}
 
 
 FILES = st.one_of(

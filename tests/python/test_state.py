@@ -49,7 +49,7 @@ def test_the_plugin_imports_the_standard_library_and_common_only():
 
 def test_the_actions_are_those_of_the_contract():
     assert set(qm.ACTIONS) == {
-        "vm-state", "vm-find", "guest-list", "host-inventory", "volume-list", "volume-free", "qm-start", "qm-stop", "qm-shutdown", "qm-resume", "qm-destroy", "qm-create", "qm-set",
+        "vm-state", "vm-find", "vm-adopt", "guest-list", "host-inventory", "volume-list", "volume-free", "qm-start", "qm-stop", "qm-shutdown", "qm-resume", "qm-destroy", "qm-create", "qm-set",
         "qm-importdisk", "qm-template", "qm-guest-ping", "qm-guest-exec", "qm-guest-exec-status",
         "qm-update-gecos", "guest-route-add", "guest-route-del", "snippet-put", "snippet-delete", "pve-set-throttle",
         "tc-rate-limit", "guard-set", "guard-clear", "guard-remove",

@@ -12,6 +12,7 @@ pub mod expiry;
 pub mod gc;
 pub mod guard;
 pub mod guest_exec;
+pub mod import;
 pub mod kill;
 pub mod list;
 pub mod metrics;

@@ -19,7 +19,7 @@ pub struct Program {
 }
 
 /// All executables, by name.
-pub const PROGRAMS: [Program; 23] = [
+pub const PROGRAMS: [Program; 24] = [
     of::<crate::build_template::BuildTemplateCommand>(
         "blockhost-build-template",
         crate::build_template::main,
@@ -27,6 +27,7 @@ pub const PROGRAMS: [Program; 23] = [
     of::<crate::detect::DetectCommand>("blockhost-provisioner-detect", crate::detect::main),
     of::<crate::doctor::DoctorCommand>("blockhost-provisioner-doctor", crate::doctor::main),
     of::<crate::guard::GuardCommand>("blockhost-provisioner-guard", crate::guard::main),
+    of::<crate::import::ImportCommand>("blockhost-provisioner-import", crate::import::main),
     of::<crate::reapply::ReapplyCommand>("blockhost-provisioner-reapply", crate::reapply::main),
     of::<crate::setup::SetupCommand>("blockhost-provisioner-setup", crate::setup::main),
     of::<crate::audit::AuditCommand>("blockhost-vm-audit", crate::audit::main),

@@ -136,6 +136,8 @@ fn blotted(text: &str) -> String {
             (r"\bfe80::[0-9a-f:]+|0xfe80[0-9a-f]{28}", "LINK-LOCAL"),
             (r"\b[0-9a-f]{64}\b", "KEY"),
             (r"https://127\.0\.0\.1:\d+", "ENDPOINT"),
+            (r#"/[^\s"]*/lab-[A-Za-z0-9]+/"#, "LAB/"),
+            (r#""file_tag": "[0-9a-f-]+""#, "TAG"),
             (r#"("(terraform_)?pid": )\d+"#, "${1}PID"),
         ]
         .map(|(pattern, word)| (Regex::new(pattern).unwrap(), word))

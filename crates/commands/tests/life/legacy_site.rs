@@ -1,9 +1,11 @@
 //! A host of the older package: VMs in the shared terraform folder, records without identity
 //! (`facts/contract/legacy.md`).
 
-use crate::support::{add_settings, edit, read, write};
+use crate::support::{Ended, add_settings, edit, read, write};
 use lab::Lab;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 pub const DATABASE: &str = "var/vm-db.json";
 
@@ -85,4 +87,72 @@ pub fn records(lab: &Lab) -> Value {
 
 pub fn legacy_record(lab: &Lab, name: &str) -> Value {
     records(lab)["vms"][name].clone()
+}
+
+/// Everything that a dry run must leave as it is: the node, and every file of ours but locks and the audit trail.
+pub fn everything(lab: &Lab) -> (lab::model::Snapshot, BTreeMap<String, String>) {
+    let mut files = BTreeMap::new();
+    collect(&lab.path("var"), &mut files);
+    collect(&lab.path("node/var/lib"), &mut files);
+    (lab.control().snapshot().unwrap(), files)
+}
+
+/// Everything is as it was; what is not is named.
+#[track_caller]
+pub fn unchanged(lab: &Lab, before: &(lab::model::Snapshot, BTreeMap<String, String>)) {
+    let now = everything(lab);
+    for (path, text) in before.1.iter().chain(&now.1) {
+        assert!(before.1.get(path) == now.1.get(path), "{path} was changed; here it is:\n{text}");
+    }
+    assert_eq!(now.0, before.0);
+}
+
+fn collect(folder: &Path, files: &mut BTreeMap<String, String>) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let (path, name) = (entry.path(), entry.file_name().into_string().unwrap());
+        let left_out = [".terraform", "audit"].contains(&name.as_str()) || name.ends_with(".lock");
+        if left_out || name.ends_with(".sock") {
+            continue;
+        }
+        if entry.file_type().unwrap().is_dir() {
+            // Made by the first command that locks a VM.
+            if name != "journal" {
+                files.insert(path.display().to_string(), "a directory".into());
+            }
+            collect(&path, files);
+        } else if entry.file_type().unwrap().is_symlink() {
+            files.insert(path.display().to_string(), "a link".into());
+        } else {
+            let bytes = std::fs::read(&path).unwrap();
+            files.insert(path.display().to_string(), String::from_utf8_lossy(&bytes).into_owned());
+        }
+    }
+}
+
+/// `blockhost-provisioner-import` with these arguments.
+pub fn import(lab: &Lab, arguments: &[&str]) -> Ended {
+    import_with(lab, "", arguments)
+}
+
+/// The same with rules for the failpoints.
+pub fn import_with(lab: &Lab, rules: &str, arguments: &[&str]) -> Ended {
+    crate::support::run(import_command(lab, arguments).env("BLOCKHOST_FAULT", rules))
+}
+
+pub fn import_command(lab: &Lab, arguments: &[&str]) -> std::process::Command {
+    let mut command = lab.command("blockhost-provisioner-import");
+    command.args(arguments).stdin(std::process::Stdio::null());
+    command
+}
+
+/// The rows of `--format json`, by name.
+#[track_caller]
+pub fn rows(ended: &Ended) -> BTreeMap<String, Value> {
+    let all: Value = serde_json::from_str(&ended.out).unwrap_or_else(|error| panic!("{error}: {ended:#?}"));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../facts/schema/provisioner-import.json");
+    let schema: Value = serde_json::from_str(&read(&path)).unwrap();
+    let wrong = test_support::schema::violations(&schema, &all);
+    assert!(wrong.is_empty(), "not as documented: {wrong:#?}");
+    let vms = all["vms"].as_array().unwrap().iter();
+    vms.map(|row| (row["name"].as_str().unwrap().to_string(), row.clone())).collect()
 }

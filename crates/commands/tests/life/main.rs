@@ -11,6 +11,8 @@ mod guests;
 mod held;
 mod held_by;
 mod identity;
+mod import;
+mod import_faults;
 mod legacy;
 mod legacy_site;
 mod node_says;

@@ -128,6 +128,16 @@ impl LockFile {
     }
 }
 
+/// Whether another process holds a record lock (`fcntl`) on a file, as terraform does on the state it works with. Not
+/// there, or not ours to write, is not locked.
+pub fn is_record_locked(path: &Path) -> bool {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    // Locked for this moment only: the lock goes with the descriptor.
+    rustix::fs::open(path, flags, Mode::empty()).is_ok_and(|file| {
+        rustix::fs::fcntl_lock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err()
+    })
+}
+
 /// What the holder wrote into the lock file, one line.
 pub fn read_note(path: &Path) -> String {
     let mut text = String::new();

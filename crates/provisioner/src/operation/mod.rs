@@ -14,6 +14,7 @@ pub mod expire;
 pub mod gc;
 pub mod guard;
 pub mod guest_exec;
+pub mod import;
 pub mod kill;
 pub mod late_requests;
 pub mod leftovers;

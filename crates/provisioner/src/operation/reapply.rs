@@ -10,6 +10,7 @@ use crate::host::failpoint;
 use crate::host::root_agent::AgentError;
 use crate::store::vm_database::{DatabaseError, Fields};
 use crate::tool::node::Node;
+use crate::value::identity::Identity;
 use crate::value::vm_name::VmName;
 use crate::value::vm_record::{Status, VmRecord};
 use crate::value::vmid::Vmid;
@@ -218,6 +219,15 @@ fn one(ctx: &Context<'_>, name: &VmName, deadline: Deadline) -> anyhow::Result<E
     machine.prove(&state)?;
     if !state.exists {
         return Ok(Ended::Missing);
+    }
+    if let Identity::Uuid(uuid) = &machine.identity
+        && state.uuid != Some(*uuid)
+    {
+        tracing::info!(
+            "{}: it is known by its description until its next start, which sets its SMBIOS UUID; if it stays so after \
+             that, run blockhost-provisioner-import --apply",
+            machine.label()
+        );
     }
     let decision = network::decision_for(ctx, &machine.record);
     if !state.running {

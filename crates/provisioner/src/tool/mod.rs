@@ -1,5 +1,6 @@
 //! One wrapper per outside tool, built on the doors of [`crate::host`].
 
+pub mod guest_adoption;
 pub mod guest_agent;
 pub mod guest_config;
 pub mod guest_guard;
@@ -7,6 +8,7 @@ pub mod guest_network;
 pub mod guest_ports;
 pub mod host_inventory;
 pub mod ip;
+pub mod legacy_state;
 pub mod node;
 pub mod proxmox_cli;
 pub mod terraform;

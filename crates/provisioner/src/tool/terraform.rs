@@ -37,8 +37,8 @@ use uuid::Uuid;
 /// Files that each VM's folder shares with the parent.
 const SHARED_FILES: [&str; 3] = ["provider.tf.json", "variables.tf.json", ".terraform.lock.hcl"];
 const TOKEN_FILE: &str = "pve-token.tfvars.json";
-const STATE: &str = "terraform.tfstate";
-const STATE_COPY: &str = "terraform.tfstate.blockhost";
+pub(super) const STATE: &str = "terraform.tfstate";
+pub(super) const STATE_COPY: &str = "terraform.tfstate.blockhost";
 /// Variables of the caller that would change what terraform does.
 const NOT_PASSED_ON: [&str; 7] =
     ["PROXMOX_VE_", "TF_CLI_ARGS", "TF_VAR_", "TF_WORKSPACE", "TF_DATA_DIR", "TF_REATTACH", "TF_LOG"];
@@ -47,7 +47,7 @@ const NO_SPACE_KIB: u64 = 64;
 /// How long terraform waits for its own state lock: another one of the same VM may be ending.
 const LOCK_TIMEOUT: &str = "-lock-timeout=30s";
 /// How long a terraform that works in the same folder is waited for.
-const FOLDER_WAIT: Duration = Duration::from_secs(20);
+pub(super) const FOLDER_WAIT: Duration = Duration::from_secs(20);
 /// After SIGTERM terraform ends its step and saves its state; the provider does not stop a clone half-way.
 const AFTER_SIGTERM: Duration = Duration::from_secs(120);
 
@@ -171,6 +171,17 @@ impl VmFolder {
         Ok(())
     }
 
+    /// Writes its first state, for a VM that another directory's state had; one that is there is left.
+    pub fn adopt_state(&self, text: &str) -> anyhow::Result<()> {
+        let path = self.dir.join(STATE);
+        match read_state(&path)? {
+            StateFile::Holds(_) => Ok(()),
+            StateFile::Missing | StateFile::Torn => {
+                Ok(replace_file::replace(&path, text.as_bytes(), PRIVATE, "own-state")?)
+            }
+        }
+    }
+
     /// What the state says.
     pub fn state(&self) -> anyhow::Result<StateFile> {
         read_state(&self.dir.join(STATE))
@@ -233,7 +244,7 @@ impl VmFolder {
 
 /// The shared folder of the older package, where its VMs still have their files and their state.
 pub struct LegacyFolder {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     home: PathBuf,
     temporary: PathBuf,
     name: VmName,
@@ -247,7 +258,7 @@ impl LegacyFolder {
         LegacyFolder { temporary: temporary_of(host, &dir), dir, home, name: name.clone() }
     }
 
-    fn vm_file(&self) -> PathBuf {
+    pub(super) fn vm_file(&self) -> PathBuf {
         self.dir.join(format!("{}.tf.json", self.name))
     }
 
@@ -336,7 +347,12 @@ impl LegacyFolder {
     /// Removes the VM's two files from the shared folder.
     pub fn remove_files(&self) -> anyhow::Result<()> {
         replace_file::remove(&self.vm_file())?;
-        Ok(replace_file::remove(&self.dir.join(format!("{}-cloud-config.yaml", self.name)))?)
+        Ok(replace_file::remove(&self.cloud_config())?)
+    }
+
+    /// Where the older package wrote the VM's user-data before it uploaded it.
+    pub(super) fn cloud_config(&self) -> PathBuf {
+        self.dir.join(format!("{}-cloud-config.yaml", self.name))
     }
 }
 

@@ -1,0 +1,5 @@
+//! `blockhost-provisioner-import`
+
+fn main() -> std::process::ExitCode {
+    commands::import::main()
+}
