@@ -210,3 +210,18 @@ def test_h28_hostile_parameters(older, ask, params):
 def test_h64_without_quorum_nothing_is_known(older, ask):
     (older.root / "etc/pve/.members").write_text('{"cluster": {"quorate": 0}}')
     refused(ask("vm-adopt", **ASKED, check=True), "failed", "no quorum")
+
+
+def test_h32_a_mark_that_was_not_set_is_seen(older, ask):
+    older.edit(110, lambda text: text.replace(f"cicustom: user=local:snippets/{OLD}\n", ""))
+    older.reply("qm set 110", code=0)
+    refused(ask("vm-adopt", **ASKED), "failed", "description was set")
+
+
+def test_h20_what_a_qm_under_way_has_set_already_is_not_taken_for_its_end(older, ask):
+    older.reply("qm set 110", slow=True)
+    assert ask("vm-adopt", **ASKED)["pending"]
+    # All is in the configuration, and `qm` may still take it back.
+    carry_out(older, older.calls[0])
+    assert ask("vm-adopt", **ASKED) == {"ok": True, "pending": True}
+    assert (snippets(older) / OLD).exists()
