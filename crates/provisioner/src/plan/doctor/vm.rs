@@ -82,7 +82,8 @@ pub fn findings(record: &VmRecord, state: &VmState, around: &Surroundings<'_>) -
 }
 
 /// What is told of a VM of the older package.
-const IMPORT: &str = "nothing has to be done; see doc/upgrading.md for VMs like NAME";
+const IMPORT: &str =
+    "blockhost-provisioner-import shows what NAME lacks, and with --apply gives it a UUID while it runs";
 
 type Make<'a> = &'a dyn Fn(&'static Kind, String, String) -> Finding;
 
