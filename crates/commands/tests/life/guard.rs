@@ -1,7 +1,7 @@
 //! The guard of a VM's network: what holds at every start, whoever starts the VM (hazards H36, H51).
 
 use crate::support::{
-    Commands, Ended, edit_record, guest, read, record, run, until, until_unguarded, without_guard, write,
+    Commands, Ended, edit_record, guest, record, run, until, until_unguarded, without_guard,
 };
 use lab::Lab;
 use lab::model::{FaultAction, Power};
@@ -70,11 +70,7 @@ fn h36_a_vm_that_somebody_else_starts_keeps_all_that_holds_its_network() {
     let lab = Lab::builder().start().unwrap();
     made(&lab);
     assert_eq!(record(&lab, "web-1")["anti_spoofing"], true);
-    // As throttle decides.
-    let file = lab.path("node/var/lib/blockhost-guard/100.json");
-    let text = read(&file);
-    let limited = text.replace("\"bandwidth_in_kbps\": 0", "\"bandwidth_in_kbps\": 7000");
-    write(&file, &limited.replace("\"bandwidth_out_kbps\": 0", "\"bandwidth_out_kbps\": 8000"));
+    lab.vm("throttle", &["web-1", "--bandwidth-in", "7000", "--bandwidth-out", "8000"]).ok();
     let limited = There { limits: [true; 2], ..ALL };
     stopped(&lab);
     tool(&lab, "qm start 100").ok();

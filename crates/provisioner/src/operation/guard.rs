@@ -172,8 +172,12 @@ impl Work<'_> {
             Ok(()) if needed => self.state.taps = cards.iter().map(|card| card.tap.clone()).collect(),
             Ok(()) => self.state.taps.clear(),
             Err(error) => {
-                let what = if guarded.anti_spoofing { "anti-spoofing" } else { "the limit of what it sends" };
-                self.missing.push(format!("{what} is not in force: {error}"));
+                if guarded.anti_spoofing {
+                    self.missing.push(format!("anti-spoofing is not in force: {error}"));
+                }
+                if guarded.limits.bandwidth_out_kbps > 0 {
+                    self.missing.push(format!("the limit of what it sends is not in force: {error}"));
+                }
             }
         }
     }
@@ -183,10 +187,14 @@ impl Work<'_> {
             Ok(port) => port,
             Err(why) => return self.missing.push(why),
         };
-        if guarded.anti_spoofing && self.files.isolated(&port).is_none() {
+        if self.files.isolated(&port).is_none() {
             // nftables' family `bridge` sees nothing of Open vSwitch.
-            let why = format!("anti-spoofing is not in force: {port} is not a port of a Linux bridge");
-            self.missing.push(why);
+            let needed = [guarded.anti_spoofing, guarded.limits.bandwidth_out_kbps > 0];
+            for (what, _) in
+                ["anti-spoofing", "the limit of what it sends"].iter().zip(needed).filter(|(_, n)| *n)
+            {
+                self.missing.push(format!("{what} is not in force: {port} is not a port of a Linux bridge"));
+            }
         }
         self.isolation(&port, guarded, phase);
         let limited = match guarded.limits.bandwidth_in_kbps {

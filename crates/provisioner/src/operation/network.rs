@@ -50,7 +50,7 @@ pub fn decision(
     wanted: Option<bool>,
 ) -> Decision {
     let anti_spoofing = ctx.settings.anti_spoofing && wanted == Some(true);
-    Decision { ipv4, ipv6, anti_spoofing, enabled: true }
+    Decision { ipv4, ipv6, anti_spoofing, enabled: true, limits: None }
 }
 
 /// What a VM is held to by its record.
@@ -75,7 +75,7 @@ pub fn suspend(
     deadline: Deadline,
 ) -> Result<(), AgentError> {
     let (ipv4, ipv6, anti_spoofing) = (record.ipv4, record.ipv6, record.anti_spoofing == Some(true));
-    let off = Decision { ipv4, ipv6, anti_spoofing, enabled: false };
+    let off = Decision { ipv4, ipv6, anti_spoofing, enabled: false, limits: None };
     match node.set_guard(vmid, identity, &off, deadline) {
         Err(error) if error.is_unknown_action() || error.code() == "missing" => Ok(()),
         answer => answer.map(drop),
@@ -189,12 +189,13 @@ pub fn connect_once(
 }
 
 /// Said once by a command, however many VMs it connects.
-fn warn_of_older_plugin() {
+pub(super) fn warn_of_older_plugin() {
     static SAID: std::sync::Once = std::sync::Once::new();
     SAID.call_once(|| {
         tracing::warn!(
             "the root agent does not guard VMs at their starts (its plugin is older than this command, or the VM is \
-             outside vmid_range); routes and isolation are set once, by this command"
+             outside vmid_range); routes, isolation and bandwidth limits are \
+             set once, by this command"
         );
     });
 }

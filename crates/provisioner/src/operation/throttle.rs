@@ -49,7 +49,7 @@ pub struct Shown {
     pub vmid: u32,
     /// Whether it runs, without which no limit has anything to limit.
     pub is_running: bool,
-    /// What is in force: CPU and IOPS as the node has them, bandwidth as the record says.
+    /// What is in force: CPU and IOPS as the node has them, bandwidth as the guard has it, or else as the record says.
     pub limits: Limits,
     /// The same for a person, in the order of [`Limit::ALL`].
     pub words: Vec<(Limit, String)>,
@@ -134,14 +134,25 @@ pub fn show(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Shown> {
     };
     let waits = node.pending.iter().map(|key| format!("a change of {key} waits for the VM's next start"));
     differences.extend(waits);
+    let mut limits = node.recorded(&record);
+    if let Some(guarded) = state.guard.as_ref().and_then(|guard| guard.bandwidth()) {
+        for limit in bandwidth::BOTH {
+            let (is, said) = (guarded.get(limit), record.get(limit));
+            if is != said {
+                let [is, said] = [is, said].map(|value| limit.in_words(value));
+                differences.push(format!("{}: the guard has {is}, the record says {said}", limit.name()));
+            }
+            limits.set(limit, is);
+        }
+    }
     let words = |limit: Limit| match limit.is_bandwidth() {
-        true => limit.in_words(record.get(limit)),
+        true => limit.in_words(limits.get(limit)),
         false => node.in_words(limit),
     };
     Ok(Shown {
         vmid: machine.vmid.get(),
         is_running: state.running,
-        limits: node.recorded(&record),
+        limits,
         words: Limit::ALL.into_iter().map(|limit| (limit, words(limit))).collect(),
         differences,
     })

@@ -6,11 +6,12 @@ use super::vm_state::texts;
 use crate::host::clock::Deadline;
 use crate::host::root_agent::AgentError;
 use crate::value::identity::Identity;
+use crate::value::limits::{Limit, Limits};
 use crate::value::vmid::Vmid;
 use serde_json::{Map, Value, json};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// What a VM's network is to be held to. Bandwidth limits stay as they are.
+/// What a VM's network is to be held to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
     /// Its own IPv4 address.
@@ -21,6 +22,8 @@ pub struct Decision {
     pub anti_spoofing: bool,
     /// False for a suspended VM: nothing of all this, whoever starts it (hazard H51).
     pub enabled: bool,
+    /// Its bandwidth limits; `None`: they stay as they are.
+    pub limits: Option<Limits>,
 }
 
 /// What came of it.
@@ -44,12 +47,17 @@ impl Node {
         let mut params = Map::new();
         params.insert("vmid".into(), vmid.get().into());
         put(identity, &mut params);
-        let Decision { ipv4, ipv6, anti_spoofing, enabled } = decision;
+        let Decision { ipv4, ipv6, anti_spoofing, enabled, limits } = decision;
         params.insert("anti_spoofing".into(), (*anti_spoofing).into());
         params.insert("isolate".into(), true.into());
         params.insert("enabled".into(), (*enabled).into());
         params.extend(ipv4.map(|address| ("ipv4".to_owned(), Value::from(address.to_string()))));
         params.extend(ipv6.map(|address| ("ipv6".to_owned(), Value::from(address.to_string()))));
+        params.extend(limits.map(|limits| {
+            let keys = [Limit::BandwidthIn, Limit::BandwidthOut];
+            let each = keys.map(|limit| (limit.key().to_owned(), Value::from(limits.get(limit))));
+            ("limits".to_owned(), Value::Object(Map::from_iter(each)))
+        }));
         let answer = self.act("guard-set", Value::Object(params), deadline)?;
         let applied = answer.get("applied") == Some(&Value::Bool(true));
         Ok(Guarded { applied, missing: texts(answer.get("missing")) })

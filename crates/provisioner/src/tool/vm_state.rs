@@ -1,6 +1,7 @@
 //! What the root agent's `vm-state` answers, read into [`VmState`] (`facts/contract/root-agent.md`).
 
 use crate::host::root_agent::with_way_out;
+use crate::value::limits::Limits;
 use crate::value::vm_state::{FailedAct, GuardReport, VmState};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -51,6 +52,7 @@ fn guard_in(report: &Map<String, Value>) -> GuardReport {
         hook: flag("hook"),
         enabled: flag("enabled"),
         applied: flag("applied"),
+        limits: Limits::from_record(report.get("limits")).unwrap_or_default(),
         missing: texts(report.get("missing")),
     }
 }

@@ -1,6 +1,7 @@
 //! What the node says about one VMID.
 
 use super::identity::{Identity, description};
+use super::limits::Limits;
 use super::vm_name::VmName;
 use uuid::Uuid;
 
@@ -64,11 +65,18 @@ pub struct GuardReport {
     pub enabled: bool,
     /// It runs, and everything is in place.
     pub applied: bool,
+    /// Its bandwidth limits, at every start; the others are Proxmox' own.
+    pub limits: Limits,
     /// What the last run could not do, one sentence each.
     pub missing: Vec<String>,
 }
 
 impl GuardReport {
+    /// The bandwidth limits that hold at every start, whoever does it; `None` where nothing guards the VM.
+    pub fn bandwidth(&self) -> Option<Limits> {
+        (self.set && self.enabled).then_some(self.limits)
+    }
+
     /// What a person should know of an active VM that runs, if anything; older VMs have no guard until reapply.
     pub fn warning(&self) -> Option<String> {
         match (self.set && self.enabled, self.missing.as_slice()) {
