@@ -128,6 +128,13 @@ impl Site {
         until("tasks and terraforms end", || {
             self.lab().control().snapshot().unwrap().tasks_running.is_empty() && !self.terraform_runs()
         });
+        // The hook script's last phase runs after the stop; its last act is to forget what it left.
+        until("the hook scripts' last phases end", || {
+            let node = self.lab().control().snapshot().unwrap();
+            let has_tap = |vmid: u32| node.ports.contains_key(&format!("tap{vmid}i0"));
+            let is_guarded = |vmid: u32| self.path(&format!("node/run/blockhost-guard/{vmid}.json")).exists();
+            !node.guests.keys().any(|vmid| !has_tap(*vmid) && is_guarded(*vmid))
+        });
     }
 
     /// Whether a terraform, or its provider, holds its folder's lock.
