@@ -24,7 +24,7 @@ enum Format {
     name = "blockhost-provisioner-doctor",
     version,
     styles = crate::STYLES,
-    after_help = "Changes nothing without --fix. --fix restores a lost record; sets route, isolation and bandwidth limits of \
+    after_help = "Changes nothing without --fix. --fix restores a lost record; sets hook, route, isolation and bandwidth limits of \
         running VMs; frees disks that a destroy of ours could not free; removes tickets and half-written files of \
         commands that died; sets wrong owners and modes of our own files. All else is left to you.\n\
         Exit codes: 0 nothing but notes, 1 warnings, 2 errors, 3 the command itself failed. doc/doctor.md lists the \

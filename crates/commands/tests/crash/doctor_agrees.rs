@@ -39,6 +39,10 @@ fn things(site: &Site) -> Things {
             all.insert(format!("record {name}"));
         }
     }
+    for guard in std::fs::read_dir(site.path("node/var/lib/blockhost-guard")).into_iter().flatten().flatten()
+    {
+        all.insert(format!("guard {}", guard.file_name().to_string_lossy().trim_end_matches(".json")));
+    }
     files(site, &site.path("var"), &mut all);
     files(site, &site.path("run"), &mut all);
     all
@@ -72,6 +76,7 @@ fn of_whole(site: &Site, name: &str, vmid: u32, all: &Things) -> Things {
     let mut own = Things::new();
     own.insert(format!("record {name}"));
     own.insert(format!("vm {vmid}"));
+    own.insert(format!("guard {vmid}"));
     for key in ["ip_address", "ipv6_address"] {
         let address = record[key].as_str().unwrap_or_default();
         own.insert(format!("address {address}"));
@@ -104,7 +109,14 @@ const MAY_LACK: [&str; 2] = ["route-missing", "port-not-isolated"];
 
 /// Judges what a killed operation on `web-1` has left.
 fn judge(site: &Site, context: &str) {
-    let all = things(site);
+    // The hook of a guest that stops runs on by itself: what is judged is what stood before and after doctor's look.
+    let (all, found) = loop {
+        let before = things(site);
+        let found = findings(site);
+        if things(site) == before {
+            break (before, found);
+        }
+    };
     let step = site.journal_step("web-1");
     let record = site.database()["vms"]["web-1"].clone();
     let is_live = record.is_object() && record["status"] != "destroyed";
@@ -113,7 +125,6 @@ fn judge(site: &Site, context: &str) {
     let vmid = record["vmid"].as_u64().unwrap_or_default() as u32;
     let whole = if is_whole { of_whole(site, "web-1", vmid, &all) } else { Things::new() };
     let left: Things = all.difference(&whole).cloned().collect();
-    let found = findings(site);
     assert_eq!(named(&found), left, "{context}: {found:#?}");
 
     let mut expected = BTreeSet::new();
@@ -134,6 +145,10 @@ fn judge(site: &Site, context: &str) {
         expected.extend((!has_route).then_some(MAY_LACK[0]));
         let port = node.ports.get(&format!("tap{vmid}i0"));
         expected.extend(port.is_none_or(|port| !port.isolated).then_some(MAY_LACK[1]));
+    }
+    if is_whole && let Some(guest) = node.guests.get(&vmid) {
+        let is_guarded = guest.config.contains_key("hookscript") && all.contains(&format!("guard {vmid}"));
+        expected.extend((!is_guarded).then_some("hook-not-set"));
     }
     let mut told = codes(&found);
     // It holds nothing but the number.

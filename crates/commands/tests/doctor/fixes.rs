@@ -53,6 +53,16 @@ fn h36_route_and_isolation_are_set_again() {
 }
 
 #[test]
+fn h36_the_hook_is_set_again() {
+    let lab = healthy();
+    let hook = lab.control().snapshot().unwrap().guests[&100].config["hookscript"].clone();
+    lab.control().unset(100, "hookscript").unwrap();
+    assert_eq!(codes(&lab), ["hook-not-set"]);
+    assert_eq!(fix(&lab).ok().out, "nothing found; checked 1 VM\n");
+    assert_eq!(lab.control().snapshot().unwrap().guests[&100].config["hookscript"], hook);
+}
+
+#[test]
 fn h55_a_lost_record_is_restored_and_nothing_else() {
     let lab = healthy();
     let path = lab.path("var/vms.json");
@@ -162,6 +172,7 @@ fn a_fix_that_fails_is_said_and_the_others_are_done() {
     let lab = healthy();
     lab.tool("ip").args(["-6", "route", "del", "2a11:6c7:f04:276::2", "dev", "vmbr0"]).status().unwrap();
     write(&lab.path("var/.blockhost-abc123.tmp"), "half");
+    lab.control().fault("agent.guard-set", FaultAction::error("no"), 100).unwrap();
     lab.control().fault("agent.guest-route-add", FaultAction::error("no"), 100).unwrap();
     lab.control().fault("agent.ip6-route-add", FaultAction::error("no"), 100).unwrap();
     let ended = fix(&lab).ends(3);

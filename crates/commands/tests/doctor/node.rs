@@ -141,7 +141,7 @@ fn h36_h54_each_fault_of_the_network_is_found() {
     let net0 = control.snapshot().unwrap().guests[&100].config["net0"].clone();
     case(
         &lab,
-        &["card-missing"],
+        &["card-missing", "guard-incomplete", "route-missing"],
         || {
             control.power(100, Power::Stopped).unwrap();
             control.unset(100, "net0").unwrap();
@@ -167,6 +167,15 @@ fn h36_h54_each_fault_of_the_network_is_found() {
             start();
         },
     );
+    let hook = control.snapshot().unwrap().guests[&100].config["hookscript"].clone();
+    let set_hook = || control.set(100, "hookscript", &hook).unwrap();
+    case(&lab, &["hook-not-set"], || control.unset(100, "hookscript").unwrap(), set_hook);
+    let state = lab.path("node/run/blockhost-guard/100.json");
+    let found = file_case(&lab, &["guard-incomplete"], &state, |path| {
+        let text = read(path).replace("\"applied\":true", "\"applied\":false");
+        write(path, &text.replace("\"missing\":[]", "\"missing\":[\"rules are missing\"]"));
+    });
+    assert_eq!(found[0]["what"], "rules are missing");
     let master = lab.path("node/sys/class/net/tap100i0/master");
     let target = std::fs::read_link(&master).unwrap();
     case(

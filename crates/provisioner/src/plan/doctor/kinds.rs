@@ -104,6 +104,8 @@ kinds! {
     SNIPPET_MISSING "snippet-missing" Error "the VM does not start any more once it is off"
     SNIPPET_LEFTOVER "snippet-leftover" Warning "a destroyed VM's secrets are still on the node"
     // The guard.
+    HOOK_NOT_SET "hook-not-set" Warning "a start by somebody else leaves it without rules, isolation, limits and route"
+    GUARD_INCOMPLETE "guard-incomplete" Error "it may use addresses of others, or lacks its limits or its route"
     GUARD_LEFTOVER "guard-leftover" Note "it guards a VM that is gone"
     // What is unfinished.
     CREATE_UNFINISHED "create-unfinished" Warning "what it has taken stays reserved"

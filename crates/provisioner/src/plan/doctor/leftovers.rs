@@ -234,6 +234,8 @@ impl<'a> Index<'a> {
         for (_, address) in self.all.listed.iter().filter(|(_, a)| work.addresses.contains(a)) {
             left.push(format!("address {address}"));
         }
+        let guards = self.all.inventory.iter().flat_map(|inventory| &inventory.guards);
+        left.extend(guards.filter(|(other, _)| *other == vmid).map(|_| format!("guard {vmid}")));
         let routes = self.all.routes.iter().filter(|(a, _)| work.addresses.contains(&IpAddr::from(*a)));
         left.extend(routes.map(|(address, _)| format!("route {address}")));
         match work.stage {
@@ -347,6 +349,8 @@ impl<'a> Index<'a> {
                 found.push(Finding::new(&SNIPPET_MISSING, place, what, mend).of(name));
             }
         }
+        // A record that cannot be read, or was lost, may be its VM's: the name or the VMID is enough.
+        let is_there = |vmid: u32| self.all.vmids.as_ref().is_none_or(|vmids| vmids.contains(&vmid));
         let live: HashSet<u32> = self
             .all
             .records
@@ -355,7 +359,12 @@ impl<'a> Index<'a> {
             .map(|record| record.vmid)
             .collect();
         for (vmid, name) in &inventory.guards {
-            if !live.contains(vmid) && !self.all.works.iter().any(|work| work.vmid == *vmid) {
+            let by_name = name.as_deref().is_some_and(|name| self.is_live(name));
+            if !live.contains(vmid)
+                && !by_name
+                && !is_there(*vmid)
+                && !self.all.works.iter().any(|work| work.vmid == *vmid)
+            {
                 let whose = name.as_deref().unwrap_or("a VM");
                 let path = format!("/var/lib/blockhost-guard/{vmid}.json");
                 let what = format!("it is for {whose}, which is gone");

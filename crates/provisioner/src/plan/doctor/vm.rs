@@ -65,8 +65,11 @@ pub fn findings(record: &VmRecord, state: &VmState, around: &Surroundings<'_>) -
         )];
     }
     let mut found = power(record, state, &finding);
-    if record.status == Status::Active && state.running && !state.starting {
-        found.extend(network(record, state, around, &finding));
+    if record.status == Status::Active && !state.starting {
+        if state.running {
+            found.extend(network(record, state, around, &finding));
+        }
+        found.extend(guard(record, state, &finding));
     }
     if let Some((pool, members)) = around.pool
         && !members.contains(&record.vmid.get())
@@ -125,6 +128,27 @@ fn power(record: &VmRecord, state: &VmState, finding: Make<'_>) -> Vec<Finding> 
     found
 }
 
+/// What guards its network at every start. A root agent that does not tell is older, which is said elsewhere.
+fn guard(record: &VmRecord, state: &VmState, finding: Make<'_>) -> Vec<Finding> {
+    let Some(report) = &state.guard else { return Vec::new() };
+    let mend = || "blockhost-provisioner-reapply".to_string();
+    let reconnect = || Fix::Reconnect(record.name.to_string());
+    let mut found = Vec::new();
+    if !report.set || !report.hook {
+        let what = match report.set {
+            true => "the guard's hook script is not set",
+            false => "nothing is decided for its guard",
+        };
+        found.push(finding(&HOOK_NOT_SET, what.to_string(), mend()).mended_by(reconnect()));
+    }
+    if state.running && report.set && report.enabled && !report.applied {
+        let missing = report.missing.join("; ");
+        let what = if missing.is_empty() { "its guard has not run".to_string() } else { missing };
+        found.push(finding(&GUARD_INCOMPLETE, what, mend()).mended_by(reconnect()));
+    }
+    found
+}
+
 fn network(record: &VmRecord, state: &VmState, around: &Surroundings<'_>, finding: Make<'_>) -> Vec<Finding> {
     let (name, vmid) = (&record.name, record.vmid);
     let again = format!("blockhost-vm-start {name}");
@@ -160,6 +184,7 @@ fn network(record: &VmRecord, state: &VmState, around: &Surroundings<'_>, findin
 mod tests {
     use super::super::tests::record;
     use super::*;
+    use crate::value::vm_state::GuardReport;
     use crate::value::vmid::Vmid;
     use uuid::Uuid;
 
@@ -235,6 +260,23 @@ mod tests {
         let starting = VmState { starting: true, isolated: Some(false), ..running() };
         assert_eq!(findings(&record, &starting, &around), []);
         assert_eq!(findings(&record, &VmState { isolated: Some(false), ..running() }, &around).len(), 2);
+    }
+
+    #[test]
+    fn h36_a_vm_whose_starts_are_not_guarded_is_found() {
+        let record = record("web-1", 100);
+        let codes = |change: fn(&mut GuardReport)| -> Vec<&str> {
+            let mut report =
+                GuardReport { set: true, hook: true, enabled: true, applied: true, missing: Vec::new() };
+            change(&mut report);
+            let state = VmState { guard: Some(Box::new(report)), ..running() };
+            findings(&record, &state, &Surroundings::default()).iter().map(|one| one.kind.code).collect()
+        };
+        assert_eq!(codes(|_| {}), [""; 0]);
+        assert_eq!(codes(|report| report.hook = false), ["hook-not-set"]);
+        assert_eq!(codes(|report| report.set = false), ["hook-not-set"]);
+        assert_eq!(codes(|report| report.applied = false), ["guard-incomplete"]);
+        assert_eq!(codes(|report| (report.applied, report.enabled) = (false, false)), [""; 0], "H51");
     }
 
     #[test]

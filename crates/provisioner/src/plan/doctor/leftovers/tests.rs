@@ -69,7 +69,6 @@ fn a_whole_vm_leaves_nothing_about() {
 fn h05_a_dead_create_has_one_finding_that_names_all_it_left() {
     let mut all = whole();
     all.records.clear();
-    all.inventory.as_mut().unwrap().guards.clear();
     all.works.push(work(Stage::Creating, None));
     let found = findings(&all);
     assert_eq!(found.len(), 1, "{found:#?}");
@@ -84,6 +83,7 @@ fn h05_a_dead_create_has_one_finding_that_names_all_it_left() {
             "snippet blockhost-web-1-meta.yaml",
             "address 10.0.0.2",
             "address fd00::2",
+            "guard 100",
             "route fd00::2"
         ]
     );
@@ -137,7 +137,6 @@ fn h08_a_tombstone_whose_vm_lives_is_an_error_and_explains_nothing_else() {
         [
             "address-leftover",
             "address-leftover",
-            "guard-leftover",
             "route-leftover",
             "terraform-directory-leftover",
             "vm-destroyed-but-there"
@@ -155,7 +154,11 @@ fn what_lies_about_by_itself_is_named() {
     all.volumes = Some(vec![LooseVolume { volid: "lvm:vm-101-disk-0".into(), vmid: 101 }]);
     all.routes.push(("fd00::9".parse().unwrap(), "vmbr0".into()));
     all.listed.push(("allocated_ips", address("10.0.0.9")));
-    assert_eq!(codes(&all), ["address-leftover", "route-leftover", "snippet-leftover", "volume-leftover"]);
+    all.inventory.as_mut().unwrap().guards.push((555, Some("old-1".into())));
+    assert_eq!(
+        codes(&all),
+        ["address-leftover", "guard-leftover", "route-leftover", "snippet-leftover", "volume-leftover"]
+    );
     let volume =
         |all: &Everything| findings(all).into_iter().find(|f| f.kind.code == "volume-leftover").unwrap();
     assert_eq!(volume(&all).fix, None, "H02: that it has a number of our range proves nothing");
