@@ -184,6 +184,7 @@ fn network(record: &VmRecord, state: &VmState, around: &Surroundings<'_>, findin
 mod tests {
     use super::super::tests::record;
     use super::*;
+    use crate::value::limits::Limits;
     use crate::value::vm_state::GuardReport;
     use crate::value::vmid::Vmid;
     use uuid::Uuid;
@@ -266,8 +267,14 @@ mod tests {
     fn h36_a_vm_whose_starts_are_not_guarded_is_found() {
         let record = record("web-1", 100);
         let codes = |change: fn(&mut GuardReport)| -> Vec<&str> {
-            let mut report =
-                GuardReport { set: true, hook: true, enabled: true, applied: true, missing: Vec::new() };
+            let mut report = GuardReport {
+                set: true,
+                hook: true,
+                enabled: true,
+                applied: true,
+                limits: Limits::default(),
+                missing: Vec::new(),
+            };
             change(&mut report);
             let state = VmState { guard: Some(Box::new(report)), ..running() };
             findings(&record, &state, &Surroundings::default()).iter().map(|one| one.kind.code).collect()
