@@ -1,5 +1,5 @@
-//! The program of the package: each command under its own name, as `build-deb.sh` installs it. What it does is decided by
-//! the name it is started with.
+//! The package's single program: every command under its own name, as `build-deb.sh` installs it. The name it is
+//! started with decides what it does.
 
 use std::process::ExitCode;
 

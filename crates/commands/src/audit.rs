@@ -71,7 +71,7 @@ fn parse_since(text: &str) -> Result<DateTime<Utc>, String> {
     ago.ok_or_else(|| "that is too long ago".to_string())
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: AuditCommand = crate::parse();
     crate::run(&command.common.clone(), false, |host| command.run(host))

@@ -84,7 +84,7 @@ enum Release {
     Trixie,
 }
 
-/// A suite is a word of an apt source.
+/// Checks a suite, which must be a plain word of an apt source.
 fn suite(text: &str) -> Result<String, String> {
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/'));
     let plain = plain && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
@@ -125,7 +125,7 @@ impl BuildTemplateCommand {
     }
 }
 
-/// A bar on a terminal.
+/// Progress bar on a terminal.
 #[derive(Default)]
 struct Bar(Option<ProgressBar>);
 
@@ -141,7 +141,7 @@ impl Progress for Bar {
             (Unit::Bytes, None) => "{msg} {spinner} {bytes} {bytes_per_sec}",
             (Unit::Percent, _) => "{msg} [{bar:30}] {percent} %",
         };
-        // The form is ours and right; a bar without it would do, too.
+        // The template string is ours and valid; without it the bar would have its default look.
         if let Ok(style) = ProgressStyle::with_template(form) {
             bar.set_style(style);
         }
@@ -162,7 +162,7 @@ impl Progress for Bar {
     }
 }
 
-/// A line now and then, for logs: at each tenth, and after a silence.
+/// Progress lines for logs: one at each tenth, and one after [`SILENCE`].
 #[derive(Default)]
 struct Lines(Option<Part>);
 
@@ -174,7 +174,7 @@ struct Part {
     said: Instant,
 }
 
-/// A line at least so often, where something goes on.
+/// Longest time without a progress line while work goes on.
 const SILENCE: Duration = Duration::from_secs(20);
 
 impl Progress for Lines {
@@ -213,7 +213,7 @@ impl Part {
     }
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: BuildTemplateCommand = crate::parse();
     crate::run_as_root(&command.common.clone(), |host| command.run(host))

@@ -151,7 +151,7 @@ impl CreateCommand {
         })
     }
 
-    /// Files that the caller names.
+    /// The files that the caller names: the one of `--cloud-init-content`.
     pub fn files(&self) -> &[PathBuf] {
         self.cloud_init_content.as_slice()
     }
@@ -167,7 +167,7 @@ impl CreateCommand {
 fn run(host: &Host, mock: bool, request: &Request) -> anyhow::Result<()> {
     let ctx = Context::open(host, mock)?;
     let done = match (mock, request.apply) {
-        // A mock VM leaves no trail, and no copy of its record beside a real one's files.
+        // A mock VM leaves no audit trail, and no copy of its record next to a real VM's files.
         (true, _) => mock::create(&ctx, request, &mut report)?,
         (false, true) => audited(&ctx, "create", &request.name, || create(&ctx, request, &mut report))?,
         (false, false) => create(&ctx, request, &mut report)?,
@@ -178,14 +178,16 @@ fn run(host: &Host, mock: bool, request: &Request) -> anyhow::Result<()> {
     }
 }
 
-/// A word of `--tags`: one tag, or several separated by commas. NAME may be among the words; it is a tag by its form.
+/// Checks one argument of `--tags`: a single tag, or several separated by commas. NAME may be among the arguments; its
+/// form makes it a valid tag.
 fn checked_tags(word: &str) -> Result<String, String> {
     word.split(',').try_for_each(|tag| Tag::parse(tag).map(drop)).map_err(|refused| refused.to_string())?;
     Ok(word.to_string())
 }
 
-/// The NAME that the greedy list took: the word behind tags with commas. With blanks alone the last word may as well be
-/// a tag whose NAME was forgotten, and a paid VM of a wrong name would be made; so that is refused.
+/// Returns the NAME that the greedy `--tags` swallowed: the argument after a comma-separated list. Where tags are
+/// separated by blanks, the last one may just as well be a tag whose NAME was forgotten, and a paid VM would get the
+/// wrong name, so that is refused.
 fn name_behind(tags: &mut Vec<String>) -> Result<VmName, String> {
     match tags.as_slice() {
         [.., list, last] if list.contains(',') && !last.contains(',') => {
@@ -198,12 +200,12 @@ fn name_behind(tags: &mut Vec<String>) -> Result<VmName, String> {
     }
 }
 
-/// One engine looks for the prefix, three take the last line that begins with `{`.
+/// One engine searches for the prefix, three take the last line that begins with `{`.
 fn report(result: &VmResult) -> anyhow::Result<()> {
     answer(&format!("BLOCKHOST_RESULT: {0}\n{0}\n", spaced_json::to_string(result)?))
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: CreateCommand = crate::parse();
     let host = crate::prepare(&command.common, command.mock, command.files());
@@ -234,7 +236,7 @@ mod tests {
         ] {
             assert_eq!(asked(words), wanted, "{words:?}");
         }
-        // A NAME that was forgotten is not guessed from the tags.
+        // A forgotten NAME is not guessed from the tags.
         for words in [["--tags", "a"].as_slice(), &["--tags", "a,b"], &["--tags", "a", "web-1"], &["--apply"]]
         {
             assert_eq!(asked(words), Err(ErrorKind::MissingRequiredArgument), "{words:?}");

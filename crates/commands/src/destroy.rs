@@ -56,7 +56,7 @@ impl DestroyCommand {
     }
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: DestroyCommand = crate::parse();
     crate::run_vms(
@@ -72,7 +72,7 @@ pub fn main() -> std::process::ExitCode {
                 false => audited(ctx, "destroy", name, act)?,
             };
             crate::say(&match done {
-                // Engines note what stands on stdout.
+                // Engines record what is on stdout.
                 Destroyed::Gone => return crate::answer(&format!("VM {name} is destroyed\n")),
                 Destroyed::Already => format!("VM {name} was destroyed before; nothing to do"),
                 Destroyed::NotDue | Destroyed::Runs => format!("VM {name}: left alone"),

@@ -19,7 +19,7 @@ pub struct DetectCommand {
     common: Common,
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> ExitCode {
     let DetectCommand { common: _ } = crate::parse();
     if run_process::find("pvesh").is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

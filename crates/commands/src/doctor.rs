@@ -49,7 +49,7 @@ pub struct DoctorCommand {
     common: Common,
 }
 
-/// clap shows the refusal as its own error.
+/// Parses a VM name; clap shows the reason of a refusal as its own error.
 fn parse_name(text: &str) -> Result<VmName, String> {
     VmName::parse(text).map_err(|refused| refused.why)
 }
@@ -57,7 +57,7 @@ fn parse_name(text: &str) -> Result<VmName, String> {
 /// The command itself failed: 1 and 2 tell what was found.
 const FAILED: u8 = 3;
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> ExitCode {
     let command: DoctorCommand = crate::parse();
     let common = command.common.clone();

@@ -52,7 +52,7 @@ impl ExpireCommand {
     }
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: ExpireCommand = crate::parse();
     crate::run_vm(&command.vm, |host| {

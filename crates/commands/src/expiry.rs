@@ -15,13 +15,13 @@ pub fn parse_moment(text: &str) -> Result<DateTime<Utc>, String> {
     })
 }
 
-/// A moment that has not passed.
+/// Parses a moment that lies in the future.
 pub fn parse_future(text: &str) -> Result<DateTime<Utc>, String> {
     let end = parse_moment(text)?;
     if end <= clock::now() { Err(format!("{} has passed", timestamp::to_text(end))) } else { Ok(end) }
 }
 
-/// How far away the end is, and what it was where it has changed.
+/// How far away the expiry is, and what it was before if it has changed.
 pub fn distance(end: DateTime<Utc>, before: Option<DateTime<Utc>>, now: DateTime<Utc>) -> String {
     let distance =
         if end < now { format!("{} ago", in_days(now - end)) } else { format!("in {}", in_days(end - now)) };

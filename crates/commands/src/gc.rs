@@ -78,7 +78,7 @@ impl GcCommand {
         let brakes: Vec<String> =
             [&report.suspend_brake, &report.brake].into_iter().flatten().map(ToString::to_string).collect();
         if !self.execute {
-            // What it would say; looking is no failure.
+            // Shows what --execute would report; a dry run does not fail because of it.
             brakes.iter().for_each(|brake| crate::warn(brake));
         } else {
             anyhow::ensure!(brakes.is_empty(), "{}", brakes.join("; "));
@@ -106,7 +106,7 @@ fn ask(found: &Report, options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Since when it is due.
+/// How long ago the VM expired and, if it is suspended, when that happened.
 fn reason(due: &Due, now: DateTime<Utc>) -> String {
     let ago = |time: DateTime<Utc>| match (now - time).num_hours() {
         hours @ ..48 => format!("{} h ago", hours.max(0)),
@@ -124,7 +124,7 @@ fn counted(what: &str, count: usize) -> String {
     format!("{what}: {count} candidate{}\n", if count == 1 { "" } else { "s" })
 }
 
-/// Counts first, in the form callers read; then a line for each VM: plain, or in columns on a terminal.
+/// The counts first, in the form callers parse; then one line per VM: plain, or aligned on a terminal.
 fn summary(report: &Report, options: Options, aligned: bool) -> String {
     let found = &report.candidates;
     let mut text = String::new();
@@ -154,7 +154,7 @@ fn summary(report: &Report, options: Options, aligned: bool) -> String {
     let width =
         if aligned { lines.iter().map(|(name, _)| name.as_str().len()).max().unwrap_or(0) } else { 0 };
     for (name, what) in lines {
-        // What was done is done; what would be done is to be judged by a person.
+        // A reason is shown only where a person still has to decide, not for what has been done.
         let why = found.due.get(name).filter(|_| what.starts_with("would") || what.starts_with("due"));
         let why = why.map(|due| reason(due, clock::now())).unwrap_or_default();
         text.push_str(&format!("  {:<width$}  {what}{why}\n", name.as_str()));
@@ -170,7 +170,7 @@ fn summary(report: &Report, options: Options, aligned: bool) -> String {
     text
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: GcCommand = crate::parse();
     crate::run(&command.common.clone(), command.mock, |host| command.run(host))

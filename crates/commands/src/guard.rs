@@ -33,7 +33,7 @@ fn parse_vmid(text: &str) -> Result<Vmid, String> {
     Vmid::new(u64::from(number)).map_err(|refused| refused.why.to_string())
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> ExitCode {
     let command: GuardCommand = crate::parse();
     let Some(phase) = Phase::parse(&command.phase) else { return ExitCode::SUCCESS };
@@ -43,7 +43,7 @@ pub fn main() -> ExitCode {
         for missing in &done.missing {
             crate::warn(&format!("VMID {vmid}: {missing}"));
         }
-        // Proxmox takes a failure of pre-start for a no.
+        // When the hook fails in pre-start, Proxmox does not start the VM.
         anyhow::ensure!(!done.refused, "VMID {vmid} stays off, because db.yaml says guard_required: true");
         anyhow::ensure!(
             done.missing.is_empty() || phase == Phase::PreStart,

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// Exit code of a command that outlived its limit, as timeout(1) has it.
+/// Exit code when the command ran into its time limit, as in timeout(1).
 const TIMED_OUT: u8 = 124;
 
 /// Run a command in a VM's guest; its output and exit code are passed on
@@ -32,7 +32,7 @@ pub struct GuestExecCommand {
     command: Vec<String>,
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> ExitCode {
     let command: GuestExecCommand = crate::parse();
     let name = &command.vm.name;
@@ -46,7 +46,7 @@ pub fn main() -> ExitCode {
     let result = crate::about(name, result);
     match result {
         Ok(Some(ended)) => {
-            // A reader that has gone away is its own doing; the exit code is what counts.
+            // If the reader has gone away, that is its own problem; the exit code is what counts.
             let _ = std::io::stdout().write_all(&ended.stdout);
             let _ = std::io::stderr().write_all(&ended.stderr);
             if ended.truncated {

@@ -37,7 +37,7 @@ pub struct ImportCommand {
     common: Common,
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: ImportCommand = crate::parse();
     crate::run(&command.common, false, |host| {

@@ -20,7 +20,7 @@ pub struct KillCommand {
     vms: SomeVms,
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: KillCommand = crate::parse();
     crate::run_vms(

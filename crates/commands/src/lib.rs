@@ -1,4 +1,4 @@
-//! Shared parts of the thin command mains: flags, exit codes, what goes to stdout and what to stderr
+//! What the commands' thin `main` functions share: flags, exit codes, what goes to stdout and what to stderr
 //! (`facts/contract/commands.md`).
 
 pub mod audit;
@@ -53,7 +53,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
 
-/// Plain help: read on consoles and in logs.
+/// Help without colours: it is read on consoles and in logs.
 pub const STYLES: Styles = Styles::plain();
 
 /// Flags of every command.
@@ -113,15 +113,16 @@ impl SomeVms {
     }
 }
 
-/// clap shows the refusal as its own error.
+/// Parses a VM name; clap shows the reason of a refusal as its own error.
 pub(crate) fn parse_name(text: &str) -> Result<VmName, String> {
     VmName::parse(text).map_err(|refused| refused.why)
 }
 
-/// A whole number of an option, for clap's `value_parser`; `example` is what to write instead of `2G`.
+/// Parses an option's whole number, for clap's `value_parser`; `example` is what the error suggests instead of input
+/// such as `2G`.
 pub fn number<T: TryFrom<u64>>(text: &str, range: RangeInclusive<u64>, example: &str) -> Result<T, String> {
     let (low, high) = (range.start(), range.end());
-    // A number that is too long for the type, or negative, is still a number: what is wrong is its size.
+    // A number that is negative or too long for the type is still a number: the error is about its size.
     let digits = text.strip_prefix('-').unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(format!("give {example}"));
@@ -136,13 +137,13 @@ pub fn parse<T: Parser>() -> T {
         if !refused.use_stderr() {
             refused.exit();
         }
-        // The refused argument is repeated: to a terminal, its control characters would be commands.
+        // The error repeats the refused argument, whose control characters a terminal would obey.
         let text = printable(&refused.to_string());
         clap::Error::raw(refused.kind(), text.strip_prefix("error: ").unwrap_or(&text)).exit()
     })
 }
 
-/// Control characters, and those that turn the direction of writing, by their numbers; line breaks and tabs stay.
+/// Escapes control characters and those that change the text direction; line breaks and tabs stay.
 fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -155,13 +156,13 @@ fn printable(text: &str) -> String {
     shown
 }
 
-/// Runs a command: sets up logging, signals and the umask, gives root's rights up; an error becomes one line on stderr
-/// and exit code 1.
+/// Runs a command: sets up logging, signals and the umask, and drops root privileges; an error becomes one line on
+/// stderr and exit code 1.
 pub fn run(common: &Common, mock: bool, body: impl FnOnce(&Host) -> anyhow::Result<()>) -> ExitCode {
     end(prepare(common, mock, &[]).and_then(|host| body(&host)))
 }
 
-/// Runs a command for one VM: its errors name the VM, for an engine's creates share one journal.
+/// Runs a command for one VM. Its errors name the VM, because all creates of an engine log to the same journal.
 pub fn run_vm(vm: &OneVm, body: impl FnOnce(&Host) -> anyhow::Result<()>) -> ExitCode {
     run(&vm.common, vm.mock, |host| about(&vm.name, body(host)))
 }
@@ -197,7 +198,7 @@ pub fn run_vms(
     })
 }
 
-/// An error of a command for one VM names it, once.
+/// Adds the VM's name to an error unless the error already names it.
 pub fn about<T>(name: &VmName, result: anyhow::Result<T>) -> anyhow::Result<T> {
     result.map_err(|error| {
         let words = format!("{error:#}");
@@ -210,13 +211,13 @@ pub fn about<T>(name: &VmName, result: anyhow::Result<T>) -> anyhow::Result<T> {
     })
 }
 
-/// The same for a command that must stay root where root runs it: it changes the node itself, and leaves what lies in
-/// folders of user blockhost to children of that user (hazard H56).
+/// As [`run`], for a command that stays root when root runs it: it changes the node itself, and leaves work in
+/// directories of user blockhost to child processes of that user (hazard H56).
 pub fn run_as_root(common: &Common, body: impl FnOnce(&Host) -> anyhow::Result<()>) -> ExitCode {
     end(prepare_as_root(common).and_then(|host| body(&host)))
 }
 
-/// An error becomes one line on stderr and exit code 1, or 2 where the arguments are wrong.
+/// Turns an error into one line on stderr and exit code 1, or 2 for wrong arguments.
 pub fn end(result: anyhow::Result<()>) -> ExitCode {
     step_line::clear();
     match result {
@@ -236,17 +237,17 @@ pub fn prepare_as_root(common: &Common) -> anyhow::Result<Host> {
     Ok(Host::from_environment(Interrupt::install().context("cannot listen to signals")?))
 }
 
-/// Sets up logging, signals and the umask; root becomes user blockhost for good (hazard H56), once `files`, which the
-/// caller named, are read.
+/// Sets up logging, signals and the umask; root permanently becomes user blockhost (hazard H56) after reading `files`,
+/// which the caller named.
 pub fn prepare(common: &Common, mock: bool, files: &[PathBuf]) -> anyhow::Result<Host> {
     let mut host = prepare_as_root(common)?;
     if mock {
-        // Its database alone is touched.
+        // A mock command touches only its database.
         rights::give_up_root_for(&mut host, files)?;
         return Ok(host);
     }
     let places = Settings::read(&host).map(|settings| vec![settings.terraform_dir, settings.db_file]);
-    // Settings that cannot be read are told by whoever needs them.
+    // If the settings cannot be read, whoever needs them reports it.
     rights::give_up_root(&mut host, &places.unwrap_or_default(), files)?;
     Ok(host)
 }
@@ -256,32 +257,32 @@ pub fn open<'h>(host: &'h Host, vm: &OneVm) -> anyhow::Result<Context<'h>> {
     Context::open(host, vm.mock)
 }
 
-/// An error, for a person: one line on stderr, also under `--quiet`.
+/// Prints an error as one line on stderr, even with `--quiet`.
 pub fn complain(text: &str) {
     let mut line = String::with_capacity(text.len() + 16);
     line.push_str("error: ");
     line.push_str(&printable(&text.replace('\n', " ")));
     step_line::clear();
-    // A closed stderr is no reason to fail in another way.
+    // If stderr is closed, there is nowhere to report that.
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// A word to the person at the shell, on stderr: done, or nothing to do.
+/// Prints an informational line on stderr, such as done, or nothing to do.
 pub fn say(text: &str) {
     tracing::info!("{text}");
 }
 
-/// A warning for the person at the shell, on stderr.
+/// Prints a warning on stderr.
 pub fn warn(text: &str) {
     tracing::warn!("{text}");
 }
 
-/// Prints the answer and makes sure it is out.
+/// Prints the result on stdout and flushes it.
 pub fn answer(text: &str) -> anyhow::Result<()> {
     answer_bytes(text.as_bytes())
 }
 
-/// The same of a text that was put together as bytes.
+/// As [`answer`], for a result that is already bytes.
 pub fn answer_bytes(text: &[u8]) -> anyhow::Result<()> {
     step_line::clear();
     let mut out = io::stdout().lock();
@@ -295,7 +296,7 @@ fn start_logging(common: &Common) {
         (false, 1) => LevelFilter::DEBUG,
         (false, _) => LevelFilter::TRACE,
     };
-    // RUST_LOG wins; the libraries below us speak only when asked by name (their traces could show a token, H30).
+    // RUST_LOG wins. The HTTP libraries stay off in any case: their traces could show a token (H30).
     let filter = match std::env::var("RUST_LOG") {
         Ok(rules) if !rules.is_empty() => EnvFilter::try_new(rules).unwrap_or_else(|_| ours_only(level)),
         _ => ours_only(level),
@@ -318,7 +319,7 @@ fn ours_only(level: LevelFilter) -> EnvFilter {
     EnvFilter::new(format!("provisioner={level},commands={level}"))
 }
 
-/// `warning: text`: what a person reads at a shell and journald stamps by itself.
+/// Log format `warning: text`, without a time: a person reads it at a shell, and journald adds its own.
 struct Plain;
 
 impl<S, N> tracing_subscriber::fmt::FormatEvent<S, N> for Plain
@@ -339,14 +340,14 @@ where
             tracing::Level::INFO => {}
             _ => write!(writer, "debug: ")?,
         }
-        // One event, one line: a tool's words may hold line breaks.
+        // One event, one line: a tool's output may contain line breaks.
         let mut text = String::new();
         ctx.format_fields(tracing_subscriber::fmt::format::Writer::new(&mut text), event)?;
         writeln!(writer, "{}", printable(&text.replace('\n', " ")))
     }
 }
 
-/// Asks a person at the terminal; an error where there is none, which names the flag that answers beforehand.
+/// Asks a person at the terminal. Without a terminal it fails with an error that names the flag to use instead.
 pub fn confirmed(question: &str, flag: &str) -> anyhow::Result<bool> {
     anyhow::ensure!(io::stdin().is_terminal(), "nobody can be asked: there is no terminal; use {flag}");
     step_line::clear();
@@ -370,7 +371,7 @@ pub fn can_ask() -> bool {
     io::stdin().is_terminal()
 }
 
-/// Whether a person reads stdout.
+/// Whether stdout is a terminal.
 pub fn on_terminal() -> bool {
     io::stdout().is_terminal()
 }

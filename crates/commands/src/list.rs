@@ -153,13 +153,13 @@ impl ListCommand {
     }
 }
 
-/// One of the words that a list shows.
+/// Parses one of the status words that a list shows.
 fn status_word() -> impl TypedValueParser<Value = Shown> {
     let words = PossibleValuesParser::new(Shown::ALL.map(Shown::as_str));
     words.map(|word| Shown::ALL.into_iter().find(|shown| shown.as_str() == word).unwrap_or(Shown::Unknown))
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: ListCommand = crate::parse();
     crate::run(&command.common.clone(), command.mock, |host| command.run(host))

@@ -7,7 +7,7 @@ use provisioner::operation::mock;
 use provisioner::plan::metrics::{Named, prometheus};
 use provisioner::value::vm_name::VmName;
 
-/// How figures are printed.
+/// How metrics are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// One JSON object; with --all one for each VM and line
@@ -42,12 +42,12 @@ pub struct MetricsCommand {
     common: Common,
 }
 
-/// clap shows the refusal as its own error.
+/// Parses a VM name; clap shows the reason of a refusal as its own error.
 fn parse_name(text: &str) -> Result<VmName, String> {
     VmName::parse(text).map_err(|refused| refused.why)
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: MetricsCommand = crate::parse();
     let common = command.common.clone();
@@ -56,7 +56,7 @@ pub fn main() -> std::process::ExitCode {
             let ask = if command.mock { mock::metrics } else { metrics };
             let found = about(name, open(host, command.mock).and_then(|ctx| ask(&ctx, name)))?;
             match command.format {
-                // The reader knows the contract's keys and no others.
+                // Readers of the JSON know the keys of the contract and no others.
                 Format::Json => answer(&format!("{}\n", serde_json::to_string(&found.metrics)?)),
                 Format::Prometheus => answer(&prometheus(&[found])),
             }

@@ -1,8 +1,8 @@
-//! All executables of the package in one table.
+//! One table of all executables in the package.
 //!
-//! A build for development has a program for each of them (`src/bin`), which is quicker to build after a change. The
-//! package has one program with all of them (`src/all_commands.rs`) under as many names: what they share, which is nearly
-//! everything, is there once instead of once for each. Man pages and completions are made from the same table.
+//! A development build has one program per command (`src/bin`), which is quicker to rebuild after a change. The package
+//! has a single program (`src/all_commands.rs`) under all names, so that the code they share, which is nearly all of
+//! it, exists only once. Man pages and completions are generated from this table too.
 
 use clap::CommandFactory;
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use std::process::ExitCode;
 pub struct Program {
     /// Its name in `/usr/bin`.
     pub name: &'static str,
-    /// What it does: arguments, standard streams and environment are those of the process.
+    /// Runs it with the arguments, standard streams and environment of the process.
     pub main: fn() -> ExitCode,
     /// Its flags and help.
     pub definition: fn() -> clap::Command,
@@ -53,7 +53,7 @@ const fn of<T: CommandFactory>(name: &'static str, main: fn() -> ExitCode) -> Pr
     Program { name, main, definition: T::command }
 }
 
-/// The program of this name; a path before it does not matter.
+/// Finds the program of this name; a leading path is ignored.
 pub fn find(name: &str) -> Option<&'static Program> {
     let name = name.rsplit('/').next()?;
     PROGRAMS.iter().find(|program| program.name == name)

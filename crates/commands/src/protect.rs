@@ -34,7 +34,7 @@ pub struct ProtectCommand {
     switch: Switch,
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: ProtectCommand = crate::parse();
     crate::run_vm(&command.vm, |host| {

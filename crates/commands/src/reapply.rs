@@ -38,7 +38,7 @@ pub struct ReapplyCommand {
     common: Common,
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: ReapplyCommand = crate::parse();
     crate::run(&command.common.clone(), false, |host| {

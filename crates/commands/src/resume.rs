@@ -48,7 +48,7 @@ impl ResumeCommand {
     }
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: ResumeCommand = crate::parse();
     crate::run_vms(

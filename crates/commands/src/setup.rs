@@ -1,4 +1,4 @@
-//! `blockhost-provisioner-setup`: JSON in, one line of JSON out.
+//! `blockhost-provisioner-setup`: JSON on stdin, one line of JSON on stdout.
 
 use crate::Common;
 use anyhow::Context as _;
@@ -28,7 +28,7 @@ pub struct SetupCommand {
     common: Common,
 }
 
-/// What can be asked for.
+/// The steps that can be requested.
 #[derive(Debug, Clone, Copy, Subcommand)]
 pub enum Step {
     /// Inspect the node: storages, bridges, addresses, template
@@ -57,16 +57,16 @@ pub enum Step {
     TerraformFolder,
 }
 
-/// Bytes that a session may have.
+/// Maximum size of a session in bytes.
 const INPUT_MAX: u64 = 4 << 20;
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> ExitCode {
     let command: SetupCommand = crate::parse();
     run(&command.common, command.step)
 }
 
-/// Carries out a step and prints the line.
+/// Runs a step and prints the result line.
 fn run(common: &Common, step: Step) -> ExitCode {
     let result = crate::prepare_as_root(common).and_then(|host| carry_out(&host, step));
     let (line, code) = match result {
@@ -93,7 +93,7 @@ fn run(common: &Common, step: Step) -> ExitCode {
 
 fn carry_out(host: &Host, step: Step) -> anyhow::Result<Value> {
     let step = match step {
-        // Its input is a conversation.
+        // Its standard input is a conversation, so it is not read to its end here.
         Step::NetworkGuard => return network_guard::run(host).map(|()| json!({})),
         Step::TerraformFolder => return terraform_folder::run(host, &input()?).map(|()| json!({})),
         Step::Database => return db_config::database(host, &input()?).map(|()| json!({})),
@@ -114,7 +114,7 @@ fn carry_out(host: &Host, step: Step) -> anyhow::Result<Value> {
     setup::run(step, host, &input()?).map(|()| json!({}))
 }
 
-/// Standard input; nothing where a person sits at it.
+/// Reads standard input; empty if it is a terminal.
 fn input() -> anyhow::Result<String> {
     let mut text = String::new();
     let stdin = io::stdin();

@@ -39,7 +39,7 @@ pub struct ShowCommand {
     format: Format,
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: ShowCommand = crate::parse();
     crate::run_vm(&command.vm, |host| {

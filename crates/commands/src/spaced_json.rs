@@ -1,4 +1,4 @@
-//! JSON in one line with a blank behind each `,` and `:`, as the older package's Python printed it: readers and their tests
+//! One-line JSON with a blank after each `,` and `:`, as the older package's Python printed it: callers and their tests
 //! compare the text (`facts/contract/commands.md`).
 
 use serde::Serialize;
@@ -27,7 +27,7 @@ pub fn append<T: Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) -> serde_json
     value.serialize(&mut Serializer::with_formatter(out, Spaced))
 }
 
-/// `value` as text.
+/// Returns `value` as text.
 pub fn to_string<T: Serialize + ?Sized>(value: &T) -> anyhow::Result<String> {
     let mut out = Vec::new();
     append(&mut out, value)?;

@@ -23,7 +23,7 @@ pub struct StartCommand {
     force: bool,
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: StartCommand = crate::parse();
     crate::run_vms(

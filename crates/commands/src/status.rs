@@ -26,12 +26,12 @@ pub struct StatusCommand {
     common: Common,
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: StatusCommand = crate::parse();
     let common = command.common.clone();
     crate::run(&common, command.mock, |host| {
-        // Whatever is wrong, the answer is one of the four words.
+        // Whatever goes wrong, the answer is one of the four words.
         let looked = Context::open(host, command.mock).and_then(|ctx| {
             let name = VmName::parse(&command.name)?;
             Ok(if command.mock { mock::status(&ctx, &name) } else { status(&ctx, &name) })

@@ -20,7 +20,7 @@ pub struct StopCommand {
     vms: SomeVms,
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: StopCommand = crate::parse();
     crate::run_vms(

@@ -19,7 +19,7 @@ enum Format {
     Json,
 }
 
-/// What changes something.
+/// Arguments that change a limit.
 const CHANGES: [&str; 7] =
     ["cpu_shares", "cpu_quota", "bandwidth_in", "bandwidth_out", "iops_read", "iops_write", "reset"];
 
@@ -97,7 +97,7 @@ impl ThrottleCommand {
     }
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: ThrottleCommand = crate::parse();
     crate::run_vm(
@@ -108,7 +108,7 @@ pub fn main() -> std::process::ExitCode {
 
 fn changed(host: &Host, command: &ThrottleCommand) -> anyhow::Result<()> {
     let (ctx, name, request) = (open(host, &command.vm)?, &command.vm.name, command.request());
-    // The trail has what was changed: nobody could tell from its other fields.
+    // The audit trail records what was changed, which its other fields do not show.
     let words = |result: &anyhow::Result<Throttled>| match result {
         Ok(_) => format!("ok; {request}"),
         Err(_) => in_words(result),

@@ -31,7 +31,7 @@ pub struct UpdateGecosCommand {
     username: Option<UserName>,
 }
 
-/// The whole command.
+/// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: UpdateGecosCommand = crate::parse();
     crate::run_vm(&command.vm, |host| {

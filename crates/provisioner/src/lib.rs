@@ -11,9 +11,8 @@
 //! | [`tool`] | one wrapper per outside tool: terraform, the root agent's actions | `store`, `plan`, `host`, `value` |
 //! | [`operation`] | one file per verb, readable from top to bottom | all of the above |
 //!
-//! A reviewer watches `host/` for effects: clippy's `disallowed-methods` keeps processes, file
-//! writes, sockets and the clock out of every other room. Progress and warnings are `tracing`
-//! events; the commands decide where they go.
+//! A reviewer watches `host/` for effects: clippy's `disallowed-methods` keeps processes, file writes, sockets and the
+//! clock out of all other modules. Progress and warnings are `tracing` events; the commands decide where they go.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "tests make their own files"))]
 

@@ -74,7 +74,7 @@ impl Printer {
                 self.out.extend_from_slice(b", ");
             }
             self.empty = false;
-            // Four texts into memory: nothing can go wrong.
+            // Writing four strings to memory cannot fail.
             return spaced_json::append(&mut self.out, row)
                 .unwrap_or_else(|error| tracing::error!("{error}"));
         }
@@ -199,7 +199,7 @@ fn push_line<T: AsRef<str>>(out: &mut Vec<u8>, cells: &[T]) {
     out.push(b'\n');
 }
 
-/// A cell cannot break the table, whatever stands in the database.
+/// Replaces control characters, so that no value from the database can break the table.
 fn one_cell(text: &str) -> String {
     text.replace(|c: char| c.is_control(), " ")
 }

@@ -1,4 +1,4 @@
-//! Users of the machine, by name.
+//! User accounts of the host, looked up by name.
 
 use super::Host;
 use super::rights::{Ruler, ruled_by_others};
@@ -6,24 +6,24 @@ use anyhow::Context;
 use nix::unistd::{Uid, User};
 use std::path::PathBuf;
 
-/// A user's numbers.
+/// A user's numeric ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Account {
     /// User id.
     pub uid: u32,
-    /// The user's own group, which shares our files.
+    /// The user's primary group, which shares our files.
     pub gid: u32,
 }
 
 impl Account {
-    /// Who we are.
+    /// The effective user and group of this process.
     pub fn own() -> Account {
         Account { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
     }
 }
 
-/// User blockhost, as which the commands run: by its name, or where the machine has no such user (a lab), whoever rules
-/// the state folder.
+/// Returns user blockhost, as which the commands run. Where the host has no such user (a lab), it is whoever controls
+/// the state directory.
 pub fn blockhost(host: &Host) -> anyhow::Result<Account> {
     if let Some(user) = by_name()? {
         return Ok(user);
@@ -36,8 +36,8 @@ fn by_name() -> anyhow::Result<Option<Account>> {
     Ok(user.map(|user| Account { uid: user.uid.as_raw(), gid: user.gid.as_raw() }))
 }
 
-/// The user who rules our folders, never root: the state folder's owner; where that is root, user blockhost; where there
-/// is none, who owns what lies in it. `None`: all is root's alone.
+/// Returns the unprivileged user who controls our directories: the state directory's owner; if that is root, user
+/// blockhost; if there is no such user, the owner of something in it. `None`: root alone controls everything.
 pub fn ruler(host: &Host, more: &[PathBuf]) -> anyhow::Result<Option<Account>> {
     let state = &host.state_dir;
     let below = ["terraform", "terraform/vms", "journal", "audit", "vms.json", "vms.json.lock"];
@@ -46,7 +46,7 @@ pub fn ruler(host: &Host, more: &[PathBuf]) -> anyhow::Result<Option<Account>> {
     places.extend(more.iter().cloned());
     let rulers: Vec<Ruler> = places.iter().filter_map(|path| ruled_by_others(path)).collect();
     let Some(first) = rulers.first() else { return Ok(None) };
-    // The state folder itself, behind a link that root made.
+    // `metadata` follows links: the directory's owner counts, not that of a link that root made to it.
     let owner = std::fs::metadata(state).ok().map(|found| Ruler::of(&found)).filter(|owner| owner.uid != 0);
     if let Some(owner) = owner {
         return Ok(Some(account(owner, None)?));
@@ -66,13 +66,13 @@ pub fn ruler(host: &Host, more: &[PathBuf]) -> anyhow::Result<Option<Account>> {
     }
 }
 
-/// The owner of a place, where it is not root.
+/// Returns the owner of a path unless it is root.
 pub(super) fn owner(found: &std::fs::Metadata) -> anyhow::Result<Option<Account>> {
     let ruler = Ruler::of(found);
     if ruler.uid == 0 { Ok(None) } else { account(ruler, None).map(Some) }
 }
 
-/// A user by number. Without an entry in the user database its group is the folder's.
+/// Looks up a user by number. For a user without an entry in the user database, the group is the directory's.
 fn account(ruler: Ruler, folder_group: Option<u32>) -> anyhow::Result<Account> {
     let user = User::from_uid(Uid::from_raw(ruler.uid))
         .context("cannot look up the owner of the state directory")?;

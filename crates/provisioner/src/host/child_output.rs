@@ -1,9 +1,9 @@
-//! What a child prints: told line by line while it works, and whole to its last byte once it has ended.
+//! A child process's output: passed on line by line while it runs, and complete to the last byte once it has ended.
 //!
-//! Read by the thread that waits for the child, not by threads of their own: on a busy machine these may not have had
-//! their turn when the child has ended, and an answer that is cut short looks like an absence. What a child has written
-//! lies in its pipe, so a pipe that is empty after the child's end has given everything, even where a grandchild (a
-//! daemon that the child started) keeps it open.
+//! The thread that waits for the child reads the output; there are no reader threads: on a busy host these may not have
+//! been scheduled by the time the child ends, and a truncated answer looks like an absence. What a child has written
+//! stays in its pipe, so a pipe that is empty after the child's end has delivered everything, even if a grandchild (a
+//! daemon started by the child) keeps it open.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -11,7 +11,7 @@ use std::io::{self, ErrorKind, Read};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-/// Longest line that is told in one piece, in bytes.
+/// Longest line passed on in one piece, in bytes; longer ones are split.
 const LINE_MAX: usize = 64 << 10;
 
 /// Which of its two streams a child wrote to.
@@ -23,18 +23,18 @@ pub enum Stream {
     Error,
 }
 
-/// What a look at the pipes has brought.
+/// Result of polling the pipes.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Heard {
-    /// Bytes, or the end of one of them.
+    /// Data from a pipe, or the end of one.
     Something,
-    /// Both are empty, but open.
+    /// Both pipes are open, but empty.
     Nothing,
-    /// Both have ended.
+    /// Both pipes have ended.
     End,
 }
 
-/// The reading ends of a child's pipes.
+/// The read ends of a child's pipes.
 pub(super) struct ChildOutput {
     pipes: Vec<Pipe>,
 }
@@ -42,16 +42,16 @@ pub(super) struct ChildOutput {
 struct Pipe {
     stream: Stream,
     end: std::fs::File,
-    /// Begun, and not yet ended by a newline.
+    /// The start of a line that has no newline yet.
     line: Vec<u8>,
 }
 
 impl ChildOutput {
-    /// Takes the pipes over.
+    /// Takes ownership of the pipes.
     ///
     /// # Errors
     ///
-    /// The kernel's refusal to make them non-blocking.
+    /// Fails if the kernel refuses to make the pipes non-blocking.
     pub(super) fn new(pipes: impl IntoIterator<Item = (Stream, OwnedFd)>) -> io::Result<ChildOutput> {
         let pipes = pipes.into_iter().map(|(stream, end)| {
             fcntl_setfl(&end, fcntl_getfl(&end)? | OFlags::NONBLOCK)?;
@@ -60,7 +60,7 @@ impl ChildOutput {
         Ok(ChildOutput { pipes: pipes.collect::<io::Result<_>>()? })
     }
 
-    /// Waits at most `patience` for output, and tells the lines that are complete.
+    /// Waits up to `patience` for output and passes on each complete line.
     pub(super) fn hear(
         &mut self,
         patience: Duration,
@@ -89,7 +89,7 @@ impl ChildOutput {
         Ok(Heard::Something)
     }
 
-    /// Tells what has come without a newline at its end.
+    /// Passes on what has arrived without a final newline.
     pub(super) fn tell_rest(&mut self, tell: &mut impl FnMut(Stream, &str)) {
         for pipe in &mut self.pipes {
             pipe.tell_rest(tell);
@@ -98,7 +98,7 @@ impl ChildOutput {
 }
 
 impl Pipe {
-    /// Reads once; false at the end of the stream.
+    /// Reads once; returns false at the end of the stream.
     fn read(&mut self, tell: &mut impl FnMut(Stream, &str)) -> bool {
         let mut buffer = [0; 16 << 10];
         let got = match self.end.read(&mut buffer) {

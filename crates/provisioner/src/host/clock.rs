@@ -1,4 +1,4 @@
-//! The only clock.
+//! The program's only clock.
 
 use super::doors::Doors;
 use super::interrupt::Interrupt;
@@ -7,13 +7,13 @@ use chrono::{DateTime, Utc};
 use std::time::{Duration, Instant};
 
 impl Doors {
-    /// The wall clock's time.
+    /// Returns the wall-clock time.
     #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
     pub fn now(self) -> DateTime<Utc> {
         self.machine().map_or_else(Utc::now, |machine| machine.wall_clock())
     }
 
-    /// How long the machine has been up; `None` where it does not say which boot this is.
+    /// How long the host has been up; `None` if the kernel does not report a boot id.
     pub fn uptime(self) -> Option<Uptime> {
         if self.machine().is_some() {
             return None;
@@ -41,13 +41,13 @@ impl Doors {
         Stopwatch { begun: self.instant(), doors: self }
     }
 
-    /// The clock that no one sets.
+    /// The monotonic clock.
     fn instant(self) -> Instant {
         self.machine().map_or_else(Instant::now, |machine| machine.instant())
     }
 }
 
-/// Time that passes, by the clock that no one sets.
+/// Measures elapsed time by the monotonic clock.
 #[derive(Debug, Clone, Copy)]
 pub struct Stopwatch {
     begun: Instant,
@@ -69,12 +69,12 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// What is left; zero when it has passed.
+    /// Time left; zero once the deadline has passed.
     pub fn left(&self) -> Duration {
         self.at.saturating_duration_since(self.doors.instant())
     }
 
-    /// Whether it has passed.
+    /// Whether the deadline has passed.
     pub fn passed(&self) -> bool {
         self.left().is_zero()
     }

@@ -1,7 +1,7 @@
-//! Named points at which tests kill us, stop us or take the disk away (hazards H05, H09, H14).
+//! Named points at which tests kill or stop this process, or make the disk appear full (hazards H05, H09, H14).
 //!
 //! Debug builds only: the installed package is a release build, in which every function here does nothing.
-//! `BLOCKHOST_FAULT` holds rules separated by blanks:
+//! `BLOCKHOST_FAULT` contains rules separated by blanks:
 //!
 //! | rule | effect |
 //! |---|---|
@@ -31,7 +31,7 @@ impl Doors {
         }
     }
 
-    /// Asked before each file write: fails as a full disk does.
+    /// Called before each file write; fails as on a full disk.
     pub(super) fn before_write(self) -> io::Result<()> {
         match self.machine() {
             _ if !FOR_TESTS => Ok(()),
@@ -40,7 +40,8 @@ impl Doors {
         }
     }
 
-    /// A time limit of an operation, which tests may make shorter: a guest that never shuts down is waited for 45 s.
+    /// Returns an operation's time limit, which tests may shorten: otherwise each test with a guest that never shuts
+    /// down would wait 45 s.
     pub fn limit(self, name: &str, usual: Duration) -> Duration {
         let shorter = match self.machine() {
             _ if !FOR_TESTS => None,

@@ -1,7 +1,8 @@
-//! The door for files from the web: one request, its bytes as they come (hazards H23, H31).
+//! The only place that fetches files from the web: one request, whose bytes are passed on as they arrive (hazards H23,
+//! H31).
 //!
-//! The request runs in a thread of its own, so that a server that falls silent keeps nobody from hearing a signal; a
-//! thread that is left behind ends with its own time limits or with the process.
+//! The request runs in its own thread, so that a silent server cannot keep the caller from noticing a signal; an
+//! abandoned thread ends by its own time limits or with the process.
 
 use super::clock::Deadline;
 use super::interrupt::Interrupt;
@@ -13,58 +14,58 @@ use std::time::Duration;
 use ureq::http::{HeaderMap, header};
 use ureq::tls::{RootCerts, TlsConfig};
 
-/// Why a file did not come.
+/// Why a download failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DownloadError {
-    /// No connection, or it broke.
+    /// The connection could not be made, or broke.
     #[error("cannot fetch {address}: {why}")]
     Broken {
-        /// What was asked for.
+        /// What was requested.
         address: String,
-        /// The reason in the library's words.
+        /// The reason as the library words it.
         why: String,
     },
-    /// It ended before its announced end.
+    /// The answer ended before its announced length.
     #[error("the download of {address} broke off after {got} of {length} bytes")]
     CutOff {
-        /// What was asked for.
+        /// What was requested.
         address: String,
-        /// Bytes of this answer that came.
+        /// Bytes of this answer that arrived.
         got: u64,
-        /// Bytes it announced.
+        /// Bytes that the answer announced.
         length: u64,
     },
-    /// No byte came for too long, or it took too long altogether.
+    /// No byte arrived for too long.
     #[error("{address} sent nothing for {} s", silence.as_secs())]
     Silent {
-        /// What was asked for.
+        /// What was requested.
         address: String,
-        /// How long.
+        /// How long nothing arrived.
         silence: Duration,
     },
-    /// The time for all of it is over.
+    /// The time limit for the whole download has passed.
     #[error("the download of {address} did not finish in time")]
     TooSlow {
-        /// What was asked for.
+        /// What was requested.
         address: String,
     },
     /// Any status but 200 and 206.
     #[error("cannot download {address}: HTTP {status}")]
     Status {
-        /// What was asked for.
+        /// What was requested.
         address: String,
-        /// The HTTP status; 416: there is nothing from that byte on.
+        /// The HTTP status; 416 means that the file has nothing from the requested byte on.
         status: u16,
     },
-    /// It sends us where we do not go.
+    /// A redirect that is not followed.
     #[error("{address} was redirected: {why}")]
     Redirect {
-        /// What was asked for.
+        /// What was requested.
         address: String,
-        /// Why not.
+        /// Why it is not followed.
         why: String,
     },
-    /// What came could not be kept.
+    /// The received data could not be stored.
     #[error(transparent)]
     Kept(#[from] io::Error),
     /// A signal arrived.
@@ -72,21 +73,21 @@ pub enum DownloadError {
     Interrupted(#[from] super::interrupt::Interrupted),
 }
 
-/// What a server begins to send.
+/// The beginning of a server's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Begun {
-    /// The first byte's place in the file: 0 where the server sends all of it, whatever was asked.
+    /// Offset of the first byte in the file; 0 if the server sends the whole file regardless of the request.
     pub from: u64,
-    /// Size of the whole file, if the server tells.
+    /// Size of the whole file, if the server states it.
     pub total: Option<u64>,
 }
 
 /// Time limits of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// For a byte to come.
+    /// Longest time without a byte.
     pub silence: Duration,
-    /// For all.
+    /// For the whole request.
     pub deadline: Deadline,
 }
 
@@ -100,8 +101,8 @@ enum News {
 const REDIRECTS: u32 = 8;
 const CHUNK: usize = 128 << 10;
 
-/// Fetches `address` from byte `from` on. `begun` is told first where the answer begins; then `bytes` gets it piece by
-/// piece. It comes back when all that was announced has come.
+/// Fetches `address` from byte `from` on. `begun` is called first, with the offset at which the answer begins; then
+/// `bytes` gets each piece. Returns once everything announced has arrived.
 pub fn fetch(
     address: &WebAddress,
     from: u64,
@@ -117,7 +118,7 @@ pub fn fetch(
             Ok(()) => News::End,
             Err(error) => News::Failed(error),
         };
-        // Nobody listens any more: then it does not matter.
+        // If the receiver is gone, nobody needs the result.
         let _ = tell.send(end);
     });
     let name = || address.to_string();
@@ -167,7 +168,7 @@ fn next(told: &Receiver<News>) -> Option<News> {
     match told.recv_timeout(Duration::from_millis(50)) {
         Ok(news) => Some(news),
         Err(RecvTimeoutError::Timeout) => None,
-        // The thread always tells its end; if it could not, a length that is missing is noticed.
+        // The thread always sends its end; if it could not, the missing bytes are noticed.
         Err(RecvTimeoutError::Disconnected) => Some(News::End),
     }
 }
@@ -215,7 +216,7 @@ fn request(
     patience: Patience,
 ) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
     let tls = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&certificates(None))).build();
-    // A little longer than we wait ourselves: the thread ends after its reader has given up.
+    // A little longer than the reader's own limit, so that the thread ends after its reader has given up.
     let silence = Some(patience.silence + Duration::from_secs(5));
     let config = ureq::Agent::config_builder()
         .tls_config(tls)
@@ -227,7 +228,7 @@ fn request(
         .timeout_recv_response(silence)
         .timeout_per_read(silence)
         .timeout_global(Some(patience.deadline.left().max(Duration::from_millis(1))));
-    // Over http nothing may stand between us and this machine itself; over https the host's proxy is used.
+    // An http address is this host itself, and no proxy may come in between; over https the host's proxy is used.
     let config = if address.is_secure() { config } else { config.proxy(None) };
     let mut call = config.build().new_agent().get(address.as_str());
     if from > 0 {
@@ -255,14 +256,14 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// `bytes 100-199/200`, also `/*`.
+/// Parses `bytes 100-199/200`; the total may be `*`.
 fn content_range(text: &str) -> Option<Begun> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let from = range.split_once('-')?.0.trim().parse().ok()?;
     Some(Begun { from, total: total.trim().parse().ok() })
 }
 
-/// The library's words, with what an operator lacks where the certificates are meant.
+/// The library's message, with advice where it is about certificates.
 fn in_words(error: &ureq::Error) -> String {
     let words = error.to_string();
     if words.contains("UnknownIssuer") || words.contains("no root certificates") {

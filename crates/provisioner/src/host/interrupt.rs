@@ -1,11 +1,11 @@
-//! SIGTERM and SIGINT: a caller that gives up. Operations look at the flag between steps and end cleanly.
+//! SIGTERM and SIGINT: the caller gives up. Operations check the flag between steps and end cleanly.
 
 use super::doors::Doors;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Whether somebody asked us to stop.
+/// Whether a signal asked us to stop.
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt(Arc<AtomicBool>);
 
@@ -15,8 +15,8 @@ pub struct Interrupt(Arc<AtomicBool>);
 pub struct Interrupted;
 
 impl Interrupt {
-    /// Listens to SIGTERM and SIGINT from now on. A second one changes nothing: undo must run to its end, and whoever
-    /// cannot wait has SIGKILL, which is survived.
+    /// Catches SIGTERM and SIGINT from now on. A second signal changes nothing: a rollback must run to its end, and
+    /// whoever cannot wait can use SIGKILL, after which the next command recovers.
     pub fn install() -> std::io::Result<Interrupt> {
         let flag = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
@@ -25,12 +25,12 @@ impl Interrupt {
         Ok(Interrupt(flag))
     }
 
-    /// An interrupt that never comes: for undo, which must run to its end.
+    /// An interrupt that never arrives: for rollbacks, which must run to their end.
     pub fn never() -> Interrupt {
         Interrupt::default()
     }
 
-    /// The signal arrives: for tests that have no process of their own to send one to.
+    /// Simulates the signal, for tests that have no process of their own to send one to.
     pub fn request(&self, arrived: bool) {
         self.0.store(arrived, Ordering::Relaxed);
     }
@@ -40,7 +40,7 @@ impl Interrupt {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// An error once the signal has arrived.
+    /// Fails once the signal has arrived.
     pub fn check(&self) -> anyhow::Result<()> {
         if self.requested() { Err(Interrupted.into()) } else { Ok(()) }
     }

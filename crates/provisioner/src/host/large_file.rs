@@ -1,7 +1,8 @@
-//! Files too large to be written by one call: disk images. They grow piece by piece under a name of their own, are
-//! hashed, and get their real name when they are complete (hazard H14).
+//! Files too large for a single write: disk images. They grow piece by piece under a temporary name, are hashed, and
+//! get their real name once complete (hazard H14).
 //!
-//! No link is ever followed at the last part of a path: root works here beside folders that others may write (H29).
+//! A link in the last component of a path is never followed: root works here next to directories that others can write
+//! to (H29).
 
 use super::failpoint;
 use super::interrupt::Interrupt;
@@ -14,10 +15,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 const PIECE: usize = 1 << 20;
-/// Only we may read it: what is in it is nobody else's business until it is a template.
+/// Mode of new files: only their owner may read them, since their content is nobody else's business until it is a
+/// template.
 const OWN: u32 = 0o600;
 
-/// A file that is being written.
+/// A file being written.
 #[derive(Debug)]
 pub struct GrowingFile {
     file: File,
@@ -26,12 +28,12 @@ pub struct GrowingFile {
 }
 
 impl GrowingFile {
-    /// Opens `path` to go on at its end; made where it is missing.
+    /// Opens `path` to continue at its end, and creates it if missing.
     pub fn open(path: &Path) -> io::Result<GrowingFile> {
         GrowingFile::open_as(path, OFlags::empty())
     }
 
-    /// Begins `path` anew.
+    /// Starts `path` over as an empty file.
     pub fn begin(path: &Path) -> io::Result<GrowingFile> {
         GrowingFile::open_as(path, OFlags::TRUNC)
     }
@@ -50,19 +52,19 @@ impl GrowingFile {
         open().map_err(|error| in_words("write", path, &error))
     }
 
-    /// Bytes in it.
+    /// Size in bytes.
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// Cuts it to `length` bytes.
+    /// Truncates the file to `length` bytes.
     pub fn cut(&mut self, length: u64) -> io::Result<()> {
         self.file.set_len(length).map_err(|error| in_words("write", &self.path, &error))?;
         self.length = length;
         Ok(())
     }
 
-    /// Adds bytes at the end.
+    /// Appends bytes.
     pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         let write = || -> io::Result<()> {
             (&self.file).seek(SeekFrom::Start(self.length))?;
@@ -73,7 +75,8 @@ impl GrowingFile {
         Ok(())
     }
 
-    /// Adds the first `length` bytes of another file, or all where it has less; `heard` is told how many bytes are there.
+    /// Appends the first `length` bytes of another file, or all of it if it is shorter; `heard` is called with the
+    /// resulting size after each piece.
     pub fn append_file(
         &mut self,
         from: &mut File,
@@ -95,12 +98,12 @@ impl GrowingFile {
         }
     }
 
-    /// The SHA-512 of what is in it.
+    /// Returns the SHA-512 of the content.
     pub fn sha512(&mut self, interrupt: &Interrupt, heard: impl FnMut(u64)) -> anyhow::Result<Sum> {
         sha512(&mut self.file, interrupt, heard)
     }
 
-    /// It is complete: on the disk, and called `name`.
+    /// Completes the file: syncs it to disk and renames it to `name`.
     #[allow(clippy::disallowed_methods, reason = "a file that is complete gets its real name (H14)")]
     pub fn complete(self, name: &Path) -> io::Result<()> {
         let complete = || -> io::Result<()> {
@@ -112,28 +115,28 @@ impl GrowingFile {
     }
 }
 
-/// A file that is complete is called `name` from now on.
+/// Syncs a complete file to disk and renames it to `name`.
 pub fn complete(path: &Path, name: &Path) -> io::Result<()> {
     GrowingFile::open(path)?.complete(name)
 }
 
-/// Opens a regular file to read it; a link is none.
+/// Opens a regular file for reading; refuses a symbolic link.
 pub fn open_plain(path: &Path) -> io::Result<File> {
     open_plain_at(rustix::fs::CWD, path)
 }
 
-/// Opens a directory to list it and to open what is in it; a link is none.
+/// Opens a directory, to list it and to open what is in it; refuses a symbolic link.
 pub fn open_directory(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::DIRECTORY;
     let opened = rustix::fs::open(path, flags, Mode::empty());
     opened.map(File::from).map_err(|error| match error {
-        // The kernel says of a link only that it is no directory.
+        // For a symbolic link the kernel reports only that it is not a directory.
         rustix::io::Errno::NOTDIR => io::Error::other("it is a symbolic link or not a directory"),
         other => other.into(),
     })
 }
 
-/// As [`open_plain`], in an open directory.
+/// As [`open_plain`], relative to an open directory.
 pub fn open_plain_at(directory: impl std::os::fd::AsFd, name: impl rustix::path::Arg) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let opened = rustix::fs::openat(directory, name, flags, Mode::empty());
@@ -147,30 +150,30 @@ pub fn open_plain_at(directory: impl std::os::fd::AsFd, name: impl rustix::path:
     Ok(file)
 }
 
-/// Opens a folder; a link is none.
+/// Opens a directory; refuses a symbolic link.
 pub fn open_folder(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
 }
 
-/// Whether `file` or folder is ours alone to change: it belongs to the running user, and neither group nor others may
-/// write it.
+/// Whether only the running user can change `file`, which may be a directory: that user owns it, and neither group nor
+/// others may write to it.
 pub fn ours_alone(file: &File) -> io::Result<bool> {
     let found = file.metadata()?;
     Ok(found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o022 == 0)
 }
 
-/// A SHA-512.
+/// A SHA-512 sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sum([u8; 64]);
 
 impl Sum {
-    /// Of a text.
+    /// Returns the sum of a text.
     pub fn of(text: &[u8]) -> Sum {
         Sum(Sha512::digest(text).into())
     }
 
-    /// Reads 128 hexadecimal digits.
+    /// Parses 128 hexadecimal digits.
     pub fn parse(text: &str) -> Option<Sum> {
         let digits: Vec<u8> =
             text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect::<Option<_>>()?;
@@ -178,7 +181,7 @@ impl Sum {
         (digits.len() == 128).then(|| bytes.try_into().ok().map(Sum)).flatten()
     }
 
-    /// The first 16 digits: enough to tell files apart.
+    /// The first 16 digits, enough to tell files apart.
     pub fn short(&self) -> String {
         self.to_string()[..16].to_owned()
     }
@@ -190,7 +193,7 @@ impl std::fmt::Display for Sum {
     }
 }
 
-/// The SHA-512 of a whole file; `heard` is told how many bytes were read.
+/// Returns the SHA-512 of a whole file; `heard` is called with the number of bytes read so far.
 pub fn sha512(file: &mut File, interrupt: &Interrupt, mut heard: impl FnMut(u64)) -> anyhow::Result<Sum> {
     file.rewind()?;
     let mut hash = Sha512::new();

@@ -1,4 +1,4 @@
-//! A child that watches over what we do: it outlives us, and acts when we die.
+//! A child process that guards our work: it outlives us and acts if we die.
 
 use super::clock::Deadline;
 use super::run_process::{Program, start, wait};
@@ -6,14 +6,14 @@ use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{ExitStatus, Stdio};
 
-/// A child that outlives us and listens: it is told words by a pipe, and sees our death as the pipe's end.
+/// A guarding child process: it receives lines through a pipe, and notices our death by the pipe's end.
 pub struct Lifeline {
     child: std::process::Child,
     pipe: Option<std::process::ChildStdin>,
 }
 
 impl Lifeline {
-    /// Starts it, in a process group of its own.
+    /// Starts the program in its own process group.
     pub fn start(program: &Program<'_>) -> std::io::Result<Lifeline> {
         let mut command = start(program)?;
         let mut child = command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
@@ -21,7 +21,7 @@ impl Lifeline {
         Ok(Lifeline { child, pipe })
     }
 
-    /// Tells it a line.
+    /// Sends the child a line.
     pub fn say(&mut self, line: &str) -> std::io::Result<()> {
         let pipe = self.pipe.as_mut().ok_or(std::io::ErrorKind::BrokenPipe)?;
         pipe.write_all(line.as_bytes())?;
@@ -29,7 +29,7 @@ impl Lifeline {
         pipe.flush()
     }
 
-    /// Closes the pipe and waits for its end.
+    /// Closes the pipe and waits for the child to end.
     pub fn wait(mut self, deadline: Deadline) -> anyhow::Result<ExitStatus> {
         self.pipe = None;
         match wait(&mut self.child, &deadline)? {

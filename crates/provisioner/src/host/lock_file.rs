@@ -1,4 +1,4 @@
-//! Locks that the kernel keeps (`flock`): a dead process holds none (hazard H18).
+//! Locks kept by the kernel (`flock`): a dead process holds none (hazard H18).
 
 use super::clock::Deadline;
 use super::interrupt::Interrupt;
@@ -10,27 +10,27 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// A lock that is held until this value goes.
+/// A lock that is held until this value is dropped.
 #[derive(Debug)]
 pub struct LockFile {
     file: File,
     path: PathBuf,
 }
 
-/// Why a lock was not taken.
+/// Why a lock could not be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Somebody else held it until the deadline.
+    /// Another process held the lock until the deadline.
     #[error("{path} is locked by another process{holder}, waited {waited} s")]
     Held {
         /// The lock file.
         path: String,
-        /// Who, if the file says so: ` (blockhost-vm-create, PID 123)`.
+        /// The holder, if the file names it: ` (blockhost-vm-create, PID 123)`.
         holder: String,
         /// Seconds waited.
         waited: u64,
     },
-    /// The lock file cannot be made or opened.
+    /// The lock file cannot be created or opened.
     #[error("cannot open lock file {path}: {source}")]
     Open {
         /// The lock file.
@@ -56,8 +56,8 @@ impl LockFile {
                     return Err(LockError::Open { path: path.display().to_string(), source });
                 }
             }
-            // The holder before us may have removed the file after we opened it: then this lock is of a
-            // file nobody else will find.
+            // The previous holder may have removed the file after we opened it; then we have locked a file that nobody
+            // else will find.
             let same = match (file.metadata(), path.symlink_metadata()) {
                 (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
                 _ => false,
@@ -68,8 +68,8 @@ impl LockFile {
         }
     }
 
-    /// What the holder has noted, while somebody holds the lock; `None` where nobody does, or it cannot be told. Makes no
-    /// file; a shared lock is tried for a moment, which no waiter takes for a holder's.
+    /// Returns the holder's note while the lock is held; `None` if nobody holds it or that cannot be determined.
+    /// Creates no file. It takes a shared lock for a moment, which no waiter mistakes for a holder's.
     pub fn holder(path: &Path) -> Option<String> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
@@ -106,23 +106,24 @@ impl LockFile {
         }
     }
 
-    /// Writes who holds the lock, for people and for error messages; the kernel's lock is what counts.
+    /// Writes the holder's name into the lock file, for people and for error messages; only the kernel's lock counts.
     pub fn note(&mut self, text: &str) {
         let write = |file: &mut File| -> io::Result<()> {
             file.set_len(0)?;
             file.rewind()?;
             file.write_all(text.as_bytes())
         };
-        // A note that cannot be written (full disk) takes nothing from the lock.
+        // If the note cannot be written (full disk), the lock holds all the same.
         let _ = write(&mut self.file);
     }
 
-    /// Removes the file and lets the lock go.
+    /// Removes the file and releases the lock.
     pub fn remove(self) {
         let _ = super::replace_file::remove(&self.path);
     }
 
-    /// Gives the lock to a child process: as its standard input it is held until the last copy is closed.
+    /// Turns the lock into a file for a child process: as the child's standard input, it is held until its last copy is
+    /// closed.
     pub fn into_file(self) -> File {
         self.file
     }
@@ -138,7 +139,7 @@ pub fn is_record_locked(path: &Path) -> bool {
     })
 }
 
-/// What the holder wrote into the lock file, one line.
+/// Returns the first line of the holder's note in the lock file.
 pub fn read_note(path: &Path) -> String {
     let mut text = String::new();
     if let Ok(file) = super::read_file::open(path) {
@@ -154,7 +155,8 @@ fn open(path: &Path) -> io::Result<File> {
     if !data.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
-    // Whoever makes it, members of the folder's group can use it (umask and root notwithstanding).
+    // Whoever creates it, members of the directory's group can use it, regardless of umask and of root being the
+    // creator.
     if data.mode() & 0o777 != SHARED && data.uid() == rustix::process::geteuid().as_raw() {
         if let Some(folder) = path.parent() {
             give_to_owner_of(&file, folder)?;

@@ -1,6 +1,6 @@
-//! The only doors to the machine. One [`Host`] is made by the command and passed by reference.
+//! All access to the host goes through these modules. A command creates one [`Host`] and passes it by reference.
 //!
-//! Three files hold the effects a reviewer watches: [`run_process`], [`root_agent`], [`replace_file`].
+//! Three files contain the effects that a reviewer watches: [`run_process`], [`root_agent`], [`replace_file`].
 
 pub mod accounts;
 mod child_output;
@@ -33,41 +33,42 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Whether this is a build for tests: only there are fail points ([`failpoint`]) and simulated machines ([`simulated`]).
-/// The installed package is a release build, from which the compiler drops all that asks for it.
+/// Whether this is a test build: only such a build has fail points ([`failpoint`]) and simulated hosts ([`simulated`]).
+/// The installed package is a release build, from which the compiler drops all code that checks for them.
 const FOR_TESTS: bool = cfg!(debug_assertions);
 
-/// Where things are on this machine, and who asks.
+/// Where things are on this host, and the caller's environment.
 #[derive(Debug, Clone)]
 pub struct Host {
-    /// Folders searched for configuration, first match wins: `/etc/blockhost`, and `./config` with `BLOCKHOST_DEV`.
+    /// Directories searched for configuration, the first match wins: `/etc/blockhost`, then `./config` with
+    /// `BLOCKHOST_DEV`.
     pub config_dirs: Vec<PathBuf>,
-    /// What we remember: `/var/lib/blockhost`.
+    /// Persistent state: `/var/lib/blockhost`.
     pub state_dir: PathBuf,
-    /// What a reboot may forget, and the root agent's socket: `/run/blockhost`.
+    /// What may be lost in a reboot, and the root agent's socket: `/run/blockhost`.
     pub run_dir: PathBuf,
-    /// What packages ship: `/usr/share/blockhost`.
+    /// Files shipped by packages: `/usr/share/blockhost`.
     pub share_dir: PathBuf,
-    /// `BLOCKHOST_DEV` is set: templates of the current folder may be used.
+    /// `BLOCKHOST_DEV` is set: templates in the current directory may be used.
     pub dev: bool,
-    /// The caller's home, for ssh public keys and for terraform.
+    /// The caller's home directory, for ssh public keys and for terraform.
     pub home: Option<PathBuf>,
-    /// The mock database (`BLOCKHOST_MOCK_DB`, default `accounting/mock-db.json` below the working folder).
+    /// The mock database (`BLOCKHOST_MOCK_DB`, default `accounting/mock-db.json` below the working directory).
     pub mock_database: PathBuf,
-    /// Root's own downloads and work: `/var/cache/blockhost-provisioner`.
+    /// Root's own downloads and work files: `/var/cache/blockhost-provisioner`.
     pub cache_dir: PathBuf,
     /// SIGTERM and SIGINT.
     pub interrupt: Interrupt,
     /// The machine that all effects are on.
     pub doors: Doors,
-    /// How many threads an operation may use beside the one that it runs in.
+    /// How many threads an operation may use in addition to its own.
     pub more_threads: usize,
-    /// What root brought before it became user blockhost; `None` where nobody gave rights up.
+    /// What root read before it became user blockhost; `None` if root privileges were not dropped.
     pub brought: Option<rights::Brought>,
 }
 
 impl Host {
-    /// The host as environment and defaults describe it (`facts/contract/configuration.md`).
+    /// The host as described by the environment and defaults (`facts/contract/configuration.md`).
     pub fn from_environment(interrupt: Interrupt) -> Host {
         let dir = |variable: &str, default: &str| {
             std::env::var_os(variable)
@@ -100,20 +101,20 @@ impl Host {
         self.run_dir.join("root-agent.sock")
     }
 
-    /// Where other programs of this machine have their configuration: beside ours, `/etc`. A lab's is below its own root.
+    /// Directory of other programs' configuration: the parent of ours, `/etc`. In a lab it is below the lab's own root.
     pub fn etc(&self) -> PathBuf {
         let ours = self.config_dirs.first().map(PathBuf::as_path).and_then(Path::parent);
         ours.map_or_else(|| PathBuf::from("/etc"), Path::to_path_buf)
     }
 
-    /// What configuration and state have in common: `/`, and in a lab its own folder.
+    /// The common parent of configuration and state: `/`, or in a lab its own directory.
     pub fn root(&self) -> PathBuf {
         let ours = self.config_dirs.first().map_or(Path::new("/"), PathBuf::as_path);
         let common = ours.components().zip(self.state_dir.components()).take_while(|(a, b)| a == b);
         common.map(|(part, _)| part).collect()
     }
 
-    /// The first configuration file of this name that exists, else where it is expected.
+    /// The first existing configuration file of this name, or the path where it is expected.
     pub fn config_file(&self, name: &str) -> PathBuf {
         let candidates = self.config_dirs.iter().map(|dir| dir.join(name));
         candidates
@@ -123,7 +124,7 @@ impl Host {
             .unwrap_or_else(|| name.into())
     }
 
-    /// Passes a named point of an operation: where the tests kill us, and where SIGTERM is heard.
+    /// Passes a named point of an operation, at which tests kill the process and SIGTERM is noticed.
     pub fn step(&self, name: &str) -> anyhow::Result<()> {
         tracing::debug!("reached {name}");
         self.reached(name)?;
@@ -140,7 +141,7 @@ impl Host {
         self.doors.limit(name, usual)
     }
 
-    /// The wall clock's time.
+    /// Returns the wall-clock time.
     pub fn now(&self) -> DateTime<Utc> {
         self.doors.now()
     }
@@ -161,18 +162,18 @@ impl Host {
     }
 }
 
-/// A variable of our environment, where it is text.
+/// Returns an environment variable, if it is valid text.
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Free space of the file system of `folder`, for an ordinary user, in KiB; `None` where it cannot be told.
+/// Free space of the file system of `folder` for an ordinary user, in KiB; `None` if it cannot be determined.
 pub fn free_kib(folder: &Path) -> Option<u64> {
     let figures = rustix::fs::statvfs(folder).ok()?;
     Some(figures.f_bavail.saturating_mul(figures.f_frsize) / 1024)
 }
 
-/// Whether `path` names something, a dangling link included.
+/// Whether `path` exists; a dangling link counts.
 pub fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }

@@ -1,15 +1,15 @@
-//! A word now and then during a long wait, so that whoever looks on knows that it goes on, and for what.
+//! A message now and then during a long wait, so that whoever watches knows that it goes on, and for what.
 
 use super::clock::Stopwatch;
 use super::doors::Doors;
 use std::time::Duration;
 
-/// Silence before the first word.
+/// Silence before the first message.
 const FIRST: Duration = Duration::from_secs(15);
-/// And between words.
+/// Silence between later messages.
 const THEN: Duration = Duration::from_secs(30);
 
-/// One wait.
+/// A single wait.
 #[derive(Debug)]
 pub struct Patience {
     begun: Stopwatch,
@@ -17,12 +17,12 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// The wait begins now.
+    /// Starts the wait now.
     pub fn new(doors: Doors) -> Patience {
         Patience { begun: doors.stopwatch(), next: doors.limit("patience", FIRST) }
     }
 
-    /// To be called at each look: says what is waited for, and since when, if it is time for a word.
+    /// To be called at each check: when a message is due, logs what is waited for and for how long.
     pub fn still(&mut self, what: impl FnOnce() -> String) {
         let waited = self.begun.elapsed();
         if waited >= self.next {

@@ -1,4 +1,5 @@
-//! The door to the node's HTTPS API: a token, a deadline for every call, certificates checked (hazards H23, H31).
+//! The only access to the node's HTTPS API: a token, a deadline for every call, checked certificates (hazards H23,
+//! H31).
 
 use super::clock::Deadline;
 use super::doors::Doors;
@@ -10,16 +11,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
-/// Why the API did not answer as hoped. A missing VM is HTTP 500 and a refusal 403 before existence is looked
-/// at, so none of these is ever an absence (H39, H49).
+/// Why an API request failed. For a missing VM the API answers HTTP 500, and it refuses with 403 before checking
+/// existence, so none of these proves an absence (H39, H49).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
-    /// No connection, or it broke.
+    /// The connection could not be made, or broke.
     #[error("cannot reach the Proxmox API at {endpoint}: {why}")]
     Unreachable {
-        /// Where we asked.
+        /// The endpoint that was queried.
         endpoint: String,
-        /// The reason in the library's words.
+        /// The reason as the library words it.
         why: String,
     },
     /// The token is wrong, expired, or its user disabled (401).
@@ -35,10 +36,10 @@ pub enum ApiError {
     Forbidden {
         /// `user@realm!name`.
         token_id: String,
-        /// Names path and privilege.
+        /// Names the path and the privilege.
         message: String,
     },
-    /// 595, 596 and 599 are PVE's own: its proxy could not reach the daemon or the node in time.
+    /// PVE's own 595, 596 and 599: its proxy could not reach the daemon or the node in time.
     #[error(
         "the Proxmox API answered HTTP {status} to {request}: its proxy could not reach pvedaemon or the node in time, so the node is down or overloaded (systemctl status pvedaemon)"
     )]
@@ -55,20 +56,20 @@ pub enum ApiError {
         status: u16,
         /// Method and path.
         request: String,
-        /// PVE's words.
+        /// PVE's message.
         message: String,
     },
-    /// The answer was no JSON envelope.
+    /// The answer is not a JSON envelope.
     #[error("the Proxmox API sent an unexpected answer to {0}")]
     NotUnderstood(String),
 }
 
-/// Where to look for the reason of a status that is the server's own fault.
+/// Advice for a status that is the server's own fault.
 fn look_for(status: u16) -> &'static str {
     if status == 500 { "; see journalctl -u pvedaemon" } else { "" }
 }
 
-/// The node's API.
+/// A client of the node's API.
 pub struct ProxmoxApi {
     doors: Doors,
     agent: ureq::Agent,
@@ -77,8 +78,8 @@ pub struct ProxmoxApi {
 }
 
 impl ProxmoxApi {
-    /// A client for `endpoint` (`https://host:8006`). `extra_certificates` names a PEM file with the node's own
-    /// CA, where there is one; an unchecked connection is made only to loopback.
+    /// A client for `endpoint` (`https://host:8006`). `extra_certificates` names a PEM file with the node's own CA, if
+    /// there is one; only a connection to loopback goes unchecked.
     pub fn new(
         doors: Doors,
         endpoint: &str,
@@ -104,8 +105,8 @@ impl ProxmoxApi {
         Ok(ProxmoxApi { doors, agent: config.new_agent(), endpoint: endpoint.to_string(), token })
     }
 
-    /// GET `path` (below `/api2/json`, query included); the value of `data`. Asked again while the node is
-    /// overloaded, until the deadline (H22): a GET changes nothing.
+    /// Sends GET `path` (below `/api2/json`, including the query) and returns the value of `data`. Repeated until the
+    /// deadline while the node is overloaded (H22), since a GET changes nothing.
     pub fn get(&self, path: &str, deadline: Deadline) -> Result<Value, ApiError> {
         let mut pause = Duration::from_millis(200);
         let mut overloaded = None;
@@ -116,24 +117,24 @@ impl ProxmoxApi {
                     self.doors.sleep(pause);
                     pause = (pause * 2).min(Duration::from_secs(3));
                 }
-                // The last look was cut short by our own limit: what the node said before counts.
+                // Our own limit cut the last request short; the node's previous answer counts.
                 (Err(ApiError::Unreachable { .. }), Some(before)) if deadline.passed() => return Err(before),
                 (other, _) => return other,
             }
         }
     }
 
-    /// POST `path` with form fields; the value of `data`.
+    /// Sends POST `path` with form fields and returns the value of `data`.
     pub fn post(&self, path: &str, fields: &[(&str, &str)], deadline: Deadline) -> Result<Value, ApiError> {
         self.request("POST", path, fields, deadline)
     }
 
-    /// PUT `path` with form fields; the value of `data`.
+    /// Sends PUT `path` with form fields and returns the value of `data`.
     pub fn put(&self, path: &str, fields: &[(&str, &str)], deadline: Deadline) -> Result<Value, ApiError> {
         self.request("PUT", path, fields, deadline)
     }
 
-    /// One request; only POST and PUT have fields.
+    /// Sends one request; only POST and PUT have fields.
     fn request(
         &self,
         method: &str,
@@ -185,7 +186,7 @@ impl ProxmoxApi {
     fn judge(&self, request: &str, status: u16, envelope: &Value) -> Result<Value, ApiError> {
         tracing::debug!("Proxmox API: {request}: HTTP {status}");
         let token_id = self.token.id().to_string();
-        // Whoever stands between us and the node may repeat what we sent (H30).
+        // A proxy in between may repeat what we sent (H30).
         let words = || message_of(envelope).replace(self.token.secret_part(), "[secret]");
         match status {
             200 => match envelope.get("data") {
@@ -200,7 +201,7 @@ impl ProxmoxApi {
     }
 }
 
-/// Why there was no answer, with the next step where one is known.
+/// Why there was no answer, with the next step if known.
 fn why_unreachable(error: &ureq::Error) -> String {
     let hint = "is pveproxy running? (systemctl status pveproxy; the address is in provider.tf.json)";
     match error {
@@ -212,7 +213,7 @@ fn why_unreachable(error: &ureq::Error) -> String {
     }
 }
 
-/// PVE's words: `message` (servers since January 2025) and the parameter errors, on one line.
+/// PVE's own text: `message` (servers since January 2025) and the parameter errors, on one line.
 fn message_of(envelope: &Value) -> String {
     let mut words: Vec<String> = Vec::new();
     if let Some(message) = envelope.get("message").and_then(Value::as_str) {
@@ -230,8 +231,9 @@ fn limit(deadline: Deadline) -> Duration {
     deadline.left().max(Duration::from_millis(1))
 }
 
-/// The token goes to an unchecked certificate on loopback alone (hazard H31): here, before any verb asks the API or
-/// starts terraform, which reads this file by itself. A text may be a formula of terraform's, so it is as good as true.
+/// Refuses a configuration that would send the token to an unchecked certificate on anything but loopback (hazard H31).
+/// Checked here, before any command queries the API or starts terraform, which reads this file itself. A string may be
+/// a terraform expression, so any but "false" counts as true.
 pub fn refuse_unchecked(path: &Path, provider: &Value) -> anyhow::Result<()> {
     let checked = match provider.get("insecure") {
         None | Some(Value::Null | Value::Bool(false)) => true,
@@ -254,7 +256,7 @@ pub fn refuse_unchecked(path: &Path, provider: &Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The system's authorities and, where the operator put one, the node's own.
+/// The system's authorities and the node's own CA, if the operator installed one.
 pub(super) fn certificates(extra: Option<PathBuf>) -> Vec<Certificate<'static>> {
     let files = [Some(PathBuf::from("/etc/ssl/certs/ca-certificates.crt")), extra];
     let texts = files.into_iter().flatten().filter_map(|path| crate::host::read_file::bytes(path).ok());

@@ -1,7 +1,7 @@
-//! The door for files that are read: whoever put something else in a file's place (a pipe, a device, a file without
-//! end) must not make a command hang or eat the memory, deaf to signals.
+//! All reading of files goes through here: something else in a file's place (a pipe, a device, an endless file) must
+//! not make a command hang, use up the memory or ignore signals.
 //!
-//! Links are followed: configuration is often linked. Where root reads beside others' files, it opens with
+//! Links are followed, since configuration is often linked. Where root reads next to other users' files, it uses
 //! [`super::large_file::open_plain`].
 
 use rustix::fd::OwnedFd;
@@ -12,34 +12,35 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-/// Bytes that a configuration, a state, a journal entry or a template may have: far beyond all that exist.
+/// Maximum size in bytes of a configuration file, a state file, a journal entry or a template, far beyond any that
+/// exist.
 pub const LIMIT: u64 = 16 << 20;
 
-/// Opens a regular file to read it; nothing else is opened, and nothing waited for.
+/// Opens a regular file for reading. Refuses anything else, and never blocks.
 pub fn open(path: impl AsRef<Path>) -> io::Result<File> {
     let path = path.as_ref();
-    // Looked at first, since opening alone does something to some devices (a watchdog, a tape).
+    // Checked before opening, since merely opening some devices has an effect (a watchdog, a tape).
     regular(&path.metadata()?)?;
-    // In between it may have become a pipe: nonblocking, and looked at again.
+    // It may have become a pipe in between: hence non-blocking, and checked again.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     regular(&file.metadata()?)?;
     Ok(file)
 }
 
-/// A folder in which somebody else may put what he likes: nothing that is read by way of it lies outside, whatever links
-/// are in it or come while it is read (hazard H56).
+/// A directory that another user may control: nothing read through it lies outside, whatever links are in it or appear
+/// meanwhile (hazard H56).
 #[derive(Debug)]
 pub struct Beneath(OwnedFd);
 
 impl Beneath {
-    /// Opens the folder itself, by whatever path leads to it.
+    /// Opens the directory itself; links in its path are followed.
     pub fn open(folder: &Path) -> io::Result<Beneath> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(Beneath(rustix::fs::open(folder, flags, Mode::empty())?))
     }
 
-    /// What is in a folder of it; `.` is the folder itself.
+    /// Lists a directory in it; `.` is the directory itself.
     pub fn names(&self, folder: impl AsRef<Path>) -> io::Result<Vec<OsString>> {
         let opened = self.open_at(folder.as_ref(), OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mut names = Vec::new();
@@ -52,7 +53,7 @@ impl Beneath {
         Ok(names)
     }
 
-    /// All of a text file of it; a link in the file's place is refused.
+    /// Reads a text file in it; refuses a link in the file's place.
     pub fn text(&self, path: impl AsRef<Path>) -> io::Result<String> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
         let file = File::from(self.open_at(path.as_ref(), flags)?);
@@ -61,7 +62,7 @@ impl Beneath {
     }
 
     fn open_at(&self, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
-        // The kernel gives up where a folder is moved about just then.
+        // The kernel returns EAGAIN if a directory is being moved just then.
         for _ in 0..16 {
             match rustix::fs::openat2(
                 &self.0,
@@ -78,7 +79,7 @@ impl Beneath {
     }
 }
 
-/// Opens a regular file that may have `limit` bytes.
+/// Opens a regular file of at most `limit` bytes.
 pub fn open_up_to(path: impl AsRef<Path>, limit: u64) -> io::Result<File> {
     let file = open(path)?;
     if file.metadata()?.len() > limit { Err(too_large(limit)) } else { Ok(file) }
@@ -88,12 +89,12 @@ fn too_large(limit: u64) -> io::Error {
     io::Error::other(format!("it has more than {} MiB", limit >> 20))
 }
 
-/// All of a file.
+/// Reads a whole file of at most [`LIMIT`] bytes.
 pub fn bytes(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     bytes_up_to(path, LIMIT)
 }
 
-/// All of a file that may have `limit` bytes.
+/// Reads a whole file of at most `limit` bytes.
 pub fn bytes_up_to(path: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
     all_of(open_up_to(path, limit)?, limit)
 }
@@ -101,12 +102,12 @@ pub fn bytes_up_to(path: impl AsRef<Path>, limit: u64) -> io::Result<Vec<u8>> {
 fn all_of(file: File, limit: u64) -> io::Result<Vec<u8>> {
     let length = file.metadata()?.len();
     let mut bytes = Vec::with_capacity(usize::try_from(length.min(limit)).unwrap_or_default());
-    // It may grow while it is read, and a file of /proc says that it has no bytes.
+    // It may grow while it is read, and files in /proc report a size of 0.
     file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit { Err(too_large(limit)) } else { Ok(bytes) }
 }
 
-/// All of a text file.
+/// Reads a whole text file.
 pub fn text(path: impl AsRef<Path>) -> io::Result<String> {
     as_text(bytes(path)?)
 }
@@ -123,7 +124,7 @@ fn regular(found: &std::fs::Metadata) -> io::Result<()> {
     if found.is_file() { Ok(()) } else { Err(io::Error::other("it is not a regular file")) }
 }
 
-/// Reads a text file; the error names it and says whether it is missing.
+/// Reads a text file; the error names the file and says whether it is missing.
 pub fn text_for_people(path: &Path) -> anyhow::Result<String> {
     text(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound if path.ends_with("db.yaml") => anyhow::anyhow!(

@@ -1,4 +1,4 @@
-//! Files are written whole or not at all (hazard H14), for whoever must read them afterwards (H15).
+//! Writes files completely or not at all (hazard H14), and so that those who need them can read them afterwards (H15).
 
 use super::accounts::Account;
 use super::failpoint;
@@ -10,22 +10,22 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Mode of files that other programs of the product write too: the database, lock files.
+/// Mode of files that other BlockHost programs write too: the database, lock files.
 pub const SHARED: u32 = 0o660;
-/// Mode of files that hold secrets or are ours alone.
+/// Mode of files that contain secrets or are only ours.
 pub const PRIVATE: u32 = 0o640;
 
-/// Replaces `path` by `bytes`: temporary file in the same folder, fsync, rename, fsync of the folder.
+/// Replaces the content of `path` with `bytes`: temporary file in the same directory, fsync, rename, fsync of the
+/// directory.
 ///
-/// A file that exists keeps its owner, group and mode; a new one gets `mode` and, when root writes it,
-/// the folder's owner and group, so that user blockhost can go on with it. `label` names the write in
-/// fault injection (`write.<label>.…`).
+/// An existing file keeps its owner, group and mode. A new one gets `mode` and, if root writes it, the directory's
+/// owner and group, so that user blockhost can use it. `label` names the write in fault injection (`write.<label>.…`).
 pub fn replace(path: &Path, bytes: &[u8], mode: u32, label: &str) -> io::Result<()> {
     replace_inner(path, bytes, mode, None, Sync::Yes, label).map_err(|error| in_words("write", path, &error))
 }
 
-/// [`replace`] for what is written every second and worth nothing after a crash: whole for every reader, but not waited
-/// for until it is on the disk.
+/// As [`replace`], for files written every second and worth nothing after a crash: readers see them complete, but
+/// nobody waits until they are on disk.
 pub fn replace_unsynced(path: &Path, bytes: &[u8], mode: u32, label: &str) -> io::Result<()> {
     replace_inner(path, bytes, mode, None, Sync::No, label).map_err(|error| in_words("write", path, &error))
 }
@@ -37,8 +37,8 @@ enum Sync {
     No,
 }
 
-/// [`replace`], where owner and mode are not the old file's or the folder's but these: configuration that belongs to
-/// root and is read by group blockhost.
+/// As [`replace`], but with the given owner and mode instead of the old file's or the directory's: for configuration
+/// owned by root and read by group blockhost.
 pub fn replace_as(path: &Path, bytes: &[u8], mode: u32, owner: Account, label: &str) -> io::Result<()> {
     replace_inner(path, bytes, mode, Some(owner), Sync::Yes, label)
         .map_err(|error| in_words("write", path, &error))
@@ -60,7 +60,7 @@ fn replace_inner(
     temporary.write_all(bytes)?;
     match (owner, path.symlink_metadata()) {
         (Some(owner), _) => {
-            // A secret that reached the wrong group, or that its readers cannot read, is worse than no file.
+            // A secret readable by the wrong group, or unreadable for its users, is worse than no file.
             rustix::fs::fchown(
                 temporary.as_file(),
                 Some(Uid::from_raw(owner.uid)),
@@ -89,18 +89,18 @@ fn replace_inner(
 const TEMPORARY_PREFIX: &str = ".blockhost-";
 const TEMPORARY_SUFFIX: &str = ".tmp";
 
-/// A temporary file that we keep locked, so that the next writer in this folder can tell it from what a killed
-/// one left: that it removes first (hazard H05).
+/// Creates a temporary file and keeps it locked, so that the next writer in this directory can tell it from a leftover
+/// of a killed writer. Such leftovers are removed first (hazard H05).
 fn temporary_in(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
     loop {
         remove_abandoned(folder);
         let file =
             tempfile::Builder::new().prefix(TEMPORARY_PREFIX).suffix(TEMPORARY_SUFFIX).tempfile_in(folder)?;
-        // Between making and locking another writer may have taken it for an abandoned one.
+        // Between creation and locking, another writer may have taken it for a leftover.
         match file.as_file().try_lock() {
             Err(std::fs::TryLockError::WouldBlock) => {}
             Ok(()) if !super::is_there(file.path()) => {}
-            // Where files cannot be locked, none is ever taken for abandoned.
+            // Where files cannot be locked, none is ever taken for a leftover.
             _ => return Ok(file),
         }
     }
@@ -144,13 +144,13 @@ pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     file.set_permissions(PermissionsExt::from_mode(mode))
 }
 
-/// Appends one line by a single write, so that lines of several processes never mix. A new file may be written by the
-/// folder's group. A line that a full disk cut short stays as it is; the next one begins on a line of its own.
+/// Appends a line with a single write, so that lines of several processes never mix. A new file is writable by the
+/// directory's group. A line cut short by a full disk stays as it is; the next one starts on a new line.
 pub fn append_line(path: &Path, line: &str) -> io::Result<()> {
     use std::os::unix::fs::FileExt;
     let append = || -> io::Result<()> {
         failpoint::before_write()?;
-        // Nonblocking: a pipe in the file's place would wait for a reader.
+        // Non-blocking: opening a pipe in the file's place would wait for a reader.
         let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let mut file = std::fs::File::from(rustix::fs::open(path, flags, Mode::from_raw_mode(SHARED))?);
@@ -161,7 +161,7 @@ pub fn append_line(path: &Path, line: &str) -> io::Result<()> {
         let mut last = [b'\n'];
         if found.len() == 0 {
             give_to_owner_of(&file, folder_of(path))?;
-            // Another process may have made it in this moment: then it is not ours to change.
+            // If another process has just created it, its mode is not ours to change.
             let _ = file.set_permissions(PermissionsExt::from_mode(SHARED));
         } else {
             file.read_exact_at(&mut last, found.len() - 1)?;
@@ -172,7 +172,7 @@ pub fn append_line(path: &Path, line: &str) -> io::Result<()> {
     append().map_err(|error| in_words("append to", path, &error))
 }
 
-/// Makes one folder (its parent must exist) of the given mode, owned like its parent. There already is fine.
+/// Creates a directory with the given mode, owned like its parent, which must exist. An existing one is fine.
 #[allow(clippy::disallowed_methods, reason = "this is the room that makes files")]
 pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     if path.is_dir() {
@@ -192,13 +192,13 @@ pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
     make().map_err(|error| in_words("make folder", path, &error))
 }
 
-/// Makes a folder and those above it that are missing, each owned like its parent.
+/// Creates a directory and its missing parents, each owned like its own parent.
 pub fn make_folders(path: &Path, mode: u32) -> io::Result<()> {
     let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.is_dir()).collect();
     missing.into_iter().rev().try_for_each(|folder| make_folder(folder, mode))
 }
 
-/// Makes one folder for `owner`, where its parent is another's. What somebody else puts in its place meanwhile is not
+/// Creates a directory for `owner` whose parent belongs to somebody else. A link put in its place meanwhile is not
 /// followed.
 #[allow(clippy::disallowed_methods, reason = "this is the room that makes files")]
 pub fn make_folder_for(path: &Path, mode: u32, owner: Account) -> io::Result<()> {
@@ -214,10 +214,10 @@ pub fn make_folder_for(path: &Path, mode: u32, owner: Account) -> io::Result<()>
     make().map_err(|error| in_words("make folder", path, &error))
 }
 
-/// Gives a folder and the folders and plain files in it to `owner`, each by a handle on what was looked at; the folder
-/// comes last. Somebody else may rule a folder in it and have put something there (hazard H56): links stay whose they are,
-/// and so does a file with another name elsewhere, which may be root's own, or what is no file. These are told, but for
-/// links, which terraform makes.
+/// Gives a directory, with the directories and regular files in it, to `owner`, each by the very handle that was
+/// checked, the directory itself last. Somebody else may control a directory in it and have planted something (hazard
+/// H56): symbolic links, files with further hard links (which may be root's own) and special files keep their owner.
+/// Returns the paths of those left alone, except symbolic links, which terraform makes.
 pub fn give_tree(path: &Path, owner: Account) -> io::Result<Vec<PathBuf>> {
     let mut left = Vec::new();
     let mut give = || {
@@ -239,7 +239,7 @@ fn give_folder(folder: OwnedFd, path: &Path, owner: Account, left: &mut Vec<Path
             continue;
         }
         let shown = path.join(OsStr::from_bytes(name.to_bytes()));
-        // A handle that opens nothing: a pipe would wait, some devices act.
+        // An O_PATH handle opens nothing: opening a pipe would block, and some devices act when opened.
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let handle = rustix::fs::openat(&folder, name, flags, Mode::empty())?;
         let found = rustix::fs::fstat(&handle)?;
@@ -258,8 +258,8 @@ fn give_folder(folder: OwnedFd, path: &Path, owner: Account, left: &mut Vec<Path
     Ok(rustix::fs::fchown(&folder, uid, gid)?)
 }
 
-/// Opens a child's log, emptied. It is made anew each time: what somebody put in its place (a link, a hard link, a
-/// pipe) is removed, and neither followed nor emptied (hazard H56).
+/// Opens a child's log, empty. It is created anew each time: whatever somebody put in its place (a link, a hard link, a
+/// pipe) is removed, neither followed nor truncated (hazard H56).
 pub fn empty_log(path: &Path) -> io::Result<std::fs::File> {
     let make = || -> io::Result<std::fs::File> {
         remove(path)?;
@@ -269,7 +269,7 @@ pub fn empty_log(path: &Path) -> io::Result<std::fs::File> {
     make().map_err(|error| in_words("write", path, &error))
 }
 
-/// Makes `link` a symbolic link to `target`; one that is there already is left.
+/// Makes `link` a symbolic link to `target`; an existing one is left as it is.
 pub fn make_link(target: &str, link: &Path) -> io::Result<()> {
     failpoint::before_write()?;
     match std::os::unix::fs::symlink(target, link) {
@@ -280,7 +280,7 @@ pub fn make_link(target: &str, link: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a file; gone already is fine.
+/// Removes a file; a missing one is fine.
 #[allow(clippy::disallowed_methods, reason = "this is the room that removes files")]
 pub fn remove(path: &Path) -> io::Result<()> {
     match std::fs::remove_file(path) {
@@ -290,12 +290,12 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a folder that nothing is in; one that is in use stays.
+/// Removes a directory if it is empty.
 pub fn remove_empty_folder(path: &Path) {
     let _ = rustix::fs::rmdir(path);
 }
 
-/// Removes a folder with all that is in it (links are removed, not followed); gone already is fine.
+/// Removes a directory with everything in it (links are removed, not followed); a missing one is fine.
 #[allow(clippy::disallowed_methods, reason = "this is the room that removes files")]
 pub fn remove_tree(path: &Path) -> io::Result<()> {
     match std::fs::remove_dir_all(path) {
@@ -305,19 +305,19 @@ pub fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Owner and group of a file or folder, as numbers.
+/// Returns owner and group of a file or directory as numbers.
 pub fn owner_of(path: &Path) -> io::Result<(u32, u32)> {
     let data = path.metadata()?;
     Ok((data.uid(), data.gid()))
 }
 
-/// Whether we run as root, and so must leave files that user blockhost can use.
+/// Whether we run as root and must leave files that user blockhost can use.
 pub fn are_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Root's new files belong to whom the folder belongs; others' new files get the folder's group where the
-/// kernel lets them.
+/// Gives a new file to its directory's owner and group if we are root; other users can only set the group, where the
+/// kernel allows it.
 pub(super) fn give_to_owner_of(file: &std::fs::File, folder: &Path) -> io::Result<()> {
     let (uid, gid) = owner_of(folder)?;
     give_to(file, uid, gid);
@@ -326,7 +326,7 @@ pub(super) fn give_to_owner_of(file: &std::fs::File, folder: &Path) -> io::Resul
 
 fn give_to(file: &std::fs::File, uid: u32, gid: u32) {
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    // An ordinary user may not give files away; the group alone often works (a group of ours).
+    // An ordinary user may not give files away; setting only the group works if the user is a member of it.
     if rustix::fs::fchown(file, Some(uid), Some(gid)).is_err() {
         let _ = rustix::fs::fchown(file, None, Some(gid));
     }
@@ -349,13 +349,15 @@ fn in_words(verb: &str, path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot {verb} {}: {error}{advice}", path.display()))
 }
 
-/// Whether the calling user may make files in `folder`, and if not, why: for root too a file system may be read-only.
+/// Whether the calling user may create files in `folder`, and if not, why: even for root, a file system may be
+/// read-only.
 pub fn may_write(folder: &Path) -> io::Result<()> {
     let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
     Ok(rustix::fs::accessat(rustix::fs::CWD, folder, access, AtFlags::EACCESS)?)
 }
 
-/// Files we and terraform make are never readable by all (H15): called once at the start of a command.
+/// Makes sure that files made by us and by terraform are never readable by all (H15); called once at the start of a
+/// command.
 pub fn set_umask() {
     rustix::process::umask(Mode::from_raw_mode(0o027));
 }
@@ -435,7 +437,7 @@ mod tests {
         for kept in ["", "shadow", "outside", "terraform/vms/pipe", "terraform/vms/link"] {
             assert_eq!(owner(kept), 0, "{kept}");
         }
-        // A link in the tree's own place.
+        // A link in place of the tree itself.
         let link = dir.path().join("link-to-tree");
         std::os::unix::fs::symlink(dir.path(), &link).unwrap();
         assert!(give_tree(&link, Account { uid: 4242, gid: 4343 }).is_err());

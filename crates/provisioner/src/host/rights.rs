@@ -1,9 +1,9 @@
-//! Root gives its rights up (hazard H56).
+//! Drops root privileges (hazard H56).
 //!
-//! User blockhost rules the state, run and terraform folders: it can put a link, a hard link, a pipe or another folder
-//! in the place of whatever is opened there. So a command that root runs becomes that user for good, before it touches
-//! any of them; what needs root goes through the root agent, as for everybody. What root brings by right is read before
-//! ([`Brought`]).
+//! User blockhost controls the state, run and terraform directories: it can put a link, a hard link, a pipe or another
+//! directory in place of whatever is opened there. So a command that root runs permanently becomes that user before it
+//! touches any of them; what needs root goes through the root agent, as for every other caller. What root may
+//! legitimately bring along is read beforehand ([`Brought`]).
 
 use super::Host;
 use super::accounts::{self, Account};
@@ -13,22 +13,23 @@ use nix::unistd::{Gid, Uid, User};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// What the caller brought along, read with its own rights before they were given up.
+/// What the caller brought along, read with its own privileges before they were dropped.
 #[derive(Debug, Clone)]
 pub struct Brought {
-    /// Who called.
+    /// The caller's user id.
     pub uid: u32,
-    /// Texts of the public keys in its home.
+    /// Contents of the public keys in the caller's home directory.
     pub public_keys: Vec<String>,
-    /// Files named on the command line: their text, or why they cannot be read.
+    /// Files named on the command line: their content, or why they cannot be read.
     pub files: Vec<(PathBuf, Result<String, String>)>,
 }
 
-/// The file names of ssh public keys below a home.
+/// File names of ssh public keys, in `.ssh` of a home directory.
 pub const PUBLIC_KEYS: [&str; 2] = ["id_ed25519.pub", "id_rsa.pub"];
 
-/// Root becomes the user who rules the folders, for good; anybody else, and root where nobody but root rules them (a
-/// lab), stays who it is. `more`: places of the configuration besides the usual ones. `files`: named by the caller.
+/// Makes root permanently become the user who controls the directories. Any other user stays as is, and so does root
+/// where only root controls them (a lab). `more`: paths from the configuration in addition to the usual ones. `files`:
+/// files named by the caller.
 pub fn give_up_root(host: &mut Host, more: &[PathBuf], files: &[PathBuf]) -> anyhow::Result<()> {
     if !replace_file::are_root() {
         return Ok(());
@@ -37,7 +38,8 @@ pub fn give_up_root(host: &mut Host, more: &[PathBuf], files: &[PathBuf]) -> any
     become_for(host, account, files)
 }
 
-/// The same for a mock run, which touches its database alone: root becomes the owner of the folder it is in.
+/// As [`give_up_root`], for a mock run, which touches only its database: root becomes the owner of the database's
+/// directory.
 pub fn give_up_root_for(host: &mut Host, files: &[PathBuf]) -> anyhow::Result<()> {
     if !replace_file::are_root() {
         return Ok(());
@@ -63,7 +65,7 @@ fn become_for(host: &mut Host, account: Account, files: &[PathBuf]) -> anyhow::R
         files: files.iter().map(read_file).collect(),
     });
     become_user(account).context("failed to drop root privileges; nothing was done")?;
-    // Root's home is closed to the user.
+    // That user cannot access root's home directory.
     host.home = Some(host.state_dir.clone());
     Ok(())
 }
@@ -80,7 +82,7 @@ fn become_user(account: Account) -> anyhow::Result<()> {
     }
     nix::unistd::setresgid(gid, gid, gid)?;
     nix::unistd::setresuid(uid, uid, uid)?;
-    // Believed when it is seen.
+    // Do not trust the calls; verify the result.
     let (users, groups) = (nix::unistd::getresuid()?, nix::unistd::getresgid()?);
     anyhow::ensure!(
         [users.real, users.effective, users.saved] == [uid; 3]
@@ -91,18 +93,18 @@ fn become_user(account: Account) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether somebody besides root can put something else in the place of what is at `path`, or in it; and who.
+/// Whether anyone but root can replace what is at `path`, or change what is in it; and who.
 pub(super) fn ruled_by_others(path: &Path) -> Option<Ruler> {
-    // A link is its maker's, whatever it names.
+    // A link counts for the user who made it, whatever it points to.
     let found = path.symlink_metadata().ok()?;
-    // A device is everybody's to write, and nobody's to replace.
+    // A device is writable by everybody, but nobody can replace it.
     let counts = found.is_dir() || found.is_file();
     let open = counts && found.mode() & 0o002 != 0;
     let by_group = counts && found.mode() & 0o020 != 0 && found.gid() != 0;
     (found.uid() != 0 || by_group || open).then(|| Ruler { uid: found.uid(), gid: found.gid() })
 }
 
-/// Owner and group of a place that is not root's alone.
+/// Owner and group of a path that root does not control alone.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ruler {
     pub uid: u32,

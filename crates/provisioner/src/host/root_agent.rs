@@ -1,4 +1,4 @@
-//! The door to the root agent: one request per connection, frames of a 4-byte length and JSON
+//! The only connection to the root agent: one request per connection, in frames of a 4-byte length and JSON
 //! (`facts/contract/root-agent.md`).
 
 use super::clock::Deadline;
@@ -12,67 +12,67 @@ use std::time::Duration;
 
 const FRAME_LIMIT: u32 = 10 * 1024 * 1024;
 
-/// Why the root agent did not do what was asked. "Could not ask" differs from "asked, and the answer is no".
+/// Why the root agent did not carry out a request. "Could not ask" differs from "asked, and the answer is no".
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum AgentError {
-    /// There is no socket.
+    /// The socket does not exist.
     #[error(
         "the root agent's socket {0} does not exist; is blockhost-root-agent running? (systemctl status blockhost-root-agent)"
     )]
     NoSocket(String),
-    /// The socket may not be opened by this user.
+    /// This user may not open the socket.
     #[error("no permission for the root agent's socket {0}; is this user in group blockhost?")]
     NotPermitted(String),
-    /// A socket file without a daemon behind it.
+    /// The socket exists, but no daemon listens.
     #[error(
         "the root agent refuses connections at {0}; it has crashed or is still starting (systemctl restart \
          blockhost-root-agent)"
     )]
     Refused(String),
-    /// The connection ended before the answer was whole. Whether the act was done is unknown (H48).
+    /// The connection ended before the answer was complete; whether the action was carried out is unknown (H48).
     #[error(
         "the root agent closed the connection before answering {0}; it is unknown whether it was carried out"
     )]
     ClosedEarly(String),
-    /// The answer was not a JSON object.
+    /// The answer is not a JSON object.
     #[error("the root agent's answer to {0} is not JSON")]
     NotJson(String),
-    /// The answer was larger than a frame may be.
+    /// The answer is larger than a frame may be.
     #[error("the root agent's answer to {0} is larger than 10 MiB")]
     TooLarge(String),
-    /// No answer in time. Whether the act was or will be done is unknown (H48).
+    /// No answer in time; whether the action was or will be carried out is unknown (H48).
     #[error("the root agent did not answer {action} within {seconds} s; {}", after_silence(action))]
     TimedOut {
         /// The action.
         action: String,
-        /// The limit, in seconds.
+        /// The time limit in seconds.
         seconds: u64,
     },
-    /// Something else went wrong with the socket.
+    /// Any other error of the socket.
     #[error("cannot talk to the root agent about {action}: {why}")]
     Broken {
         /// The action.
         action: String,
-        /// The system's words.
+        /// The operating system's error message.
         why: String,
     },
-    /// The agent answered no.
+    /// The agent refused the request, or its tool failed.
     #[error("the root agent refused {action}: {}", with_way_out(error))]
     Said {
         /// The action.
         action: String,
-        /// The agent's words.
+        /// The agent's error text.
         error: String,
         /// `identity`, `missing`, `elsewhere`, `locked`, `range`, `bridge` or `failed`; empty from other actions.
         code: String,
-        /// It gave up waiting for its tool, which may have acted.
+        /// The agent gave up waiting for its tool, which may have acted.
         unknown: bool,
     },
 }
 
-/// A tool's words, and what to do in the three cases that operators meet.
+/// A tool's error text, with advice in the three cases that operators meet.
 pub fn with_way_out(words: &str) -> String {
-    // Said already, where words were handed on.
+    // The text contains the advice already, having been passed on.
     if ["wait until the ", "deleted outside BlockHost", "try again when the guest"]
         .iter()
         .any(|sign| words.contains(sign))
@@ -97,7 +97,7 @@ pub fn with_way_out(words: &str) -> String {
     format!("{words}{advice}")
 }
 
-/// What silence means: a question that was not answered has changed nothing.
+/// What a missing answer means: a query has changed nothing.
 fn after_silence(action: &str) -> &'static str {
     match action {
         "vm-state" | "vm-find" | "guest-list" | "host-inventory" | "volume-list" => {
@@ -108,7 +108,7 @@ fn after_silence(action: &str) -> &'static str {
 }
 
 impl AgentError {
-    /// The code of a refusal, if the agent gave one.
+    /// The code of the agent's refusal; empty if it gave none.
     pub fn code(&self) -> &str {
         match self {
             AgentError::Said { code, .. } => code,
@@ -116,13 +116,14 @@ impl AgentError {
         }
     }
 
-    /// Whether the root agent has no such action: it, or its plugin, is older than this command.
+    /// Whether the root agent does not know the action: it, or its plugin, is older than this command.
     pub fn is_unknown_action(&self) -> bool {
         matches!(self, AgentError::Said { error, code, .. }
             if code.is_empty() && error.to_ascii_lowercase().contains("unknown action"))
     }
 
-    /// Whether the act may have been done all the same: the caller asks for the state, and never guesses (H48).
+    /// Whether the action may have been carried out all the same: then the caller checks the state and never guesses
+    /// (H48).
     pub fn outcome_unknown(&self) -> bool {
         match self {
             AgentError::NoSocket(_) | AgentError::NotPermitted(_) | AgentError::Refused(_) => false,
@@ -132,7 +133,7 @@ impl AgentError {
     }
 }
 
-/// Asks the root agent to carry out `action` and returns its answer, which said `"ok": true`.
+/// Asks the root agent to carry out `action` and returns its answer, which contains `"ok": true`.
 pub fn call(
     doors: Doors,
     socket: &Path,
@@ -141,7 +142,7 @@ pub fn call(
     deadline: Deadline,
 ) -> Result<Map<String, Value>, AgentError> {
     let begun = doors.stopwatch();
-    // Parameters may be secret; whose turn it is may not.
+    // Parameters may be secret; the VMID they are about is not.
     let about = params.get("vmid").map(|vmid| format!(" of VMID {vmid}")).unwrap_or_default();
     let answer = exchange(doors, socket, action, params, deadline);
     let words = answer.as_ref().map_or_else(|error| error.code().to_string(), |_| "ok".to_string());
@@ -212,7 +213,8 @@ fn exchange(
     Err(AgentError::Said { action: action.to_string(), error, code: text("code"), unknown })
 }
 
-/// Connects without ever blocking past the deadline: a full backlog of a busy one-lane daemon would.
+/// Connects without blocking past the deadline: connect would block while the backlog of the busy single-lane daemon is
+/// full.
 fn open(doors: Doors, socket: &Path, deadline: Deadline) -> io::Result<UnixStream> {
     if let Some(machine) = doors.machine() {
         return machine.connect();
@@ -232,7 +234,7 @@ fn open(doors: Doors, socket: &Path, deadline: Deadline) -> io::Result<UnixStrea
     Ok(stream)
 }
 
-/// `read_exact` that counts the whole time, not each piece.
+/// `read_exact` with a deadline for the whole read, not for each piece.
 fn read_exact(stream: &mut UnixStream, mut buffer: &mut [u8], deadline: Deadline) -> io::Result<()> {
     while !buffer.is_empty() {
         if deadline.passed() {
@@ -258,7 +260,7 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
 
-    /// A daemon for one connection that answers with these bytes after reading the request.
+    /// A daemon for one connection that reads the request and answers with these bytes.
     fn answering(bytes: Vec<u8>, wait: Duration) -> (tempfile::TempDir, std::path::PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");

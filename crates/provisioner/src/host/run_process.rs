@@ -1,7 +1,7 @@
-//! The door for child processes. No shell, ever: a program and its arguments.
+//! The only place that starts child processes. Never through a shell: always a program and its arguments.
 //!
-//! Two kinds: terraform, which must outlive us ([`spawn_outliving`]), and everything else, which is waited for and
-//! dies with us ([`run`]).
+//! There are two kinds: terraform, which must outlive us ([`spawn_outliving`]), and everything else, which is waited
+//! for and dies with us ([`run`]).
 
 use super::accounts::Account;
 pub use super::child_output::Stream;
@@ -20,25 +20,25 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-/// A program to be started; never printed with `{:?}`, which would show its environment.
+/// A program to start. Never printed with `{:?}`, which would show its environment.
 pub struct Program<'a> {
-    /// Name, looked up on PATH, or absolute path.
+    /// A name, looked up on PATH, or an absolute path.
     pub name: &'a str,
     /// Arguments, without secrets: every local user can read them.
     pub arguments: Vec<OsString>,
-    /// Working folder.
+    /// Working directory.
     pub folder: &'a Path,
     /// Variables added to our own environment.
     pub environment: Vec<(&'static str, OsString)>,
-    /// Variables whose names begin with one of these are not passed on.
+    /// Prefixes of environment variables that are not passed on.
     pub without: &'a [&'a str],
 }
 
-/// A child that goes on when we are killed: it has a process group of its own, writes to a file, and holds
-/// `lock` as its standard input until it and its own children have ended.
+/// Starts a child that goes on if we are killed: it has its own process group, writes to a file, and holds `lock` as
+/// its standard input until it and its own children have ended.
 ///
-/// Run by root, the child becomes the owner of its working folder, so that what it writes stays usable for
-/// user blockhost and nothing in that folder runs with root's rights.
+/// If root starts it, the child becomes the owner of its working directory, so that what it writes stays usable for
+/// user blockhost and nothing in that directory runs with root privileges.
 pub fn spawn_outliving(program: &Program<'_>, output: &Path, lock: File) -> std::io::Result<Child> {
     if let Some(machine) = super::simulated::machine() {
         failpoint::reached(&format!("spawn.{}", program.name))?;
@@ -79,48 +79,48 @@ pub(super) fn start(program: &Program<'_>) -> std::io::Result<Command> {
     Ok(command)
 }
 
-/// Asks a process that is none of our children to end (SIGTERM); one that has ended already is fine.
+/// Sends SIGTERM to a process that is not our child; one that has already ended is fine.
 pub fn terminate(pid: u32) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
 }
 
-/// This very program, to be started for a hidden step of its own.
+/// Path of this very program, to start one of its hidden steps.
 pub fn own_program() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("cannot tell which program this is")
 }
 
-/// The lines of our standard input, as they come; the end of the input ends them.
+/// The lines of standard input as they arrive, until its end.
 pub fn lines_of_input() -> impl Iterator<Item = String> {
     std::io::stdin().lines().map_while(Result::ok)
 }
 
-/// What a child reads.
+/// A child's standard input.
 pub enum Input {
     /// Nothing.
     Nothing,
     /// This text.
     Text(String),
-    /// A file, from where it stands.
+    /// A file, from its current position.
     File(File),
 }
 
-/// How a child ended, and what it said.
+/// How a child ended, and its output.
 #[derive(Debug)]
 pub struct Ended {
     /// How it ended.
     pub status: ExitStatus,
-    /// Its standard output, whole.
+    /// Its complete standard output.
     pub stdout: String,
     /// The end of its standard error.
     pub stderr: String,
 }
 
-/// A child that did not do its work.
+/// Why a child did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// Not on PATH, or the kernel would not start it.
+    /// The program is not on PATH, or the kernel could not start it.
     #[error("cannot run {program}: {source}")]
     NotStarted {
         /// Its name.
@@ -128,33 +128,33 @@ pub enum RunError {
         /// Why.
         source: std::io::Error,
     },
-    /// It took too long and was killed.
+    /// It exceeded its time limit and was killed.
     #[error("{call} did not finish within {} s and was stopped{}", limit.as_secs(), after(last_words))]
     TimedOut {
         /// Program and arguments.
         call: String,
-        /// What it was given.
+        /// Its time limit.
         limit: Duration,
-        /// The end of what it said.
+        /// The end of its output.
         last_words: String,
     },
-    /// It said that it failed, or a signal ended it.
+    /// It exited with an error, or a signal ended it.
     #[error("{call} failed ({how}){}", after(last_words))]
     Failed {
         /// Program and arguments.
         call: String,
         /// `exit code 2`, `signal 9`.
         how: String,
-        /// The end of what it said.
+        /// The end of its output.
         last_words: String,
     },
-    /// It printed more than anybody reads.
+    /// It printed more than `STDOUT_MAX`.
     #[error("{call} printed more than {} MiB", STDOUT_MAX >> 20)]
     TooMuch {
         /// Program and arguments.
         call: String,
     },
-    /// We were asked to stop.
+    /// A signal asked us to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
 }
@@ -163,18 +163,18 @@ fn after(words: &str) -> String {
     if words.is_empty() { String::new() } else { format!(": {words}") }
 }
 
-/// Bytes of standard output that are kept; the list of all guests of a large cluster has a few MiB.
+/// Limit of standard output in bytes; the list of all guests of a large cluster has a few MiB.
 const STDOUT_MAX: usize = 32 << 20;
-/// Bytes of standard error that are kept, from the end.
+/// Bytes of standard error that are kept, counted from the end.
 const STDERR_MAX: usize = 64 << 10;
-/// Bytes of a failed child's words that a message repeats.
+/// Bytes of a failed child's output that an error message repeats.
 const LAST_WORDS: usize = 1_000;
-/// Time between SIGTERM and SIGKILL for a child that is to end.
+/// Time between SIGTERM and SIGKILL when a child is stopped.
 const GRACE: Duration = Duration::from_secs(5);
 
 impl Ended {
-    /// The end of what it said: of standard error, or where that is empty, of standard output (`qm` prints the
-    /// failure of a task to either).
+    /// The end of its output: of standard error, or if that is empty, of standard output (`qm` prints a task's failure
+    /// to either).
     pub fn last_words(&self) -> String {
         let said = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
         let words = said.trim();
@@ -183,12 +183,12 @@ impl Ended {
         words[from..].trim().replace('\n', " ")
     }
 
-    /// Itself where it ended with exit code 0.
+    /// Returns itself if the exit code is 0, else an error.
     pub fn successful(self, program: &Program<'_>) -> Result<Ended, RunError> {
         self.successful_as(|| program.call())
     }
 
-    /// The same with other words for program and arguments.
+    /// As [`Ended::successful`], with another description of program and arguments.
     pub fn successful_as(self, call: impl FnOnce() -> String) -> Result<Ended, RunError> {
         if self.status.success() {
             return Ok(self);
@@ -210,10 +210,11 @@ impl Program<'_> {
     }
 }
 
-/// Runs a program to its end, at most for `limit` (hazard H23). It gets SIGTERM, and after 5 s SIGKILL, when the time
-/// is over or we are interrupted; the kernel kills it when we die. `heard` is called with each line as it comes.
+/// Runs a program to its end, for at most `limit` (hazard H23). When the time is over or we are interrupted, it gets
+/// SIGTERM, and SIGKILL 5 s later; if we die, the kernel kills it. `heard` is called with each line as it arrives.
 ///
-/// An exit code other than 0 is no error here: `qm` tells little by it (hazard H32). [`Ended::successful`] makes it one.
+/// An exit code other than 0 is not an error here, as it says little with `qm` (hazard H32). [`Ended::successful`]
+/// makes it one.
 pub fn run(
     program: &Program<'_>,
     input: Input,
@@ -224,12 +225,12 @@ pub fn run(
     run_as(program, None, input, limit, interrupt, heard)
 }
 
-/// How long a child may take.
+/// How much time a child gets.
 #[derive(Debug, Clone, Copy)]
 pub struct Limit {
-    /// For its work.
+    /// Time for the work itself.
     pub work: Duration,
-    /// Between SIGTERM and SIGKILL: one of our own programs takes back what it half did.
+    /// Between SIGTERM and SIGKILL: one of our own programs rolls back what it left half done.
     pub grace: Duration,
 }
 
@@ -239,8 +240,8 @@ impl From<Duration> for Limit {
     }
 }
 
-/// [`run`] with the rights of `account` alone, where we are another user: for work in folders that belong to it, in
-/// which root must neither run a program nor follow a link.
+/// As [`run`], but with only the privileges of `account` if we are another user: for work in directories that belong to
+/// it, in which root must neither run a program nor follow a link.
 pub fn run_as(
     program: &Program<'_>,
     account: Option<Account>,
@@ -264,7 +265,7 @@ pub fn run_as(
     failpoint::reached(&format!("spawn.{}", program.name)).map_err(not_started)?;
     let mut child = command.spawn().map_err(not_started)?;
     if let (Some(mut pipe), Some(text)) = (child.stdin.take(), text) {
-        // A child that ends without reading breaks the pipe: its exit code tells.
+        // A child that ends without reading breaks the pipe; its exit code shows what happened.
         std::thread::spawn(move || pipe.write_all(text.as_bytes()));
     }
     let out = child.stdout.take().map(|pipe| (Stream::Out, OwnedFd::from(pipe)));
@@ -292,12 +293,13 @@ pub fn run_as(
             if has_ended { Duration::ZERO } else { deadline.left().min(Duration::from_millis(20)) };
         match output.hear(patience, &mut |stream, line| keep(&mut kept, stream, line)).map_err(not_started)? {
             Heard::Something => {}
-            // A grandchild may keep the pipes open when the child itself has long ended (a daemon that it started).
+            // A grandchild (a daemon that the child started) may keep the pipes open long after the child itself has
+            // ended.
             Heard::Nothing => {
                 if has_ended {
                     break None;
                 }
-                // What it wrote between the last look at its pipes and its end is read by one more look.
+                // One more read gets what it wrote between the last read and its end.
                 has_ended = matches!(child.try_wait(), Ok(Some(_)));
             }
             Heard::End => break None,
@@ -319,8 +321,8 @@ pub fn run_as(
     Err(error)
 }
 
-/// A command that the kernel kills when we die. The standard library could ask for that only through unsafe code in
-/// the child, so `setpriv` of util-linux, which every Debian has, asks for it and becomes the program.
+/// Prepares a command that the kernel kills when we die. The standard library could request that only through unsafe
+/// code in the child, so `setpriv` of util-linux, which every Debian has, requests it and then becomes the program.
 #[allow(clippy::disallowed_methods, reason = "this is the room that starts processes")]
 fn start_dying_with_us(program: &Program<'_>, account: Option<Account>) -> std::io::Result<Command> {
     let plain = start(program)?;
@@ -348,7 +350,7 @@ fn start_dying_with_us(program: &Program<'_>, account: Option<Account>) -> std::
     Ok(command)
 }
 
-/// What a child has said so far.
+/// A child's output so far.
 #[derive(Default)]
 struct Kept {
     stdout: String,
@@ -395,7 +397,7 @@ pub(super) fn wait(
     }
 }
 
-/// Ends a child and what it has started in its group.
+/// Stops a child and the other processes of its group.
 fn stop(child: &mut std::process::Child, grace: Duration) {
     let group = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
     let signal = |signal| group.map(|group| rustix::process::kill_process_group(group, signal));
@@ -406,14 +408,14 @@ fn stop(child: &mut std::process::Child, grace: Duration) {
     }
 }
 
-/// No core dump of ours or of a child of ours: it would hold the token and cloud-init text (hazard H30).
+/// Disables core dumps of this process and its children: they would contain the token and cloud-init text (hazard H30).
 pub fn forbid_core_dumps() {
     let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
-    // Lowering a limit needs no right; a system that refuses all the same writes none by default.
+    // Lowering a limit needs no privilege; a system that refuses it nonetheless writes no core dumps by default.
     let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
 }
 
-/// The executable called `name` on PATH; an absolute path is itself.
+/// Finds the executable `name` on PATH; an absolute path is returned as it is.
 pub fn find(name: &str) -> Option<PathBuf> {
     if name.starts_with('/') {
         return Some(PathBuf::from(name));
@@ -426,14 +428,14 @@ pub fn find(name: &str) -> Option<PathBuf> {
 
 /// A child process that was started here.
 pub enum Child {
-    /// A process of this machine.
+    /// A real process.
     Process(std::process::Child),
-    /// One of a simulated machine.
+    /// A process of a simulated host.
     Simulated(Box<dyn super::simulated::Process>),
 }
 
 impl Child {
-    /// Its PID.
+    /// Returns its PID.
     pub fn id(&self) -> u32 {
         match self {
             Child::Process(child) => child.id(),
@@ -441,7 +443,7 @@ impl Child {
         }
     }
 
-    /// How it ended; `None` while it runs.
+    /// How it ended; `None` while it is running.
     pub fn try_wait(&mut self) -> std::io::Result<Option<ExitStatus>> {
         match self {
             Child::Process(child) => child.try_wait(),
@@ -449,7 +451,7 @@ impl Child {
         }
     }
 
-    /// Asks it to end (SIGTERM).
+    /// Sends SIGTERM.
     pub fn terminate(&self) {
         match self {
             Child::Process(child) => {
@@ -497,7 +499,7 @@ mod tests {
 
     #[test]
     fn h32_what_a_child_printed_is_whole_on_a_busy_machine_too() {
-        // An answer that is cut short looks like an absence: a storage that is not listed, a VM that does not exist.
+        // A truncated answer looks like an absence: a storage that is not listed, a VM that does not exist.
         struct Done<'a>(&'a std::sync::atomic::AtomicBool);
         impl Drop for Done<'_> {
             fn drop(&mut self) {
@@ -514,7 +516,7 @@ mod tests {
                     }
                 });
             }
-            // A grandchild keeps the pipes open, so their end does not tell that all was read.
+            // A grandchild keeps the pipes open, so their end cannot show that everything was read.
             for _ in 0..4 {
                 let ended =
                     run_for("sleep 4302 & printf 'first\nlast'; printf w >&2; kill $$", Input::Nothing, 60);

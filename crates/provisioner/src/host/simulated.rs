@@ -1,9 +1,9 @@
-//! A simulated machine behind the doors of this room, for one thread: the randomised simulation
-//! (`tests/simulation`) runs whole operations against it, thousands in a second, with a clock of its own.
+//! A simulated host behind the functions of this module tree, for one thread: the randomised simulation
+//! (`tests/simulation`) runs whole operations against it, thousands per second, with its own clock.
 //!
-//! Debug builds only, like [`super::failpoint`]: in the installed package, a release build, there is never one, and
-//! nothing is left of what asks for it. Files, locks and everything above `host/` stay the real ones; what is simulated is what cannot be had
-//! quickly or at will: time, the root agent, the node's API, child processes, and the faults of all of them.
+//! Debug builds only, like [`super::failpoint`]: the installed package, a release build, never has a simulated host,
+//! and no code that checks for one. Files, locks and everything above `host/` are real. Simulated is what cannot be had
+//! quickly or at will: time, the root agent, the node's API, child processes, and faults in all of them.
 
 use super::doors::Doors;
 use super::run_process::{Ended, Program, RunError};
@@ -17,40 +17,40 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-/// What stands behind the doors.
+/// What a simulated host provides.
 pub trait Machine {
-    /// The clock that no one sets.
+    /// The monotonic clock.
     fn instant(&self) -> Instant;
     /// The wall clock.
     fn wall_clock(&self) -> DateTime<Utc>;
-    /// Lets time pass.
+    /// Sleeps: moves the simulated clock.
     fn sleep(&self, time: Duration);
     /// A named point is passed ([`Doors::reached`]). To die here, it panics by
     /// `std::panic::resume_unwind`: the values of the operation go, and with them its locks, as with a process.
     fn reached(&self, point: &str) -> io::Result<()>;
-    /// A file is about to be written; an error is that of the disk.
+    /// Called before a file is written; an error counts as the disk's.
     fn before_write(&self) -> io::Result<()>;
     /// A shorter time limit ([`Doors::limit`]).
     fn limit(&self, name: &str) -> Option<Duration>;
-    /// A connection to the root agent: our end of a pair.
+    /// Connects to the root agent: returns our end of a socket pair.
     fn connect(&self) -> io::Result<UnixStream>;
-    /// The request has been written; the machine reads it at its own end and answers there.
+    /// Called once the request has been written: the simulated host reads it at its own end and answers there.
     fn answer(&self);
-    /// A child process runs to its end ([`super::run_process::run`]).
+    /// Runs a child process to its end ([`super::run_process::run`]).
     fn run(&self, program: &Program<'_>) -> Result<Ended, RunError>;
-    /// A child process begins. It holds `lock` until its end.
+    /// Starts a child process, which holds `lock` until it ends.
     fn spawn(&self, program: &Program<'_>, output: &Path, lock: File) -> io::Result<Box<dyn Process>>;
-    /// A request to the node's API: status and body; or why there was no answer.
+    /// Sends a request to the node's API; returns status and body, or why there was no answer.
     fn api(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> Result<(u16, Value), String>;
 }
 
 /// A simulated child process.
 pub trait Process {
-    /// Its PID.
+    /// Returns its PID.
     fn id(&self) -> u32;
-    /// How it ended, if it has.
+    /// How it ended, if it has ended.
     fn try_wait(&self) -> Option<ExitStatus>;
-    /// SIGTERM.
+    /// Delivers SIGTERM.
     fn terminate(&self);
 }
 
@@ -58,10 +58,10 @@ thread_local! {
     static DOORS: Cell<Doors> = Cell::new(Doors::real());
 }
 
-/// Until this value goes, this thread works on the simulated machine.
+/// Until this value is dropped, this thread works on the simulated host.
 pub struct Inside(());
 
-/// Enters a simulated machine.
+/// Enters a simulated host.
 pub fn enter(doors: Doors) -> Inside {
     DOORS.set(doors);
     Inside(())
@@ -80,7 +80,7 @@ impl Doors {
     }
 }
 
-/// The simulated machine of this thread.
+/// Returns this thread's simulated host.
 pub(super) fn machine() -> Option<&'static (dyn Machine + Sync)> {
     DOORS.get().machine()
 }

@@ -1,4 +1,4 @@
-//! A change of a VM and its line in the audit trail.
+//! Changes of a VM and their lines in the audit trail.
 
 use super::{Context, restore};
 use crate::host::clock::Stopwatch;
@@ -8,7 +8,7 @@ use crate::store::journal::Step;
 use crate::tool::guest_agent::{Ended, ToolWords};
 use crate::value::vm_name::VmName;
 
-/// Does `act` and writes who did what to which VM, with which result.
+/// Runs `act` and records who did what to which VM, with which result.
 pub fn audited<T>(
     ctx: &Context<'_>,
     verb: &str,
@@ -22,8 +22,8 @@ pub fn audited<T>(
     audited_in_words(ctx, verb, name, act, words)
 }
 
-/// The same for a command in a guest, of which the trail holds neither text nor output, but how it ended. A tool's
-/// own words may repeat either, so an error is told in ours alone.
+/// As [`audited`], for a command in a guest: the trail gets neither its text nor its output, only how it ended. A
+/// tool's message may repeat either, so an error is recorded only in our own words.
 pub fn audited_guest_command(
     ctx: &Context<'_>,
     name: &VmName,
@@ -41,7 +41,7 @@ pub fn audited_guest_command(
     audited_in_words(ctx, "guest-exec", name, act, words)
 }
 
-/// The same, with what the trail says of the result.
+/// As [`audited`], with `words` for the result in the trail.
 pub fn audited_in_words<T>(
     ctx: &Context<'_>,
     verb: &str,
@@ -53,11 +53,11 @@ pub fn audited_in_words<T>(
     let before = ctx.record(name).ok().flatten();
     let result = act();
     let after = ctx.record(name).ok().flatten();
-    // A create that failed has registered nothing, unless its own entry says so: a record that came meanwhile is
-    // another process's, and no effect of this one.
+    // A create that failed has registered nothing, unless its own journal entry says so: a record that appeared
+    // meanwhile is another process's and no effect of this one.
     let registered = || matches!(ctx.journal().read(name), Ok(Some(entry)) if entry.step == Step::Registered && entry.pid == std::process::id());
     let before = if verb == "create" && result.is_err() && !registered() { after.clone() } else { before };
-    // Whatever was changed is what a record that an unlocked writer drops is restored from (H55).
+    // Whatever was changed must be in the copy from which a record dropped by an unlocked writer is restored (H55).
     restore::keep_copy(ctx, name);
     let change = Change {
         verb,

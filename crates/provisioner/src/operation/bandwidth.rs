@@ -14,7 +14,7 @@ use crate::value::limits::{FIELD, Limit, Limits};
 use crate::value::vm_name::VmName;
 use crate::value::vm_record::Status;
 
-/// The two directions.
+/// Both directions.
 pub const BOTH: [Limit; 2] = [Limit::BandwidthIn, Limit::BandwidthOut];
 
 /// What the guard says of the limits (`operation/guard.rs`).
@@ -30,7 +30,7 @@ const ELSE: [&str; 6] = [
     "at its starts",
 ];
 
-/// The limits of a VM's record as it stands now.
+/// Returns the limits in a VM's record as it is now.
 pub fn recorded(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Limits> {
     let fields = ctx.database.inspect(|db| Ok(db.fields(name.as_str())))?;
     let limits = Limits::from_record(fields.as_ref().and_then(|fields| fields.get(FIELD)));
@@ -100,8 +100,8 @@ fn in_force(done: &Guarded, limits: &[(Limit, u32)]) -> Result<(), (AgentError, 
     ))
 }
 
-/// Sets what the record of a VM says that has just been started, or found running. Nothing where it is suspended or
-/// destroyed (H51). What could not be set is returned as warnings, because the guest runs all the same.
+/// Sets the limits in the record of a VM that has just been started or was found running; none if it is suspended or
+/// destroyed (H51). What could not be set is returned as warnings, because the guest is running all the same.
 pub fn put_back(vm: &LockedVm<'_, '_>, machine: &Machine, deadline: Deadline) -> Vec<String> {
     let name = vm.name();
     let look = || -> anyhow::Result<Limits> {

@@ -1,8 +1,8 @@
-//! `blockhost-vm-destroy`: the machine, its disks, its files, its route and its addresses go; the record stays as a
-//! tombstone (hazards H02, H08, H09, H44, H52).
+//! `blockhost-vm-destroy`: deletes the VM with its disks, files, route and addresses; the record stays as a tombstone
+//! (hazards H02, H08, H09, H44, H52).
 //!
-//! Safe to be killed anywhere and run again: each step finds out for itself what is left to do. The record becomes
-//! `destroyed` only after the node has said that the machine is gone.
+//! It may be killed at any point and run again: each step finds out by itself what is left to do. The record becomes
+//! `destroyed` only after the node has said that the VM is gone.
 
 use super::kill::power_off;
 use super::locked_vm::LockedVm;
@@ -26,66 +26,67 @@ use crate::value::vm_state::VmState;
 use anyhow::Context as _;
 use std::time::Duration;
 
-/// The admin panel kills us at 60 s; at 50 s we say that the node is still at it.
+/// The admin panel kills us after 60 s; after 50 s we report that the node is still working on it.
 pub const LIMIT: Duration = Duration::from_secs(50);
-/// What files and route have at least, all together, after the machine is gone: with less than that a root agent whose
-/// lane is held for a while would leave a destroy half done that has done the most of it.
+/// Minimum time for cleaning up files and route together once the VM is gone: with less, a root agent whose lane is
+/// busy for a while would leave a destroy unfinished that has done the most of its work.
 const TIDYING: Duration = Duration::from_secs(15);
 
-/// How long switching the guest off may take.
+/// How long powering off the guest may take.
 const POWER_OFF: Duration = Duration::from_secs(25);
-/// It is not tried again with less time than this: the answer would come too late, and with it the reason.
+/// With less time left than this, the request is not repeated: the answer, and the reason in it, would come too late.
 const LAST_CALL: Duration = Duration::from_millis(500);
-/// How long a terraform that an earlier run left at work is waited for.
+/// How long to wait for a terraform that an earlier run left running.
 const EARLIER_TERRAFORM: Duration = Duration::from_secs(30);
 
-/// What `destroy` found.
+/// Outcome of `destroy`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Destroyed {
-    /// It is gone now.
+    /// The VM is gone now.
     Gone,
     /// It was destroyed before.
     Already,
     /// There is no such VM.
     Unknown,
-    /// There was no such VM yet: a create of this name that had died was undone, machine, disks, files and addresses.
+    /// Not a VM yet, but an interrupted create of this name, which was rolled back with its VM, disks, files and
+    /// addresses.
     Undone,
-    /// The condition does not hold (any more): it was left alone.
+    /// The condition does not hold (any more); the VM was left alone.
     NotDue,
-    /// It runs, and the condition was that it is off: it was left alone.
+    /// The VM is running, but the condition requires it to be off; it was left alone.
     Runs,
 }
 
-/// On what a destroy depends that nobody has asked for by hand.
+/// Condition for destroying a VM without a person's request.
 pub struct Condition<'a> {
-    /// Asked of the record, read again under the VM's lock: at the beginning, and right before each act that cannot be
-    /// taken back (H10).
+    /// Checked on the record, read again under the VM's lock: at the beginning, and right before each irreversible step
+    /// (H10).
     pub due: &'a dyn Fn(&VmRecord) -> bool,
-    /// What the machine must be, asked likewise.
+    /// The state required of the VM, checked at the same points.
     pub machine: MachineMust,
-    /// What is done before anything else, once the VM is due; whether it still is, is asked again after it.
+    /// Done before anything else once the VM is due and not running; afterwards the condition is checked again.
     pub first: Option<&'a dyn Fn(&VmRecord)>,
 }
 
-/// See [`Condition`].
+/// The state that a [`Condition`] requires of the VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MachineMust {
     /// Off, or gone (H50).
     BeOff,
-    /// Gone: only what it left behind is removed.
+    /// Gone: only its leftovers are removed.
     BeGone,
 }
 
-/// How the removal of the machine ended.
+/// Outcome of removing the VM from the node.
 enum Removal {
     Gone,
-    /// Another guest has its VMID, and it is nowhere: why its record may be closed.
+    /// Another guest has the VMID, and the VM is nowhere else: the reason why its record may be closed.
     Vanished(String),
     NotDue,
     Runs,
 }
 
-/// Destroys a VM. A protected one only with `force`.
+/// Destroys a VM; a protected one only with `force`.
 pub fn destroy(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<Destroyed> {
     super::directories::check(ctx).with_context(|| format!("VM {name}"))?;
     destroy_when(ctx, name, force, LIMIT, None)
@@ -140,7 +141,7 @@ pub fn destroy_when(
                 note_closed(&vm, &machine.record, &why);
             }
             objection => {
-                // As if nothing had been begun.
+                // Restores the journal as if nothing had been begun.
                 match entry {
                     Some(entry) => vm.write_entry(&entry)?,
                     None => vm.remove_entry()?,
@@ -160,8 +161,8 @@ pub fn destroy_when(
     Ok(Destroyed::Gone)
 }
 
-/// A create that did not end is undone; the record of one that nobody has seen the result of is put back. Whether one was
-/// undone.
+/// Rolls back an interrupted create; restores the record of a create whose result was never reported. Returns whether a
+/// create was rolled back.
 fn end_its_create(vm: &LockedVm<'_, '_>, deadline: Deadline) -> anyhow::Result<bool> {
     let (name, Some(entry)) = (vm.name(), vm.entry()?) else { return Ok(false) };
     match entry.step {
@@ -181,7 +182,7 @@ fn end_its_create(vm: &LockedVm<'_, '_>, deadline: Deadline) -> anyhow::Result<b
     }
 }
 
-/// Unknown or destroyed, with nothing left over: the answer at once.
+/// Returns the answer at once for a VM that is unknown or destroyed and has no leftovers.
 fn nothing_to_do(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Option<Destroyed>> {
     let record = ctx.record(name)?;
     let leftovers = ctx.journal().read(name)?.is_some() || ctx.folder_of(name).exists();
@@ -192,8 +193,8 @@ fn nothing_to_do(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Option<Dest
     })
 }
 
-/// A folder or entry without any record: a record was lost, or a destroy's last step. Files go only when the
-/// machine that they made is gone.
+/// Removes a directory or journal entry without a record: either the record was lost, or this is a destroy's last step.
+/// Files are removed only once the VM they made is gone.
 fn remove_leftovers_of_unknown(vm: LockedVm<'_, '_>, deadline: Deadline) -> anyhow::Result<Destroyed> {
     let deadline = for_tidying(deadline);
     leftovers::ensure_none_lives(&vm, None)?;
@@ -206,8 +207,8 @@ fn remove_leftovers_of_unknown(vm: LockedVm<'_, '_>, deadline: Deadline) -> anyh
     Ok(Destroyed::Unknown)
 }
 
-/// Whether the condition still holds: `None`, or what to say. The record is read last: what takes time (the root
-/// agent's lane) comes before it, and the act right after it (H10).
+/// Checks whether the condition still holds: `None` if so, else the outcome to report. The record is read last: after
+/// everything slow (the root agent's lane), and right before the act (H10).
 fn objection(
     ctx: &Context<'_>,
     machine: &Machine,
@@ -227,10 +228,11 @@ fn objection(
     })
 }
 
-/// Ends with the node saying that the machine is gone, or with an objection.
+/// Ends once the node says that the VM is gone, or with an objection.
 ///
-/// The root agent proves and deletes in one request. Terraform would delete what its state names, which nobody has
-/// proven (H02), and would need a second between our last look and its act, in which a renewal is lost (H10).
+/// The root agent verifies the identity and deletes in one request. Terraform would delete what its state names without
+/// any proof (H02), and would need a second between our last check and its delete, in which a renewal would be lost
+/// (H10).
 fn remove_machine(
     vm: &LockedVm<'_, '_>,
     machine: &Machine,
@@ -245,7 +247,7 @@ fn remove_machine(
     if let Some(objection) = objection(ctx, machine, &state, condition)? {
         return Ok(objection);
     }
-    // The node would refuse at the very end, after the guest was switched off.
+    // Otherwise the node would refuse only at the very end, after the guest was switched off.
     anyhow::ensure!(
         !state.protection,
         "{}: it is protected on the node (protection flag), so nothing was done; to destroy it anyway, run qm set {} \
@@ -274,7 +276,7 @@ fn remove_machine(
     Ok(Removal::Gone)
 }
 
-/// Its machine is gone, by proof; the condition counts all the same.
+/// The VM is proven to be gone; the condition must hold all the same.
 fn vanished(
     vm: &LockedVm<'_, '_>,
     machine: &Machine,
@@ -288,13 +290,13 @@ fn vanished(
     Ok(Removal::Vanished(why))
 }
 
-/// A record that is closed although nothing was deleted has a line of its own in the audit trail.
+/// Writes a separate audit line for a record that is closed although nothing was deleted.
 fn note_closed(vm: &LockedVm<'_, '_>, record: &VmRecord, why: &str) {
     vm.audit("close-record", Some(record.vmid), [Some(record.status), Some(Status::Destroyed)], why);
 }
 
-/// `--forget`: closes the record alone, frees its addresses and removes its files. Whatever has its VMID is left alone;
-/// a machine that is known to be the VM is a refusal.
+/// `--forget`: only closes the record, frees its addresses and removes its files. Whatever has its VMID is left alone;
+/// refuses if that is known to be this VM.
 pub fn forget(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<Destroyed> {
     if let Some(answer) = nothing_to_do(ctx, name)? {
         return Ok(answer);
@@ -324,8 +326,8 @@ pub fn forget(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<D
     Ok(Destroyed::Gone)
 }
 
-/// Deletes the machine: each request right after a look at machine and condition. One that has been started
-/// meanwhile is stopped again, one that is busy is waited for.
+/// Deletes the VM from the node, each request right after checking VM and condition. If it has been started meanwhile,
+/// it is stopped again; if it is busy, we wait.
 fn delete(
     vm: &LockedVm<'_, '_>,
     machine: &Machine,
@@ -355,7 +357,7 @@ fn delete(
                 recovery::warn_of_leftovers(ctx, &machine.label(), machine.vmid, &state.leftovers);
                 return Ok(None);
             }
-            // A start that was on its way is met here: the next look finds it running.
+            // A start was already on its way: the next check finds the VM running.
             Attempt::Failed(words) if !words.contains("is running") => {
                 anyhow::bail!("{}: failed to delete it: {words}", machine.label())
             }
@@ -398,7 +400,7 @@ fn write_entry(vm: &LockedVm<'_, '_>, machine: &Machine) -> anyhow::Result<()> {
     vm.write_entry(&entry)
 }
 
-/// A create or destroy that was killed may have left a terraform at work in the VM's directory.
+/// A killed create or destroy may have left a terraform running in the VM's directory.
 fn wait_for_earlier_terraform(
     vm: &LockedVm<'_, '_>,
     machine: &Machine,
@@ -415,8 +417,8 @@ fn wait_for_earlier_terraform(
     Ok(())
 }
 
-/// A VM of the older package is in a state that it shares with others. Its machine is gone by now, and its VMID may be
-/// a stranger's: terraform forgets it without touching the node, and removes the uploaded cloud-init file alone.
+/// A VM of the older package is in a terraform state that it shares with others. It is gone by now, and its VMID may be
+/// somebody else's: terraform forgets it without touching the node, and removes only the uploaded cloud-init file.
 fn tidy_shared_state(vm: &LockedVm<'_, '_>, deadline: Deadline) -> anyhow::Result<()> {
     let ctx = vm.ctx();
     let legacy = vm.legacy_folder();
@@ -464,19 +466,19 @@ fn for_tidying(deadline: Deadline) -> Deadline {
     Deadline::after(deadline.left().max(failpoint::limit("tidying", TIDYING)))
 }
 
-/// All that the machine leaves behind. Independent steps go on after a failure; the entry goes only when all are
-/// done, so that the next destroy finds what was left.
+/// Removes everything that the VM leaves behind. Independent steps continue after a failure; the journal entry is
+/// removed only when all have succeeded, so that the next destroy finds the rest.
 pub fn tidy_up(vm: &LockedVm<'_, '_>, record: &VmRecord, deadline: Deadline) -> anyhow::Result<()> {
     let (ctx, name) = (vm.ctx(), vm.name());
     let deadline = for_tidying(deadline);
     leftovers::ensure_none_lives(vm, Some(record))?;
     let node = ctx.node_uninterrupted();
     let mut failures: Vec<String> = Vec::new();
-    // While the entry is there the address is nobody else's; of a tombstone without one it may be.
+    // While the journal entry exists, nobody else has the address; once a tombstone has no entry, somebody may.
     let held = vm.entry()?.and_then(|entry| entry.ipv6);
     let bridge = || {
         ctx.bridge().unwrap_or_else(|error| {
-            // A VM must not stay because of that; the next one with the address replaces its route.
+            // That must not keep the VM from being destroyed; the next VM with this address replaces the route.
             tracing::warn!("VM {name}: {error:#}; looking for its host route on {}", ctx.settings.bridge);
             ctx.settings.bridge.clone()
         })
@@ -521,11 +523,11 @@ pub fn tidy_up(vm: &LockedVm<'_, '_>, record: &VmRecord, deadline: Deadline) -> 
         );
     }
     vm.remove_entry()?;
-    // All is done: a signal that comes now changes nothing.
+    // Everything is done, so a signal no longer matters here.
     Ok(crate::host::failpoint::reached("destroy.done")?)
 }
 
-/// A writer without our lock may have given the address away already.
+/// Whether a writer that ignores our lock has already given the address to another VM.
 fn is_anothers_address(
     ctx: &Context<'_>,
     name: &VmName,
@@ -537,7 +539,7 @@ fn is_anothers_address(
     })
 }
 
-/// What iproute2 says where there is nothing to delete: what was wanted.
+/// Whether iproute2 reports that there is nothing to delete, which is the desired state.
 fn is_no_such_route(error: &AgentError) -> bool {
     let words = error.to_string();
     words.contains("No such process")
@@ -545,7 +547,8 @@ fn is_no_such_route(error: &AgentError) -> bool {
         || words.contains("Cannot find device")
 }
 
-/// The older package's files go only when the shared state no longer holds what they made.
+/// Removes the older package's files. If the shared state still contains what they made, that is only a warning, since
+/// the VM is deleted.
 fn remove_legacy(legacy: &LegacyFolder) -> anyhow::Result<()> {
     if !legacy.has_file() {
         return Ok(());

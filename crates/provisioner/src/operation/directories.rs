@@ -1,7 +1,7 @@
-//! Whether the directories that db.yaml names can be written at all, asked before a VM's machine, record or files are
-//! touched: found out halfway, it would leave a machine without a record, or one that is off and not recorded so.
+//! Checks that the directories named in db.yaml are writable, before a VM, its record or its files are touched: a
+//! failure halfway would leave a VM without a record, or one that is off but not recorded as suspended.
 //!
-//! The usual reason is the sandbox of the nightly service, in which everything but `/var/lib/blockhost` is read-only
+//! The usual cause is the sandbox of the nightly service, in which everything except `/var/lib/blockhost` is read-only
 //! unless setup has added it (`crates/provisioner/src/operation/setup/sandbox.rs`).
 
 use super::Context;
@@ -9,8 +9,8 @@ use crate::host::replace_file;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-/// Checks terraform's directory and the database's, once per run of create, destroy and gc. One that is missing is not
-/// judged here: who needs it says so.
+/// Checks terraform's directory and the database's, once per run of create, destroy and gc. A missing directory is not
+/// an error here: whoever needs it reports it.
 pub fn check(ctx: &Context<'_>) -> anyhow::Result<()> {
     let terraform = &ctx.settings.terraform_dir;
     let database = ctx.settings.db_file.parent().unwrap_or(Path::new("/"));

@@ -14,7 +14,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(120);
 /// What was changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expires {
-    /// When its time ends now.
+    /// The current expiry.
     pub expires_at: DateTime<Utc>,
     /// When it ended before; `None` where its record did not say.
     pub before: Option<DateTime<Utc>>,

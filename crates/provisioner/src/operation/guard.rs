@@ -1,6 +1,6 @@
-//! `blockhost-provisioner-guard`: what holds a VM's network together at every start, whoever starts it (hazards H36,
+//! `blockhost-provisioner-guard`: protects and connects a VM's network at every start, whoever starts it (hazards H36,
 //! H51). Proxmox runs it as the VM's hook script, as root, under the VM's lock; the root agent runs it for a VM that is
-//! on already.
+//! already running.
 //!
 //! ```text
 //!   pre-start    rules, before there is a tap: a failure keeps the VM off only where the site says `guard_required`
@@ -11,9 +11,9 @@
 //!   off          everything off, whether it runs or not
 //! ```
 //!
-//! It must be quick and silent. It must not act on a stranger: the VMID of the file may be another's by now, so the
-//! VM's configuration has to name the UUID of the file (hazard H01). What fails is noted in a file that the root agent
-//! reports, said on stderr, which is the task's log, and in the system's log.
+//! It must be quick and silent. It must not touch somebody else's VM: the VMID in the file may belong to another VM by
+//! now, so the VM's configuration has to contain the UUID in the file (hazard H01). Failures are written to a file that
+//! the root agent reports, to stderr, which is the task's log, and to the system log.
 
 use crate::host::Host;
 use crate::host::clock::Deadline;
@@ -26,30 +26,30 @@ use crate::tool::guest_ports::GuestPorts;
 use crate::value::vmid::Vmid;
 use std::time::Duration;
 
-/// How long a tap may take to become a port of its bridge. At post-start it is one already.
+/// How long a tap may take to become a port of its bridge. At post-start it already is one.
 const PORT: Duration = Duration::from_secs(1);
-/// Pause between looks at it.
+/// Pause between two checks of the port.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What the guard is run for.
+/// When, or for what, the guard is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Before QEMU, and so before the tap.
+    /// Before QEMU starts, so there is no tap yet.
     PreStart,
-    /// The start has ended.
+    /// QEMU has started.
     PostStart,
-    /// Before the stop.
+    /// Before the VM is stopped.
     PreStop,
     /// QEMU has ended.
     PostStop,
-    /// A VM that runs: what stands in its file, from now on.
+    /// Apply what is in the VM's file to a running VM.
     Apply,
-    /// Nothing of ours any more.
+    /// Remove everything of ours.
     Off,
 }
 
 impl Phase {
-    /// The word on the command line; `None` for a phase that a later Proxmox may have, which is none of ours.
+    /// Parses the word on the command line; `None` for a phase of some later Proxmox, which does not concern us.
     pub fn parse(word: &str) -> Option<Phase> {
         const ALL: [Phase; 6] =
             [Phase::PreStart, Phase::PostStart, Phase::PreStop, Phase::PostStop, Phase::Apply, Phase::Off];
@@ -68,16 +68,16 @@ impl Phase {
     }
 }
 
-/// What came of it.
+/// Result of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Guarding {
-    /// What is missing, one sentence each.
+    /// What is not in force, one sentence each.
     pub missing: Vec<String>,
-    /// The VM is to stay off.
+    /// The VM must not start.
     pub refused: bool,
 }
 
-/// Does what the phase asks for.
+/// Does what the phase requires.
 pub fn guard(host: &Host, vmid: Vmid, phase: Phase) -> anyhow::Result<Guarding> {
     anyhow::ensure!(replace_file::are_root(), "only root can guard a VM's network");
     let files = GuardFiles::of(vmid);
@@ -93,7 +93,7 @@ pub fn guard(host: &Host, vmid: Vmid, phase: Phase) -> anyhow::Result<Guarding> 
         return Ok(Guarding::default());
     }
     ports.log(&format!("VMID {vmid}, {}: {}", phase.word(), missing.join("; ")));
-    // Only asked where it counts; settings that cannot be read require nothing.
+    // Read only where it matters; settings that cannot be read require nothing.
     let required = || Settings::read(host).is_ok_and(|settings| settings.guard_required);
     Ok(Guarding { missing, refused: phase == Phase::PreStart && required() })
 }
@@ -126,12 +126,12 @@ impl Work<'_> {
         self.note(phase)
     }
 
-    /// What is to be done and for which cards; `None` where this is no VM of ours, or one that gets nothing.
+    /// Returns what to apply and to which cards; `None` if this is not a VM of ours, or nothing is to be applied.
     fn wanted(&self) -> anyhow::Result<Option<(Guarded, Vec<Card>)>> {
         let Some(guarded) = self.files.guarded()? else { return Ok(None) };
         let guest = self.files.guest()?;
         let guest = guest.ok_or_else(|| anyhow::anyhow!("the VM has no configuration on this node"))?;
-        // A stranger with the VMID of a VM of ours that is gone: its network is its owner's.
+        // A VM of somebody else may have the VMID of a deleted VM of ours; its network is not our business.
         anyhow::ensure!(
             guest.is(&guarded),
             "the guard's file is for VM {}, and this is VM {}, which is left alone",
@@ -164,7 +164,7 @@ impl Work<'_> {
 
     fn rules(&mut self, cards: &[Card], guarded: &Guarded) {
         let needed = guarded.anti_spoofing || guarded.limits.bandwidth_out_kbps > 0;
-        // A node without nft is fine for a VM without rules.
+        // A node without nft will do for a VM without rules.
         if !needed && self.state.taps.is_empty() {
             return;
         }
@@ -188,7 +188,7 @@ impl Work<'_> {
             Err(why) => return self.missing.push(why),
         };
         if self.files.isolated(&port).is_none() {
-            // nftables' family `bridge` sees nothing of Open vSwitch.
+            // nftables' family `bridge` does not see traffic on Open vSwitch.
             let needed = [guarded.anti_spoofing, guarded.limits.bandwidth_out_kbps > 0];
             for (what, _) in
                 ["anti-spoofing", "the limit of what it sends"].iter().zip(needed).filter(|(_, n)| *n)
@@ -225,7 +225,7 @@ impl Work<'_> {
         });
     }
 
-    /// The card's port on the guests' bridge, once it is one.
+    /// Returns the card's port on the guests' bridge, once it is one.
     fn port(&self, card: &Card) -> Result<String, String> {
         let deadline = Deadline::after(PORT);
         loop {
@@ -272,7 +272,7 @@ impl Work<'_> {
         let mut taps: Vec<String> = known.chain(self.state.taps.clone()).collect();
         taps.sort();
         taps.dedup();
-        // It has been started again meanwhile: the rules are the new start's.
+        // The VM has been started again meanwhile: the rules belong to the new start.
         if phase == Phase::PostStop && taps.iter().any(|tap| self.files.is_device(tap)) {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! `blockhost-vm-guest-exec`: a command in the guest; its output and exit code are passed on (hazard H25).
+//! `blockhost-vm-guest-exec`: runs a command in the guest and passes on its output and exit code (hazard H25).
 
 use super::{Context, machine};
 use crate::host::clock::Deadline;
@@ -6,11 +6,11 @@ use crate::tool::guest_agent::{self, Ended};
 use crate::value::vm_name::VmName;
 use std::time::Duration;
 
-/// How long beyond the limit the answer is waited for whether the command was begun at all. Callers give 30 s where
+/// How long beyond the limit to wait for the answer whether the command was started at all. Callers allow 30 s where
 /// the limit is 25 s.
 const GRACE: Duration = Duration::from_secs(4);
 
-/// Runs `command` by the guest's `/bin/sh -c`. `Ok(None)`: it outlived `limit` and goes on in the guest.
+/// Runs `command` by the guest's `/bin/sh -c`. `Ok(None)`: it exceeded `limit` and continues in the guest.
 pub fn guest_exec(
     ctx: &Context<'_>,
     name: &VmName,

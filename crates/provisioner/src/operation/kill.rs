@@ -1,4 +1,4 @@
-//! `blockhost-vm-kill`: power off at once.
+//! `blockhost-vm-kill`: powers a VM off at once.
 
 use super::locked_vm::LockedVm;
 use super::machine::Machine;
@@ -10,10 +10,10 @@ use crate::value::vm_name::VmName;
 use anyhow::Context as _;
 use std::time::Duration;
 
-/// The admin panel kills us at 60 s, so we decide before.
+/// The admin panel kills us after 60 s, so we give up earlier.
 const LIMIT: Duration = Duration::from_secs(45);
 
-/// Switches a VM off; `false` when it was off already.
+/// Powers a VM off; returns `false` if it was already off.
 pub fn kill(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
     let deadline = Deadline::after(failpoint::limit("kill", LIMIT));
     ctx.live_record(name)?;
@@ -32,7 +32,7 @@ pub fn kill(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-/// Switches a running machine of ours off and waits until it is.
+/// Powers off a running VM of ours and waits until it is off.
 pub fn power_off(vm: &LockedVm<'_, '_>, machine: &Machine, deadline: Deadline) -> anyhow::Result<()> {
     let node = vm.node();
     let stop = || node.stop(machine.vmid, &machine.identity, deadline);

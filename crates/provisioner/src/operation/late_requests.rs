@@ -1,11 +1,11 @@
-//! Requests that outlive their client: Proxmox carries out a clone whose sender was killed, seconds or minutes after
-//! (hazard H57). So absence right after a kill is no proof of absence.
+//! Requests that outlive their client: Proxmox carries out a clone whose sender was killed, seconds or minutes later
+//! (hazard H57). So absence right after a kill proves nothing.
 //!
-//! When a create that died is undone, its addresses, directory and entry are given back: a clone is neither configured
-//! nor started by itself, so nothing that arrives late can use them. Its VMID is not: it stays withheld together with
-//! the identity that the machine would have ([`withheld_vmids`](crate::store::withheld_vmids)), until the node has been
-//! seen without it for longer than a request can be late. Every create, destroy and gc looks again, and removes what has
-//! arrived and is proven to be that machine.
+//! When a dead create is rolled back, its addresses, directory and journal entry are released at once: a clone is
+//! neither configured nor started by itself, so nothing that arrives late can use them. Its VMID is not: it stays
+//! withheld, together with the identity that the VM would have ([`withheld_vmids`](crate::store::withheld_vmids)),
+//! until the node has been seen without that VM for longer than a request can be late. Every create, destroy and gc
+//! checks again, and removes a VM that has arrived and is proven to be that one.
 
 use super::{Context, recovery};
 use crate::host::clock::{self, Deadline, Stopwatch};
@@ -19,10 +19,10 @@ use anyhow::Context as _;
 use serde_json::Value;
 use std::time::Duration;
 
-/// One look at the node's tasks.
+/// Time limit for one query of the node's tasks.
 const TASKS: Duration = Duration::from_secs(5);
 
-/// From now on the VMID of `entry` is watched: its create has died, or its terraform never heard an answer.
+/// Starts watching the VMID of `entry`: its create has died, or its terraform did not get an answer to a request.
 pub fn watch(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<()> {
     let Some(smbios_uuid) = entry.smbios_uuid else { return Ok(()) };
     let reason =
@@ -31,7 +31,7 @@ pub fn watch(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<()> {
     WithheldVmids::new(ctx.host).withhold(entry.checked_vmid()?, &reason, Some(late))
 }
 
-/// Looks at every watched VMID again. A failure is a warning: the VMID stays withheld.
+/// Checks every watched VMID again. A failure is only a warning: the VMID stays withheld.
 pub fn look_again(ctx: &Context<'_>) {
     let withheld = WithheldVmids::new(ctx.host);
     for one in withheld.all() {
@@ -79,7 +79,7 @@ fn look_at(
         };
         audit::write(ctx.host, &change);
         removed?;
-        // Its start may be as late as its clone was.
+        // A start request may arrive as late as the clone did.
         return withheld.withhold(vmid, &one.reason, Some(late.clone()));
     }
     if !one.is_over(clock::now()) {
@@ -92,7 +92,7 @@ fn look_at(
     Ok(())
 }
 
-/// Whether the node works on something of ours about this VMID; our token is shown its own tasks.
+/// Whether a task of ours about this VMID is running on the node; our token sees its own tasks.
 fn has_running_task(ctx: &Context<'_>, vmid: Vmid) -> anyhow::Result<bool> {
     let (access, api) = ctx.api()?;
     let path = format!("/nodes/{}/tasks?source=active&vmid={vmid}", access.node);
@@ -100,7 +100,7 @@ fn has_running_task(ctx: &Context<'_>, vmid: Vmid) -> anyhow::Result<bool> {
     let tasks = tasks.as_array().cloned().unwrap_or_default();
     let is_about_it = |task: &Value| {
         let id = task.get("id").and_then(Value::as_str).unwrap_or_default();
-        // Those that have ended have an end time.
+        // A finished task has an end time.
         id == vmid.to_string() && task.get("endtime").is_none()
     };
     Ok(tasks.iter().any(is_about_it))

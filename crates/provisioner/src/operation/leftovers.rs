@@ -1,5 +1,5 @@
-//! Files of a VM go only when the machine that they made is gone, whatever the database says by now: an older copy
-//! of it may have lost the record, or brought back the tombstone of an earlier VM of the same name (hazard H08).
+//! A VM's files are removed only once the VM they made is gone, whatever the database says: an older copy of it may
+//! have lost the record, or restored the tombstone of an earlier VM of the same name (hazard H08).
 
 use super::locked_vm::LockedVm;
 use crate::host::clock::Deadline;
@@ -9,14 +9,14 @@ use crate::value::vm_record::VmRecord;
 use anyhow::Context as _;
 use std::time::Duration;
 
-/// An error where the machine that the terraform folder or the journal knows under this name lives. That of `record`
-/// is known to be gone.
+/// Fails if the VM that the terraform directory or the journal has under this name still exists. The VM of `record` is
+/// known to be gone.
 pub fn ensure_none_lives(vm: &LockedVm<'_, '_>, record: Option<&VmRecord>) -> anyhow::Result<()> {
     let (ctx, name, folder) = (vm.ctx(), vm.name(), vm.folder());
     let mut machines = Vec::new();
     match folder.machine().unwrap_or_default() {
         Some(machine) => machines.push(machine),
-        // Older files of ours always have both; a state without a file was edited by hand.
+        // Our files, older ones too, always contain both; a state without a file was edited by hand.
         None if record.is_none() => {
             if let StateFile::Holds(resources) = folder.state()? {
                 anyhow::ensure!(

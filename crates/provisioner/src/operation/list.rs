@@ -1,4 +1,4 @@
-//! `blockhost-vm-list`: every record, from the database alone unless the node is asked for.
+//! `blockhost-vm-list`: all records, from the database alone unless the node is to be queried.
 
 use super::Context;
 use super::status::{LiveWord, Shown};
@@ -7,16 +7,16 @@ use crate::store::vm_database::{DatabaseError, Fields, RecordView};
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-/// One line of the list; names and order of its keys in JSON are the contract's (`facts/contract/commands.md`).
+/// One line of the list; the contract defines names and order of the JSON keys (`facts/contract/commands.md`).
 #[derive(Serialize)]
 pub struct Row<'a> {
     /// The VM's name.
     pub name: &'a str,
-    /// The database's status, or with `--live` what the node says.
+    /// The status in the database, or with `--live` the one reported by the node.
     pub status: &'a str,
     /// Its IPv4 address.
     pub ip: &'a str,
-    /// The date of its creation.
+    /// Date of creation.
     pub created: &'a str,
     /// The whole record as it stands, for more columns.
     #[serde(skip)]
@@ -66,7 +66,7 @@ pub fn list<T>(
 ) -> Result<T, DatabaseError> {
     let only = filter.status;
     let filters = filter.needs_more_fields();
-    // Asking the node takes an identity.
+    // Querying the node requires the VM's identity.
     let all_fields = all_fields || filters || live.is_some();
     let fields = if all_fields { Fields::All } else { Fields::Listed };
     let begin = || (new(), Vec::new());
@@ -97,7 +97,7 @@ pub fn list<T>(
     })?;
     warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     if live.is_some() {
-        // A machine may be there of which the database knows nothing yet, or nothing but a tombstone.
+        // The node may have a VM that the database does not know yet, or has only a tombstone of.
         for name in unfinished::names(ctx) {
             if !matches!(ctx.record(&name), Ok(Some(record)) if record.is_live())
                 && let Some(under_way) = unfinished::of_name(ctx, &name)

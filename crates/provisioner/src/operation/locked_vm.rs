@@ -1,8 +1,8 @@
-//! A VM that one operation works on: its lock, its name, its folder, its journal entry, its lines in the audit trail.
+//! A VM that an operation is working on: its lock, name, directory, journal entry and audit lines.
 //!
-//! Every function that changes a VM takes a [`LockedVm`]: without the lock it does not compile (hazard H19). Commands
-//! write one line each for what was asked of them ([`super::audited`]); what is done besides (an undo, a record put
-//! back, a VM that gc switches off) is written here.
+//! Every function that changes a VM takes a [`LockedVm`], so it does not compile without the lock (hazard H19).
+//! Commands write one audit line each for what they were asked to do ([`super::audited`]); what is done in addition (a
+//! rollback, a restored record, a VM switched off by gc) is written here.
 
 use super::Context;
 use crate::host::clock::Stopwatch;
@@ -16,7 +16,8 @@ use crate::value::vmid::Vmid;
 use std::ops::Deref;
 use std::time::Duration;
 
-/// See the head of this file. What belongs to all VMs is reached through it: `vm.settings`, `vm.database`.
+/// A locked VM; see the module's documentation. What is common to all VMs is reached through it: `vm.settings`,
+/// `vm.database`.
 pub struct LockedVm<'c, 'h> {
     ctx: &'c Context<'h>,
     name: VmName,
@@ -33,7 +34,7 @@ impl<'h> Deref for LockedVm<'_, 'h> {
 }
 
 impl<'h> Context<'h> {
-    /// Waits for other operations on the VM, at most `limit`. `verb` is for the message that others get.
+    /// Locks the VM, waiting up to `limit` for other operations on it. `verb` appears in the message that others get.
     pub fn lock_vm<'c>(
         &'c self,
         name: &VmName,
@@ -43,7 +44,7 @@ impl<'h> Context<'h> {
         Ok(LockedVm::new(self, name, VmLock::acquire(self.host, name, verb, limit)?))
     }
 
-    /// The VM if nobody works on it.
+    /// Locks the VM if nobody else is working on it.
     pub fn try_lock_vm<'c>(&'c self, name: &VmName, verb: &str) -> anyhow::Result<Option<LockedVm<'c, 'h>>> {
         Ok(VmLock::try_take(self.host, name, verb)?.map(|lock| LockedVm::new(self, name, lock)))
     }
@@ -59,27 +60,27 @@ impl<'c, 'h> LockedVm<'c, 'h> {
         &self.name
     }
 
-    /// What belongs to all VMs.
+    /// What is common to all VMs.
     pub fn ctx(&self) -> &'c Context<'h> {
         self.ctx
     }
 
-    /// Its record as it stands now; `None` where there is none.
+    /// The VM's current record; `None` if it has none.
     pub fn record_now(&self) -> anyhow::Result<Option<VmRecord>> {
         self.ctx.record(&self.name)
     }
 
-    /// The same of a VM that is there and not destroyed (H41).
+    /// The VM's current record; fails unless it exists and is not destroyed (H41).
     pub fn live_record_now(&self) -> anyhow::Result<VmRecord> {
         self.ctx.live_record(&self.name)
     }
 
-    /// Its terraform folder.
+    /// Its terraform directory.
     pub fn folder(&self) -> VmFolder {
         self.folder_of(&self.name)
     }
 
-    /// The folder of the older package, as far as it is about this VM.
+    /// The part of the older package's directory that concerns this VM.
     pub fn legacy_folder(&self) -> LegacyFolder {
         self.legacy_folder_of(&self.name)
     }
@@ -89,17 +90,17 @@ impl<'c, 'h> LockedVm<'c, 'h> {
         self.journal().read(&self.name)
     }
 
-    /// Writes its journal entry, whole.
+    /// Replaces its journal entry.
     pub fn write_entry(&self, entry: &Entry) -> anyhow::Result<()> {
         self.journal().write(entry, &self.lock)
     }
 
-    /// Removes it.
+    /// Removes its journal entry.
     pub fn remove_entry(&self) -> anyhow::Result<()> {
         self.journal().remove(&self.name, &self.lock)
     }
 
-    /// A line in the audit trail about something that was done besides what a command was asked for. `result` is `ok`, or
+    /// Writes an audit line about something done in addition to what a command was asked to do. `result` is `ok`, or
     /// why it failed.
     pub fn audit(&self, verb: &str, vmid: Option<Vmid>, status: [Option<Status>; 2], result: &str) {
         let [before, after] = status.map(|status| status.map(Status::as_str));
@@ -110,13 +111,13 @@ impl<'c, 'h> LockedVm<'c, 'h> {
         );
     }
 
-    /// Lets go and removes the lock file: for a VM that is gone.
+    /// Releases the lock and removes its file, for a VM that is gone.
     pub fn forget(self) {
         self.lock.forget();
     }
 }
 
-/// How something ended, for the audit trail.
+/// Describes a result for the audit trail.
 pub fn in_words<T>(result: &anyhow::Result<T>) -> String {
     result.as_ref().map_or_else(|error| format!("{error:#}"), |_| "ok".to_string())
 }

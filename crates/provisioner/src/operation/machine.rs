@@ -1,4 +1,4 @@
-//! The machine behind a record: its true VMID and the proof that it is ours (hazards H01, H02, H41, H47).
+//! The VM that a record is about: its true VMID, and the proof that it is ours (hazards H01, H02, H41, H47).
 
 use super::Context;
 use super::locked_vm::LockedVm;
@@ -12,51 +12,52 @@ use anyhow::Context as _;
 use serde_json::Value;
 use std::time::Duration;
 
-/// How long one look at the node may take.
+/// Time limit of one query of the node.
 const LOOK: Duration = Duration::from_secs(45);
-/// How long the API may take to say whether a machine is paused: nothing that it decides is worth a longer wait.
+/// How long the API may take to say whether a VM is paused: nothing that depends on it is worth a longer wait.
 const PAUSED_LOOK: Duration = Duration::from_secs(3);
 
-/// Between two looks at a start that is under way.
+/// Pause between two checks of a start in progress.
 const SETTLING: Duration = Duration::from_millis(200);
 
-/// A machine of ours, or the place where it was.
+/// A VM of ours on the node, or where it used to be.
 #[derive(Debug, Clone)]
 pub struct Machine {
     /// Its record.
     pub record: VmRecord,
-    /// Its VMID, corrected where an older record was wrong.
+    /// Its VMID, corrected if an older record was wrong.
     pub vmid: Vmid,
-    /// What proves it.
+    /// The UUID or name that identifies it.
     pub identity: Identity,
 }
 
 impl Machine {
-    /// An act on it that is waited for.
+    /// An action on it that will be waited for.
     pub fn act<'a>(&'a self, action: &'a str, deadline: Deadline) -> Act<'a> {
         Act { vmid: self.vmid, identity: &self.identity, action, deadline }
     }
 
-    /// The words errors begin with.
+    /// The prefix of error messages.
     pub fn label(&self) -> String {
         format!("VM {} (VMID {})", self.record.name, self.vmid)
     }
 
-    /// The state on the node; an error where the machine there is not ours, or on another node. A machine that is
-    /// gone is no error.
+    /// Returns the state on the node; fails if the VM there is not ours or is on another node. A VM that is gone is not
+    /// an error.
     pub fn proven_state(&self, ctx: &Context<'_>, deadline: Deadline) -> anyhow::Result<VmState> {
         Ok(with_pause(ctx, self.vmid, self.state(ctx, deadline)?, deadline))
     }
 
-    /// The same without asking the API whether it is paused.
+    /// As `proven_state`, without querying the API whether the VM is paused.
     pub fn state(&self, ctx: &Context<'_>, deadline: Deadline) -> anyhow::Result<VmState> {
         let state = self.unproven_state(ctx, deadline)?;
         self.prove(&state)?;
         Ok(state)
     }
 
-    /// The proven state, once a start is over whose command has died and which the node still works on: what looks switched off
-    /// would run a moment later, and whoever asked for it to be off was told that it is (H57).
+    /// Returns the proven state, after waiting for a start that is still in progress on the node although its command
+    /// has died: a VM that looks off would be running a moment later, after the caller has been told that it is off
+    /// (H57).
     pub fn settled_state(&self, ctx: &Context<'_>, deadline: Deadline) -> anyhow::Result<VmState> {
         loop {
             let state = self.proven_state(ctx, deadline)?;
@@ -72,13 +73,13 @@ impl Machine {
         }
     }
 
-    /// What is at its VMID, whosever it is.
+    /// Returns the state of whatever is at its VMID.
     pub fn unproven_state(&self, ctx: &Context<'_>, deadline: Deadline) -> anyhow::Result<VmState> {
         let state = ctx.node().state(self.vmid, Some(&self.identity), deadline.at_most(LOOK));
         state.with_context(|| format!("{}: cannot query the node", self.label()))
     }
 
-    /// Checks a state that was asked for.
+    /// Checks that a state is that of this VM.
     pub fn prove(&self, state: &VmState) -> anyhow::Result<()> {
         if !state.exists {
             return Ok(());
@@ -103,8 +104,8 @@ impl Machine {
     }
 }
 
-/// A guest's process runs while it is paused: where the root agent could not tell, the API is asked
-/// (`qmpstatus`; `facts/proxmox.md`). No answer leaves it open.
+/// A paused guest still has a running process. If the root agent could not tell whether it is paused, queries the API
+/// (`qmpstatus`; `facts/proxmox.md`). Without an answer it stays unknown.
 pub fn with_pause(ctx: &Context<'_>, vmid: Vmid, mut state: VmState, deadline: Deadline) -> VmState {
     if !state.running || state.paused.is_some() {
         return state;
@@ -115,7 +116,7 @@ pub fn with_pause(ctx: &Context<'_>, vmid: Vmid, mut state: VmState, deadline: D
         let current =
             api.get(&format!("/nodes/{node}/qemu/{vmid}/status/current"), deadline.at_most(PAUSED_LOOK))?;
         let word = current.get("qmpstatus").and_then(Value::as_str).context("no qmpstatus")?;
-        // Off since the root agent looked is not paused.
+        // A VM stopped since the root agent's check is not paused.
         Ok(!matches!(word, "running" | "stopped"))
     };
     match ask() {
@@ -125,13 +126,13 @@ pub fn with_pause(ctx: &Context<'_>, vmid: Vmid, mut state: VmState, deadline: D
     state
 }
 
-/// The machine of a record, for a look at it.
+/// Finds the VM of a record without changing anything.
 pub fn seen(ctx: &Context<'_>, record: VmRecord, deadline: Deadline) -> anyhow::Result<Machine> {
     let place = locate(ctx, &record, deadline)?;
     Ok(Machine { vmid: place.vmid, identity: place.identity, record })
 }
 
-/// The machine of a record. A wrong VMID of an older record is corrected.
+/// Finds the VM of a record, and corrects a wrong VMID in an older record.
 pub fn of_record(vm: &LockedVm<'_, '_>, record: VmRecord, deadline: Deadline) -> anyhow::Result<Machine> {
     let place = locate(vm, &record, deadline)?;
     if place.proven_elsewhere {
@@ -155,18 +156,18 @@ pub fn of_record(vm: &LockedVm<'_, '_>, record: VmRecord, deadline: Deadline) ->
     Ok(Machine { vmid: place.vmid, identity: place.identity, record })
 }
 
-/// Where a record's machine is to be looked for.
+/// Where to look for a record's VM.
 pub struct Whereabouts {
     /// Its VMID.
     pub vmid: Vmid,
-    /// What proves it.
+    /// The UUID or name that identifies it.
     pub identity: Identity,
-    /// The record says another VMID, and is wrong.
+    /// The record has another VMID, which is wrong.
     proven_elsewhere: bool,
 }
 
-/// Finds the VMID of a record and changes nothing. Records of the older package may hold a wrong one: the shared
-/// terraform state is right where the name on the node agrees (`facts/contract/legacy.md`).
+/// Finds the VMID of a record without changing anything. Records of the older package may contain a wrong one: the
+/// shared terraform state is right if the VM's name on the node agrees (`facts/contract/legacy.md`).
 pub fn locate(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> anyhow::Result<Whereabouts> {
     let as_recorded = |identity| Whereabouts { vmid: record.vmid, identity, proven_elsewhere: false };
     if let Some(uuid) = record.smbios_uuid {
@@ -214,6 +215,6 @@ pub fn locate(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> anyho
         describe(record.vmid, &here),
         describe(other, &there)
     );
-    // Gone under both numbers: the one terraform made is the one that counts.
+    // Gone under both numbers; the VMID that terraform made counts.
     Ok(Whereabouts { vmid: other, identity, proven_elsewhere: false })
 }

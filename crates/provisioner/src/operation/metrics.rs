@@ -1,13 +1,13 @@
-//! `blockhost-vm-metrics`: what a VM uses (`facts/contract/commands.md#metrics`; hazards H23, H24, H38, H41).
+//! `blockhost-vm-metrics`: resource usage of VMs (`facts/contract/commands.md#metrics`; hazards H23, H24, H38, H41).
 //!
-//! The monitor starts this for every VM every 2 s and waits for the answer, so all of it ends at one deadline, whatever
-//! hangs, and what a call costs the node counts. In order: the record, `status/current` of the API (live counters), the
-//! proof that the VM is the record's, and then, only where the last answer is old, the CPU share and the guest agent.
-//! The root agent has one lane, which a create holds for seconds: it is asked here only to explain a failure, and for
-//! records whose VMID has to be found.
+//! The monitor starts this for every VM every 2 s and waits for the answer. So everything ends at one deadline,
+//! whatever hangs, and the load that a call puts on the node matters. In order: the record, `status/current` of the API
+//! (live counters), the proof that the VM is the record's, and then, only if the last answer is old, the CPU share and
+//! the guest agent. The root agent has a single lane, which a create may occupy for seconds: it is asked here only to
+//! explain a failure, and for records whose VMID has to be found.
 //!
-//! The disaster would be the figures of somebody else's VM under the name of one of ours (hazards H02, H41): without a
-//! proof no figure is told.
+//! The disaster would be to report the figures of somebody else's VM under the name of one of ours (hazards H02, H41):
+//! without a proof no figures are reported.
 
 use super::Context;
 use super::machine::{Machine, locate};
@@ -34,35 +34,35 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// The contract's 400 ms, less what the start and the end of a process take on a busy host.
+/// The contract's 400 ms, minus what starting and ending a process takes on a busy host.
 const LIMIT: Duration = Duration::from_millis(350);
-/// How long a database that is being written in place is read again.
+/// How long to keep re-reading a database that is being written in place.
 const TORN_READ: Duration = Duration::from_millis(150);
-/// With less time than this the guest agent is not asked: it would count as silent.
+/// With less time left than this, the guest agent is not queried, since it would count as silent.
 const AGENT_LEAST: Duration = Duration::from_millis(100);
-/// How long a QEMU that was proven to be the VM's is not looked at again. The process cannot change its UUID; the name,
-/// by which older VMs are known, can be changed while it runs.
+/// How long a QEMU process proven to be the VM's is not checked again, in milliseconds. The UUID of a process cannot
+/// change; the name, which identifies older VMs, can change while it is running.
 const PROOF_MS: i64 = 30_000;
-/// How much a VM's uptime may differ from the one expected: both ends are whole seconds.
+/// How much a VM's uptime may differ from the expected one, in milliseconds: both ends are whole seconds.
 const UPTIME_SLACK_MS: i64 = 2500;
-/// The node measures CPU shares every 10 s.
+/// Age in milliseconds up to which a CPU share is used without a new query; the node measures every 10 s.
 const CPU_FRESH_MS: i64 = 5_000;
-/// An older share is still better than none for so long.
+/// Age in milliseconds up to which an older share is still better than none.
 const CPU_STALE_MS: i64 = 60_000;
-/// How often an agent that answers is asked, and how long at most one that is silent is left alone: a question to a
-/// silent one holds one of the node's three API workers for seconds.
+/// How often a responsive agent is queried, and for how long at most a silent one is left alone, in milliseconds: a
+/// query to a silent one occupies one of the node's three API workers for seconds.
 const AGENT_MS: (i64, i64) = (60_000, 600_000);
-/// For how long a file system's figure is shown although a later question came to nothing.
+/// How long the disk usage is reported although later queries failed, in milliseconds.
 const USED_STALE_MS: i64 = 300_000;
 
-/// Opens the settings for a caller who waits 400 ms.
+/// Opens the settings for a caller that waits 400 ms.
 pub fn open(host: &Host, mock: bool) -> anyhow::Result<Context<'_>> {
     let mut ctx = Context::open(host, mock)?;
     ctx.database = ctx.database.giving_up_after(limit("metrics-database", TORN_READ));
     Ok(ctx)
 }
 
-/// What one VM uses. An error: the VM is unknown, not ours, or the node cannot be asked.
+/// Returns the metrics of one VM. Fails if the VM is unknown or not ours, or if the node cannot be queried.
 pub fn metrics(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Named> {
     let deadline = Deadline::after(limit("metrics", LIMIT));
     let record = ctx.live_record(name)?;
@@ -78,12 +78,12 @@ fn now_ms() -> i64 {
     clock::now().timestamp_millis()
 }
 
-/// Whether something of `then` is younger than `limit`. What lies in the future is of a clock that was wrong.
+/// Whether `then` is less than `limit` ago. A time in the future comes from a clock that was wrong.
 fn is_fresh(now: i64, then: i64, limit: i64) -> bool {
     (0..limit).contains(&now.saturating_sub(then))
 }
 
-/// A look at one VM.
+/// One measurement of one VM.
 struct One<'a> {
     ctx: &'a Context<'a>,
     machine: &'a Machine,
@@ -110,18 +110,18 @@ impl One<'_> {
         let known_agent = known.agent.filter(|look| look.uptime <= uptime);
         let asks = wants_agent && self.deadline.left() > AGENT_LEAST && is_due(known_agent, now);
         if asks {
-            // Whoever comes meanwhile does not ask as well.
+            // Callers that arrive meanwhile need not query it too.
             let claimed = Some(claim(known_agent, now, uptime));
             self.samples.note(name, &Sample { agent: claimed, ..known });
         }
         let (said, share) = std::thread::scope(|scope| {
             let agent = asks.then(|| scope.spawn(|| self.ask_agent()));
             let share = if state == RunState::Running { self.cpu_share(&status, uptime, now) } else { 0.0 };
-            // A thread that panicked has told nothing.
+            // A thread that panicked has returned nothing.
             (agent.map(|agent| agent.join().unwrap_or(AgentSaid::Late)), share)
         });
 
-        // Another caller may have written meanwhile: its looks and its agent's answer are as good as ours.
+        // Another caller may have written meanwhile: its measurements and its agent's answer are as good as ours.
         let mut sample = self.samples.sample(name, vmid, &identity);
         let look = Reading { at_ms: now, uptime, counters: live_counters(&status) };
         let (rates, is_new) = sample.looks.add(look);
@@ -150,8 +150,8 @@ impl One<'_> {
         })
     }
 
-    /// Checks that what answered is the VM of the record: by its configuration, or as the same process that was proven
-    /// to be it a moment ago.
+    /// Checks that the answer is about the VM of the record: by its configuration, or because it is the same process
+    /// that was proven to be the VM's a moment ago.
     fn prove(&self, status: &Value, known: &Sample, now: i64) -> anyhow::Result<Option<Proof>> {
         let (pid, uptime) = (whole(status, "pid"), whole(status, "uptime"));
         let is_same = |proof: &Proof| {
@@ -171,8 +171,8 @@ impl One<'_> {
         Ok((pid > 0).then_some(Proof { at_ms: now, pid, uptime }))
     }
 
-    /// An error of the API, or what lies behind it: for a VM that does not exist it says 403 or 500, for one on another
-    /// node 500 (H39), and the root agent can tell.
+    /// Returns the API's error, or the cause behind it: for a VM that does not exist the API answers 403 or 500, and
+    /// for one on another node 500 (H39); the root agent knows which.
     fn explained(&self, error: ApiError) -> anyhow::Error {
         if matches!(error, ApiError::Status { .. } | ApiError::Forbidden { .. })
             && let Ok(state) = self.machine.unproven_state(self.ctx, self.deadline)
@@ -191,8 +191,8 @@ impl One<'_> {
         anyhow::Error::from(error).context(format!("{}: cannot query the node", self.machine.label()))
     }
 
-    /// What share of its CPUs the VM uses, as the node's own statistics have it: `status/current` says 0 at the first
-    /// look of each of the node's workers.
+    /// Returns the share of its CPUs that the VM uses, from the node's own statistics: `status/current` reports 0 on
+    /// the first query to each of the node's workers.
     fn cpu_share(&self, status: &Value, uptime: u64, now: i64) -> f64 {
         let vmid = self.machine.vmid.get();
         let mut shares = self.samples.cpu_shares();
@@ -206,7 +206,7 @@ impl One<'_> {
             }
         }
         let found = shares.shares.get(&vmid).filter(|_| is_fresh(now, shares.at_ms, CPU_STALE_MS));
-        // A longer uptime is one of an earlier run, or of an earlier owner of the VMID.
+        // A longer uptime belongs to an earlier run, or to an earlier owner of the VMID.
         let found = found.filter(|(_, then)| *then <= uptime + 2).map(|(share, _)| *share);
         found.unwrap_or_else(|| status.get("cpu").and_then(Value::as_f64).unwrap_or_default())
     }
@@ -228,14 +228,14 @@ impl One<'_> {
     }
 }
 
-/// How a question to the guest agent ended.
+/// Outcome of a query to the guest agent.
 #[derive(Debug, Clone, Copy)]
 enum AgentSaid {
-    /// It answered; MiB used, if it told.
+    /// It answered; contains the MiB used, if reported.
     Answered(Option<i64>),
-    /// The node says that it does not answer.
+    /// The node reports that the agent does not answer.
     Silent,
-    /// Not in time.
+    /// There was no answer in time.
     Late,
 }
 
@@ -257,12 +257,12 @@ fn after(known: Option<AgentLook>, said: AgentSaid, now: i64, uptime: u64) -> Ag
     match (said, known) {
         (AgentSaid::Answered(used_mb), _) => AgentLook { used_mb, answered_ms: Some(now), ..asked },
         (AgentSaid::Silent, _) | (AgentSaid::Late, None) => AgentLook { misses, ..asked },
-        // A busy node: what was told before still holds.
+        // The node is busy: the previous answer still holds.
         (AgentSaid::Late, Some(look)) => AgentLook { asked_ms: now, uptime, misses, ..look },
     }
 }
 
-/// One answer that came too late is forgiven.
+/// One late answer is tolerated.
 fn is_responsive(look: &AgentLook, now: i64) -> bool {
     let answered = look.answered_ms.is_some_and(|then| is_fresh(now, then, USED_STALE_MS));
     answered && look.misses <= 1
@@ -272,7 +272,7 @@ fn used(look: &AgentLook, now: i64) -> Option<i64> {
     look.used_mb.filter(|_| is_responsive(look, now))
 }
 
-/// A configuration of the API, as far as it proves a VM.
+/// Converts a configuration from the API, as far as it proves a VM's identity.
 pub(super) fn state_of(config: &Value, identity: &Identity) -> VmState {
     let text = |key: &str| config.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
     let uuid = text("smbios1");
@@ -281,7 +281,7 @@ pub(super) fn state_of(config: &Value, identity: &Identity) -> VmState {
     VmState {
         exists: true,
         name: text("name"),
-        // That of a stranger is the key to act on his VM, and must not stand in an error.
+        // The UUID of somebody else's VM is the key to acting on that VM, and must not appear in an error.
         uuid: uuid.filter(|uuid| matches!(identity, Identity::Uuid(ours) if ours == uuid)),
         description: text("description"),
         template: whole(config, "template") == 1,
@@ -302,8 +302,9 @@ fn shares_in(lines: &Value, now: i64) -> CpuShares {
     CpuShares { at_ms: now, shares: shares.collect() }
 }
 
-/// What all VMs use whose records are active or suspended, in the order of the database, from one request to the API and
-/// one to the root agent. A VM that cannot be proven to be ours is there in state unknown, without figures.
+/// Returns the metrics of all VMs whose records are active or suspended, in the order of the database, from one request
+/// to the API and one to the root agent. A VM that cannot be proven to be ours is included in state unknown, without
+/// figures.
 pub fn all_metrics(ctx: &Context<'_>) -> anyhow::Result<Vec<Named>> {
     let deadline = Deadline::after(limit("metrics", LIMIT));
     let records = live_records(ctx)?;
@@ -352,7 +353,7 @@ pub(super) fn live_records(ctx: &Context<'_>) -> anyhow::Result<Vec<VmRecord>> {
     Ok(records)
 }
 
-/// A look at all VMs.
+/// One measurement of all VMs.
 struct All<'a> {
     ctx: &'a Context<'a>,
     deadline: Deadline,
@@ -374,7 +375,7 @@ impl All<'_> {
         }
     }
 
-    /// The machine of a record and its line.
+    /// Returns a record's VM and its line in the node's list.
     fn proven(&self, record: VmRecord) -> anyhow::Result<(Machine, &Value)> {
         let place = locate(self.ctx, &record, self.deadline)?;
         let machine = Machine { record, vmid: place.vmid, identity: place.identity };
@@ -391,7 +392,7 @@ impl All<'_> {
             Identity::Name(_) => line.get("name").and_then(Value::as_str) == Some(name),
         };
         if !is_proven {
-            // Its description may have been changed: then its configuration tells.
+            // Its description may have been changed; then the configuration decides.
             let state = machine.unproven_state(self.ctx, self.deadline)?;
             anyhow::ensure!(state.exists, "{}: the node has no such VM", machine.label());
             machine.prove(&state)?;
@@ -426,7 +427,7 @@ impl All<'_> {
         let last = before.remove(record.name.as_str());
         let last = last.filter(|last| last.vmid == vmid && last.identity == identity);
         let sample = match last {
-            // The node has not measured again since: what was told then still holds.
+            // The node has not measured again since, so the previous rates still hold.
             Some(last) if last.look.uptime == look.uptime && last.look.counters == look.counters => last,
             last => {
                 let rates = rates(last.as_ref().map(|last| &last.look), &look, Between::Uptime);
@@ -439,7 +440,7 @@ impl All<'_> {
             metrics = metrics.with_rates(&sample.rates);
         }
         noted.insert(record.name.to_string(), sample);
-        // The agent itself is asked by the calls for one VM alone.
+        // Only the calls for a single VM query the agent.
         let agent = (state == RunState::Running).then(|| self.samples.sample(&record.name, vmid, &identity));
         let agent = agent.and_then(|sample| sample.agent);
         metrics.guest_agent_responsive = agent.is_some_and(|agent| is_responsive(&agent, self.now));

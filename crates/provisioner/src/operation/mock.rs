@@ -1,7 +1,7 @@
-//! `--mock`: the mock database is database and node at once, and nothing on the host is touched. Each command chooses
-//! once between the verbs here and the real ones; mock VMs have no lock and leave no audit trail.
+//! `--mock`: the mock database serves as both database and node, and nothing on the host is touched. Each command
+//! chooses once between the functions here and the real ones; mock VMs have no lock and leave no audit trail.
 //!
-//! Whether a mock VM is on stands in a field of its record, so that the verbs agree with one another.
+//! A field of the record says whether a mock VM is on, so that the commands are consistent with one another.
 
 use super::Context;
 use super::bandwidth::recorded;
@@ -44,7 +44,8 @@ use uuid::Uuid;
 /// The field that says whether a mock VM is on.
 const POWER: &str = "mock_power";
 
-/// See [`super::create::create`]: the same checks of the request, and nothing of the host but its cloud-init templates.
+/// See [`super::create::create`]: the request is checked in the same way, but of the host only its cloud-init templates
+/// are used.
 pub fn create(ctx: &Context<'_>, request: &Request, report: OnResult<'_>) -> anyhow::Result<Created> {
     let facts = facts(ctx, request)?;
     let mut nobody = Holders::default();
@@ -59,7 +60,7 @@ pub fn create(ctx: &Context<'_>, request: &Request, report: OnResult<'_>) -> any
     let allocation = ctx.database.update(|db| {
         let allocation = allocate::choose(ctx, request, &facts, db, &[], &[], &mut nobody)?;
         allocate::hold(db, allocation, range);
-        // There is no guest to sign anything.
+        // There is no guest that could sign anything.
         let drawn = Drawn { allocation, smbios_uuid: Uuid::new_v4(), secret_key: Secret::new("") };
         let record = create_vm::record(request, &facts, &drawn);
         db.insert(request.name.as_str(), vm_record::fields(&record, clock::now(), &ctx.settings.fields));
@@ -69,7 +70,7 @@ pub fn create(ctx: &Context<'_>, request: &Request, report: OnResult<'_>) -> any
     Ok(Created::Reported(Vec::new()))
 }
 
-/// What the checks of a real create find, for a node that is not there.
+/// What the checks of a real create find out, for a node that does not exist.
 fn facts(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Facts> {
     check::arguments(request)?;
     if ctx.database.path().exists() {
@@ -103,14 +104,14 @@ fn facts(ctx: &Context<'_>, request: &Request) -> anyhow::Result<Facts> {
     Ok(known)
 }
 
-/// Whether it is on. A suspended one is off.
+/// Whether the VM is on; a suspended one is off.
 fn is_on(ctx: &Context<'_>, record: &VmRecord) -> bool {
     let fields = ctx.database.inspect(|db| Ok(db.fields(record.name.as_str())));
     let is_off = fields.is_ok_and(|fields| fields.is_some_and(|f| f.get(POWER) == Some(&Value::from("off"))));
     record.status == Status::Active && !is_off
 }
 
-/// Switches it; whether it was on before.
+/// Switches the VM on or off; returns whether it was on before.
 fn switch(ctx: &Context<'_>, record: &VmRecord, on: bool) -> anyhow::Result<bool> {
     let was_on = is_on(ctx, record);
     let name = record.name.as_str();
@@ -182,7 +183,7 @@ pub fn status(ctx: &Context<'_>, name: &VmName) -> (Shown, Option<String>) {
     }
 }
 
-/// The word for a record.
+/// The status shown for a record.
 pub fn shown(ctx: &Context<'_>, record: &VmRecord) -> Shown {
     match record.status {
         Status::Active if is_on(ctx, record) => Shown::Active,
@@ -215,7 +216,7 @@ pub fn all_metrics(ctx: &Context<'_>) -> anyhow::Result<Vec<Named>> {
     Ok(live_records(ctx)?.iter().map(|record| used(ctx, record)).collect())
 }
 
-/// A VM that does nothing.
+/// Metrics of a VM that does nothing.
 fn used(ctx: &Context<'_>, record: &VmRecord) -> Named {
     let state = if is_on(ctx, record) { RunState::Running } else { RunState::Stopped };
     Named {
@@ -284,7 +285,7 @@ fn destroy_if(
     }
 }
 
-/// See [`super::gc::gc`]. There is no note of earlier runs and no other clock: of the brakes the share alone counts.
+/// See [`super::gc::gc`]. There is no note of earlier runs and no second clock, so the share is the only brake.
 pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
     let grace = TimeDelta::days(i64::from(options.grace_days.unwrap_or(ctx.settings.gc_grace_days)));
     let now = clock::now();

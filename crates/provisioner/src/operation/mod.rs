@@ -1,7 +1,7 @@
-//! One file per verb, each readable from top to bottom.
+//! One file per command, each readable from top to bottom.
 //!
-//! Every operation that changes a VM holds its lock ([`crate::store::vm_lock`]); [`machine`] finds the machine
-//! behind a record and proves that it is ours.
+//! Every operation that changes a VM holds its lock ([`crate::store::vm_lock`]); [`machine`] finds the VM that a record
+//! is about and proves that it is ours.
 
 pub mod audited;
 pub mod bandwidth;
@@ -57,19 +57,19 @@ use crate::value::vm_name::VmName;
 use crate::value::vm_record::VmRecord;
 use std::sync::OnceLock;
 
-/// The arguments themselves are wrong, whatever the state of the world: exit code 2, as clap ends where it finds out.
+/// The arguments themselves are wrong, whatever the state of the system: exit code 2, as when clap finds the error.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct WrongUsage(String);
 
 impl WrongUsage {
-    /// `why` is a whole message.
+    /// `why` is a complete message.
     pub fn new(why: impl ToString) -> WrongUsage {
         WrongUsage(why.to_string())
     }
 }
 
-/// Whether an error is about the arguments alone.
+/// Whether an error is only about the arguments.
 pub fn is_wrong_usage(error: &anyhow::Error) -> bool {
     let never_ours = matches!(error.downcast_ref::<Exhausted>(), Some(Exhausted::NotOurs(_)));
     never_ours || error.downcast_ref::<WrongUsage>().is_some()
@@ -81,21 +81,21 @@ pub use locked_vm::in_words;
 pub struct Context<'h> {
     /// The machine.
     pub host: &'h Host,
-    /// db.yaml.
+    /// Settings from db.yaml.
     pub settings: Settings,
     /// The VM database (the mock one with `--mock`).
     pub database: VmDatabase,
-    /// What is under way; nothing in a mock.
+    /// The journal of operations in progress; empty for a mock.
     journal: Journal<'h>,
-    /// How the node's API is reached, once it was read.
+    /// How to reach the node's API; set once it has been read.
     access: OnceLock<NodeAccess>,
-    /// One client for all that is asked of it.
+    /// A single client for all requests to the API.
     api: OnceLock<ProxmoxApi>,
 }
 
 impl<'h> Context<'h> {
-    /// Reads the settings. `mock`: those of a mock, for the verbs of [`mock`] alone, where the database is the node and
-    /// nothing on the host is touched.
+    /// Reads the settings. `mock`: those of a mock, only for the functions of [`mock`], where the database stands in
+    /// for the node and nothing on the host is touched.
     pub fn open(host: &'h Host, mock: bool) -> anyhow::Result<Context<'h>> {
         let settings = if mock { Settings::for_mock(host)? } else { Settings::read(host)? };
         let database = VmDatabase::new(&settings.db_file, &settings.fields);
@@ -119,17 +119,17 @@ impl<'h> Context<'h> {
         }
     }
 
-    /// The node; waits end with a signal to us.
+    /// Returns the node; a signal ends waits for it.
     pub fn node(&self) -> Node {
         Node::new(self.host, self.host.interrupt.clone())
     }
 
-    /// The node for undo, which a signal does not stop.
+    /// Returns the node for a rollback, which a signal does not stop.
     pub fn node_uninterrupted(&self) -> Node {
         Node::new(self.host, Interrupt::never())
     }
 
-    /// How the node's API is reached, and the client for it.
+    /// How to reach the node's API, and a client for it.
     pub fn api(&self) -> anyhow::Result<(&NodeAccess, &ProxmoxApi)> {
         let access = self.access()?;
         let api = match self.api.get() {
@@ -142,7 +142,7 @@ impl<'h> Context<'h> {
         Ok((access, api))
     }
 
-    /// How the node's API is reached.
+    /// How to reach the node's API.
     fn access(&self) -> anyhow::Result<&NodeAccess> {
         match self.access.get() {
             Some(known) => Ok(known),
@@ -153,12 +153,12 @@ impl<'h> Context<'h> {
         }
     }
 
-    /// The terraform folder of a VM.
+    /// The terraform directory of a VM.
     pub fn folder_of(&self, name: &VmName) -> VmFolder {
         VmFolder::new(self.host, &self.settings, name)
     }
 
-    /// The folder of the older package, as far as it is about this VM.
+    /// The part of the older package's directory that concerns this VM.
     pub fn legacy_folder_of(&self, name: &VmName) -> LegacyFolder {
         LegacyFolder::new(self.host, &self.settings, name)
     }
@@ -168,8 +168,8 @@ impl<'h> Context<'h> {
         &self.journal
     }
 
-    /// The guests' bridge: what tfvars says, else db.yaml. Where there is a terraform.tfvars that cannot be used, nobody
-    /// knows which one the VMs are on, and a route to another would hide that.
+    /// Returns the guests' bridge: the one in tfvars, else in db.yaml. Fails if terraform.tfvars exists but cannot be
+    /// used: then nobody knows which bridge the VMs are on, and a route to another one would hide that.
     pub fn bridge(&self) -> anyhow::Result<BridgeName> {
         let named = match self.access() {
             Ok(access) => access.bridge.clone(),
@@ -179,7 +179,7 @@ impl<'h> Context<'h> {
         guests_bridge(named, || Ok(Some(self.settings.bridge.clone())))
     }
 
-    /// The record of a VM; `None` where there is none. A record that cannot be read is an error that names it.
+    /// Returns a VM's record; `None` if it has none. A record that cannot be read is an error that names it.
     pub fn record(&self, name: &VmName) -> anyhow::Result<Option<VmRecord>> {
         match self.database.record(name.as_str())? {
             None => Ok(None),
@@ -188,13 +188,14 @@ impl<'h> Context<'h> {
         }
     }
 
-    /// That the database has no VM `name`, and which one may be meant: the VM with this VMID, or the nearest name.
+    /// Says that the database has no VM `name`, and which one may be meant: the VM with this VMID, or the one with the
+    /// nearest name.
     pub fn no_record(&self, name: &VmName) -> String {
         let mut text = format!("{} has no such record", self.database.path().display());
         if let Some(under_way) = unfinished::of_name(self, name) {
             return format!("{text}; {under_way}");
         }
-        // A hint only: where the names cannot be read, the message goes without it.
+        // Only a hint: if the names cannot be read, the message goes without it.
         let known = self.database.gather(Fields::All, Vec::new, |found, view| found.push(view.to_record()));
         let live: Vec<VmRecord> = known.into_iter().flatten().flatten().filter(VmRecord::is_live).collect();
         let by_vmid = live.iter().find(|r| r.vmid.to_string() == name.as_str());
@@ -206,7 +207,7 @@ impl<'h> Context<'h> {
         text
     }
 
-    /// The record of a VM that is there and not destroyed (H41).
+    /// Returns the VM's record; fails unless the VM exists and is not destroyed (H41).
     pub fn live_record(&self, name: &VmName) -> anyhow::Result<VmRecord> {
         let record = self.record(name)?;
         let record =

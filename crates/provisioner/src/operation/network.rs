@@ -21,9 +21,9 @@ use crate::value::vmid::Vmid;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-/// Pauses between looks at a port that is not there yet.
+/// First and longest pause between checks of a port that does not exist yet.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(500));
-/// What is kept of the caller's time for setting the route of a VM whose port does not come.
+/// Part of the caller's time kept for setting the route, in case the port does not appear.
 const RESERVE: Duration = Duration::from_secs(2);
 
 /// One try to connect a VM that runs.
@@ -35,11 +35,11 @@ pub enum Isolation {
     PartlyGuarded(Vec<String>),
     /// By an older root agent: it is isolated.
     Done,
-    /// Not yet: why.
+    /// Not yet, for this reason.
     NotYet(String),
-    /// It failed otherwise; another start may help.
+    /// It failed for another reason; another start may help.
     Failed(String),
-    /// It cannot be isolated as this VM and this host are.
+    /// It cannot be isolated with this VM and host as they are.
     Impossible(String),
 }
 
@@ -109,7 +109,7 @@ pub fn connect(
     finish(ctx, node, vmid, decision.ipv6, &isolation, deadline)
 }
 
-/// The route, and the words for what is missing.
+/// Sets the route, and returns warnings about what is missing.
 pub fn finish(
     ctx: &Context<'_>,
     node: &Node,
@@ -230,7 +230,7 @@ fn not_yet(state: &VmState) -> Option<Isolation> {
         .then(|| Isolation::NotYet("its tap is not yet a port of the bridge".to_string()))
 }
 
-/// What a look says before anything is tried; `None`: the time has come, or an older plugin does not tell.
+/// What the state says before any attempt; `None` if it is time to try, or an older plugin does not report it.
 fn readiness(state: &VmState) -> Option<Isolation> {
     if let Some(answer) = not_yet(state) {
         return Some(answer);
@@ -246,7 +246,8 @@ fn readiness(state: &VmState) -> Option<Isolation> {
     (state.connected == Some(true) && state.isolated == Some(true)).then_some(Isolation::Done)
 }
 
-/// Whether the kernel agrees. A bridge that does not tell (`told` false) is believed.
+/// Whether the kernel shows the port as isolated. If the bridge does not report it (`told` is false), success is
+/// assumed.
 fn read_back(state: Result<VmState, AgentError>, told: bool) -> Isolation {
     match state {
         Ok(state) if state.isolated == Some(true) || !told => Isolation::Done,
@@ -257,7 +258,7 @@ fn read_back(state: Result<VmState, AgentError>, told: bool) -> Isolation {
     }
 }
 
-/// A refusal: whether the port is only not there yet, in the words of iproute2 and the kernel.
+/// Judges a refusal: whether only the port does not exist yet, by the messages of iproute2 and the kernel.
 fn refused(error: &AgentError, state: &VmState) -> Isolation {
     const NOT_YET: [&str; 5] = [
         "Operation not supported",
@@ -272,7 +273,7 @@ fn refused(error: &AgentError, state: &VmState) -> Isolation {
             "the root agent of this host is too old to isolate ports; upgrade blockhost-common".to_string(),
         );
     }
-    // A port that is there and has no such attribute is none of the kernel's own bridge.
+    // An existing port without this attribute does not belong to a Linux bridge.
     if state.connected == Some(true) && state.isolated.is_none() && words.contains("Operation not supported")
     {
         return Isolation::Impossible(

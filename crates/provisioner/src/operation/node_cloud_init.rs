@@ -1,32 +1,32 @@
 //! The node's own cloud-init (hazard H60).
 //!
-//! A guest's cloud-init drive on LVM or ZFS is a block device of the node with the label `cidata`. A node that was made
-//! from a cloud image takes it for its own at its next boot and runs the guest's user-data as root. The first-boot hook
-//! (`provisioner-hooks/first-boot.sh`) switches cloud-init off on new hosts; setup does the same, with the same files, on
-//! those that exist already, and reapply warns at each boot where it is still on.
+//! A guest's cloud-init drive on LVM or ZFS is a block device of the node with the label `cidata`. A node that was
+//! installed from a cloud image takes it for its own at the next boot and runs the guest's user-data as root. The
+//! first-boot hook (`provisioner-hooks/first-boot.sh`) disables cloud-init on new hosts; setup does the same, with the
+//! same files, on existing ones, and reapply warns at each boot where it is still enabled.
 
 use crate::host::Host;
 use crate::host::accounts::Account;
 use crate::host::{read_file, replace_file};
 use std::path::PathBuf;
 
-/// What the operator is told to run.
+/// The command that fixes it, for the operator.
 const MENDED_BY: &str = "blockhost-provisioner-setup cloud-init";
 const DATA_SOURCE: &str = "# A Proxmox node must not take the cloud-init drives of its guests for its own.\n\
     datasource_list: [ None ]\n";
 const DISABLED: &str = "Switched off by BlockHost: a Proxmox node must not take the cloud-init drives of its guests for its \
     own.\n";
 
-/// The two files, where this machine has a cloud-init: the second keeps it from running, the first from looking for data
-/// where somebody switches it on again.
+/// The two files, if this host has cloud-init: the second keeps it from running; the first keeps it from looking for
+/// data if somebody enables it again.
 fn files(host: &Host) -> Option<[PathBuf; 2]> {
     let folder = host.etc().join("cloud");
     let files = ["cloud.cfg.d/zz-blockhost-datasource.cfg", "cloud-init.disabled"];
     folder.is_dir().then(|| files.map(|name| folder.join(name)))
 }
 
-/// Switches it off from the next boot on, as root. The network that it has set up stays: its configuration lies in `/etc`
-/// and is read without it.
+/// Disables cloud-init from the next boot on; needs root. The network that it has set up stays: its configuration is in
+/// `/etc` and is read without cloud-init.
 pub fn switch_off(host: &Host) -> anyhow::Result<()> {
     let Some(files) = files(host) else { return Ok(()) };
     if files.iter().all(|path| path.exists()) {
@@ -48,7 +48,7 @@ pub fn switch_off(host: &Host) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Why the next boot of this node may carry out a guest's user-data, and what mends it; `None` where it cannot.
+/// Why the next boot of this node might run a guest's user-data, and how to fix it; `None` if it cannot.
 pub fn danger(host: &Host) -> Option<String> {
     let files = files(host)?;
     match files.iter().find(|path| !path.exists()) {
@@ -61,7 +61,7 @@ pub fn danger(host: &Host) -> Option<String> {
     }
 }
 
-/// The kernel's command line outranks the files.
+/// The kernel command line overrides the files.
 fn switched_on_by_kernel() -> Option<String> {
     let line = read_file::text("/proc/cmdline").ok()?;
     is_switched_on(&line).then(|| {
@@ -106,7 +106,7 @@ mod tests {
             let path = dir.path().join("cloud").join(name);
             let mode = std::os::unix::fs::MetadataExt::mode(&path.metadata().unwrap());
             assert_eq!(mode & 0o777, 0o644);
-            // Half of it is not enough.
+            // One of the two files is not enough.
             std::fs::remove_file(&path).unwrap();
             assert!(danger(&host).unwrap().contains(name));
             switch_off(&host).unwrap();

@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// What the node says of one VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OnNode {
-    /// The node that has it.
+    /// The node that has the VMID.
     pub node: String,
     /// What its CPUs do.
     pub state: RunState,
@@ -55,7 +55,7 @@ impl<'c, 'h> NodeFacts<'c, 'h> {
         let (lines, guests) = std::thread::scope(|scope| {
             let guests = scope.spawn(|| node.guests(deadline));
             let lines = ctx.api().and_then(|(_, api)| Ok(api.get("/cluster/resources?type=vm", deadline)?));
-            // A thread that panicked has told nothing.
+            // A thread that panicked has returned nothing.
             (lines, guests.join().unwrap_or(Ok(None)))
         });
         let mut missing = Vec::new();

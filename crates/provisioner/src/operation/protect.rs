@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// The key of a record that protects it.
 const FIELD: &str = "protected";
-/// How long others may work on the VM.
+/// How long to wait for other operations on the VM.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
 
 /// What was changed.

@@ -1,5 +1,5 @@
-//! `blockhost-provisioner-reapply`: after a reboot of the node the taps are new and the routes gone; what our running
-//! VMs lack is put back (hazard H36). Suspended and destroyed ones are left alone (H51).
+//! `blockhost-provisioner-reapply`: after a reboot of the node the taps are new and the routes gone; restores what our
+//! running VMs lack (hazard H36). Suspended and destroyed VMs are left alone (H51).
 
 use super::create::traces_of_vms;
 use super::network::Isolation;
@@ -18,30 +18,30 @@ use anyhow::Context as _;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// For one VM, from the first look at it.
+/// Time limit for one VM, from the first check of it.
 const LIMIT: Duration = Duration::from_secs(30);
-/// A VM whose port has not come is tried for the last time with so much of its limit left.
+/// With this much of its limit left, a VM whose port has not appeared is tried for the last time.
 const LAST_TRY: Duration = Duration::from_secs(2);
-/// Pause after all VMs that wait for their port were looked at.
+/// Pause after each round over all VMs that wait for their port.
 const ROUND: Duration = Duration::from_millis(300);
-/// How long the root agent may take to come up after a reboot.
+/// How long the root agent may take to start after a reboot.
 const AGENT_START: Duration = Duration::from_secs(60);
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reapplied {
-    /// Running VMs whose route and isolation stand now.
+    /// Number of running VMs whose route and isolation are set now.
     pub connected: usize,
-    /// VMs that are off: nothing to do.
+    /// Number of VMs that are off and need nothing.
     pub off: usize,
-    /// Active VMs that the node no longer has.
+    /// Active VMs that are missing on the node.
     pub missing: Vec<String>,
     /// What could not be set, one line each.
     pub failures: Vec<String>,
 }
 
 impl Reapplied {
-    /// The counts, for a person; what is missing is named.
+    /// The counts, for a person; VMs missing on the node are named.
     pub fn summary(&self) -> String {
         let vms = if self.connected == 1 { "VM" } else { "VMs" };
         let mut text = format!("reconnected {} {vms}; {} stopped", self.connected, self.off);
@@ -64,7 +64,7 @@ pub fn reapply(ctx: &Context<'_>) -> anyhow::Result<Reapplied> {
     let mut done = Reapplied::default();
     let read = ctx.database.gather(Fields::All, Vec::new, |found, view| found.push(view.to_record()));
     let found = match read {
-        // A host that has never had a VM; the unit runs at its first boot too.
+        // The host has never had a VM; the unit also runs at its first boot.
         Err(DatabaseError::Missing(_)) if traces_of_vms(ctx)?.is_none() => return Ok(done),
         other => other?,
     };
@@ -79,11 +79,12 @@ pub fn reapply(ctx: &Context<'_>) -> anyhow::Result<Reapplied> {
     if let Some(first) = records.first() {
         wait_for_agent(ctx, first.vmid)?;
     }
-    // After a reboot the root agent comes up while it is waited for.
+    // Only now, since after a reboot the root agent has started while we waited for it.
     for name in restore::vanished(ctx, None) {
         records.extend(ctx.record(&name)?.filter(|record| record.status == Status::Active));
     }
-    // Side by side: right after a boot the ports of all come one after the other, and each may take its time (H54).
+    // Alternating between VMs: right after a boot their ports appear one after another, and each may take its time
+    // (H54).
     let mut waiting: VecDeque<(VmName, Option<Deadline>)> =
         records.into_iter().map(|record| (record.name, None)).collect();
     let mut put_off = 0;
@@ -158,8 +159,8 @@ pub fn set_anti_spoofing(ctx: &Context<'_>, name: &VmName, on: bool) -> anyhow::
     Ok(done.with_context(|| format!("{}: cannot set its network guard", machine.label()))?.missing)
 }
 
-/// Waits until the root agent answers at all; what it says about this VM is looked at later. One that hangs is given
-/// up once, not once for each VM.
+/// Waits until the root agent answers at all; what it says about this VM is evaluated later. An agent that hangs is
+/// given up once, not once per VM.
 fn wait_for_agent(ctx: &Context<'_>, vmid: Vmid) -> anyhow::Result<()> {
     let deadline = Deadline::after(failpoint::limit("reapply-agent", AGENT_START));
     let node = ctx.node();
@@ -193,19 +194,19 @@ pub fn reconnect(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Vec<String>
     }
 }
 
-/// One VM as it is now.
+/// One VM's current state.
 enum Ended {
-    /// It does not run, or is no active VM any more.
+    /// It is not running, or no longer an active VM.
     Off,
-    /// Its record is active, and the node has no such VM.
+    /// Its record is active, but the node has no such VM.
     Missing,
-    /// It runs, and its port is not there yet.
+    /// It is running, but its port does not exist yet.
     NotYet,
-    /// It was connected, except for what the warnings say.
+    /// It is connected, except for what the warnings say.
     Connected(Vec<String>),
 }
 
-/// One VM under its lock, its record read again: what was suspended meanwhile stays unconnected.
+/// Handles one VM under its lock, with its record read again: a VM suspended meanwhile stays unconnected.
 fn one(ctx: &Context<'_>, name: &VmName, deadline: Deadline) -> anyhow::Result<Ended> {
     let vm = ctx.lock_vm(name, "reapply", LIMIT)?;
     let Some(record) = ctx.record(name)?.filter(|r| r.status == Status::Active) else {

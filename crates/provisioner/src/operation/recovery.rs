@@ -1,5 +1,5 @@
-//! Creates that died: what they took is found in the journal and given back, after asking the node
-//! (hazards H05, H06, H07, H48). Recovery never guesses: what it cannot know it leaves, and says so.
+//! Rolls back dead creates: what they took is found in the journal and released, after querying the node (hazards H05,
+//! H06, H07, H48). Recovery never guesses: what it cannot know it leaves alone, and reports it.
 
 use super::locked_vm::{LockedVm, in_words};
 use super::{Context, late_requests};
@@ -20,19 +20,19 @@ use serde_json::Value;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// For somebody who waits for this very VM: a terraform or a clone that is still ending gets its time.
+/// For a caller that needs this very VM: waits for a terraform or a clone that is still finishing.
 pub const PATIENT: Duration = Duration::from_secs(120);
-/// For somebody else's VM met on the way.
+/// For somebody else's VM, met in passing.
 pub const BRIEF: Duration = Duration::from_secs(2);
-/// How long a registered VM waits for the create that reads its result.
+/// How many days the entry of a registered VM is kept for a create that reads its result.
 const UNREPORTED_DAYS: i64 = 7;
 
-/// Undoes every create that died unregistered, except that of `not_this`. A failure is a warning: it must not
-/// stop the create that met it.
+/// Rolls back every create that died before registration, except that of `not_this`. A failure is only a warning: it
+/// must not stop the create that found it.
 pub fn undo_dead_creates(ctx: &Context<'_>, not_this: Option<&VmName>) {
     let entries = match ctx.journal().entries() {
         Ok(entries) => entries,
-        // Allocation reads the journal too and fails with the same words.
+        // Allocation reads the journal too, and fails with the same message.
         Err(error) => return tracing::debug!("{error:#}"),
     };
     for entry in entries.iter().filter(|e| not_this.is_none_or(|name| e.name != name.as_str())) {
@@ -47,7 +47,7 @@ pub fn undo_dead_creates(ctx: &Context<'_>, not_this: Option<&VmName>) {
 
 fn undo_if_dead(ctx: &Context<'_>, name: &str) -> anyhow::Result<()> {
     let name = VmName::parse(name)?;
-    // Alive means locked. Read again under the lock: it may have ended since.
+    // Whoever is alive holds the lock. The entry is read again under the lock: its operation may have ended since.
     let Some(vm) = ctx.try_lock_vm(&name, "recovery")? else {
         return Ok(());
     };
@@ -70,18 +70,19 @@ fn undo_if_dead(ctx: &Context<'_>, name: &str) -> anyhow::Result<()> {
             }
             Ok(())
         }
-        // The next destroy of this VM, or gc, goes on with it.
+        // The next destroy of this VM, or gc, continues it.
         Step::Destroying => Ok(()),
     }
 }
 
-/// A registered VM whose record an unlocked writer has dropped, or whose create died just before writing it.
+/// Restores the record of a registered VM that an unlocked writer has dropped, or whose create died just before writing
+/// it.
 pub fn put_record_back(vm: &LockedVm<'_, '_>, entry: &Entry) -> anyhow::Result<()> {
     let Some(record) = &entry.record else {
         return Ok(());
     };
     let there = vm.database.inspect(|db| {
-        // The tombstone of an earlier VM of this name is no record of this one; its own tombstone is.
+        // The tombstone of an earlier VM of this name does not count as this VM's record; its own tombstone does.
         let earlier = |r: &VmRecord| r.status == Status::Destroyed && r.smbios_uuid != entry.smbios_uuid;
         Ok(db.record(&entry.name).is_some_and(|r| !matches!(r, Ok(r) if earlier(&r))))
     })?;
@@ -106,26 +107,25 @@ pub fn put_record_back(vm: &LockedVm<'_, '_>, entry: &Entry) -> anyhow::Result<(
     put
 }
 
-/// Whether a request of the create that is undone may still be on its way to the node (H57).
+/// Whether a request of the create being rolled back may still be on its way to the node (H57).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MayBeLate {
-    /// It was killed, or its terraform lost its connection: nobody heard the answer.
+    /// The create was killed, or its terraform lost its connection: nobody got the answer.
     Yes,
-    /// Its terraform ended by itself and had an answer to everything.
+    /// Its terraform ended by itself and got an answer to every request.
     No,
 }
 
-/// How an undo ended.
+/// Outcome of a rollback.
 pub struct Undone {
-    /// Where what terraform printed is kept, whatever came after; `None` where none was run.
+    /// Where terraform's output is kept, whatever happened afterwards; `None` if terraform was not run.
     pub kept_log: Option<PathBuf>,
-    /// An error: not all is undone, and what is not is still held.
+    /// An error means that the rollback is incomplete; what is left stays reserved.
     pub ended: anyhow::Result<()>,
 }
 
-/// Undoes an unregistered create: the machine, then its files, then its addresses, then the entry. Fails without
-/// giving anything back while the machine may still be there (H07). Where terraform was run, what it printed is kept
-/// before anything else.
+/// Rolls back an unregistered create: first the VM, then its files, its addresses, and its journal entry. Fails without
+/// releasing anything while the VM may still exist (H07). If terraform was run, its output is saved first.
 pub fn undo(vm: &LockedVm<'_, '_>, entry: &Entry, patience: Duration, may_be_late: MayBeLate) -> Undone {
     let mut kept_log = None;
     let ended = undo_keeping(vm, entry, patience, may_be_late, &mut kept_log);
@@ -148,13 +148,13 @@ fn undo_keeping(
         "a terraform of VM {name} is still running in {}",
         folder.path().display()
     );
-    // Without knowing the token nobody can tell that the log does not hold it.
+    // Without knowing the token, nobody can tell whether the log contains it.
     let access = ctx.api().ok();
     *kept_log = access
         .and_then(|(access, _)| failed_logs::keep(ctx.host, access, name, entry.began_at, &folder.log()));
     if entry.step == Step::Applying {
         let uuid = entry.smbios_uuid.context("the journal entry has no UUID")?;
-        // Before the look: what it does not see may come later (H57).
+        // Before checking the node: what is not there yet may arrive later (H57).
         if may_be_late == MayBeLate::Yes && folder.was_run() {
             late_requests::watch(ctx, entry)?;
         }
@@ -173,12 +173,12 @@ fn undo_keeping(
     vm.remove_entry()
 }
 
-/// Addresses leave the lists, and `next_vmid` goes back where nobody has moved it since.
+/// Releases the addresses, and sets `next_vmid` back unless it has been moved since.
 fn give_back(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<()> {
     let range = ctx.settings.vmid_range()?;
     let after = crate::plan::allocation::next_after(entry.checked_vmid()?, range);
     ctx.database.update(|db| {
-        // A live record may hold the same address: then it is not ours to give back.
+        // If a live record has the same address, it is not ours to release.
         let (mut ipv4_used, mut ipv6_used) = (false, false);
         for record in db.records().flatten().filter(|r| r.is_live()) {
             ipv4_used |= record.ipv4.is_some() && record.ipv4 == entry.ipv4;
@@ -199,8 +199,8 @@ fn give_back(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<()> {
     })
 }
 
-/// Removes the half-made machine, if the one at this VMID is ours. Of a name, not of a locked VM: a clone that arrives late
-/// may bear the name of a VM that is being made right now, and is none of its business.
+/// Removes the half-made VM if the one with this VMID is ours. Takes a name instead of a locked VM: a clone that
+/// arrives late may have the name of a VM that is being created right now, and has nothing to do with it.
 pub fn remove_machine(
     ctx: &Context<'_>,
     name: &VmName,
@@ -255,8 +255,8 @@ pub fn remove_machine(
     }
 }
 
-/// A request of a terraform that was killed may reach the node a moment later, and a clone that is under way
-/// does not say whose it is: absent twice is absent, and a clone lock is waited for.
+/// Checks the VMID twice: a request of a killed terraform may reach the node a moment later, and a running clone does
+/// not show whose it is. So only absent twice counts as absent, and a clone lock is waited for.
 fn look_twice(
     ctx: &Context<'_>,
     vmid: Vmid,
@@ -282,7 +282,8 @@ fn is_being_cloned(state: &VmState) -> bool {
     state.exists && state.lock == "clone"
 }
 
-/// Disks that `qm destroy` could not free. The next VM with this VMID would fail on them, so it is passed over (H63).
+/// Warns of disks that `qm destroy` could not free, and withholds the VMID: the next VM with it would fail because of
+/// them (H63).
 pub fn warn_of_leftovers(ctx: &Context<'_>, label: &str, vmid: Vmid, disks: &[String]) {
     for disk in disks {
         tracing::warn!("{label}: leftover disk {disk}; remove it with pvesm free {disk}");

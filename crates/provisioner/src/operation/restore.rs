@@ -1,9 +1,10 @@
-//! Records that an unlocked writer has dropped while their VM lives: whoever meets one puts it back (hazard H55).
+//! Restores records that an unlocked writer has dropped although their VM exists; whoever finds one does so (hazard
+//! H55).
 //!
-//! A record is put back only when three things agree: the VM's own terraform directory names a machine, the node has
-//! that machine with that UUID, and neither a live record nor this machine's own tombstone is in the database. The
-//! directory of a VM that was destroyed is gone, so nothing that is destroyed comes back. What the record said is taken
-//! from its copy in the directory ([`record_copy`]).
+//! A record is restored only if three things agree: the VM's own terraform directory names a VM, the node has that VM
+//! with that UUID, and the database has neither a live record nor this VM's own tombstone. The directory of a destroyed
+//! VM is gone, so nothing destroyed comes back. The record's content comes from its copy in the directory
+//! ([`record_copy`]).
 
 use super::locked_vm::LockedVm;
 use super::{Context, recovery};
@@ -26,15 +27,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// What a restored VM is given at least: the copy may be older than a renewal, and gc must not act on that.
+/// Minimum time until a restored VM expires: the copy may be older than a renewal, and gc must not act on that.
 const AT_LEAST: TimeDelta = TimeDelta::days(7);
 
-/// Puts back the records of all VMs that have lost theirs, except that of `not_this`. A failure is a warning: it must
-/// not stop whoever met it. The VMs whose records were restored.
+/// Restores the records of all VMs that have lost theirs, except that of `not_this`, and returns their names. A failure
+/// is only a warning: it must not stop whoever found it.
 pub fn vanished(ctx: &Context<'_>, not_this: Option<&VmName>) -> Vec<VmName> {
     let mut all = Vec::new();
     for name in missing(ctx).into_iter().filter(|name| not_this != Some(name)) {
-        // Locked means that somebody is at it, or makes it right now.
+        // If it is locked, somebody is working on it or creating it right now.
         let restored = match ctx.try_lock_vm(&name, "restore") {
             Ok(None) => continue,
             Ok(Some(vm)) => match of_vm(&vm) {
@@ -58,7 +59,7 @@ pub fn vanished(ctx: &Context<'_>, not_this: Option<&VmName>) -> Vec<VmName> {
     all
 }
 
-/// Copies the record of every live VM beside its terraform file: of those that have no copy, or (`all`) of all.
+/// Copies the records of live VMs into their terraform directories: of those that have no copy, or (`all`) of all.
 pub fn keep_copies(ctx: &Context<'_>, all: bool) {
     let Ok(live) = live_names(ctx) else { return };
     for name in terraform_files::vm_folders(&ctx.settings) {
@@ -68,7 +69,7 @@ pub fn keep_copies(ctx: &Context<'_>, all: bool) {
     }
 }
 
-/// The same for one VM. That it cannot be written now is no reason to fail what was done.
+/// As [`keep_copies`], for one VM. A copy that cannot be written is no reason to fail what has been done.
 pub fn keep_copy(ctx: &Context<'_>, name: &VmName) {
     if let Err(error) = record_copy::refresh(&ctx.settings, &ctx.database, name) {
         tracing::debug!("VM {name}: failed to copy its record beside its Terraform file: {error:#}");
@@ -77,7 +78,7 @@ pub fn keep_copy(ctx: &Context<'_>, name: &VmName) {
 
 fn live_names(ctx: &Context<'_>) -> anyhow::Result<HashSet<String>> {
     let gathered = ctx.database.gather(vm_database::Fields::Holding, HashSet::new, |names, view| {
-        // A damaged record is there: whoever repairs it knows better.
+        // A damaged record counts as present: whoever repairs it knows better.
         if !view.is_destroyed() {
             names.insert(view.key.to_string());
         }
@@ -85,14 +86,14 @@ fn live_names(ctx: &Context<'_>) -> anyhow::Result<HashSet<String>> {
     Ok(gathered)
 }
 
-/// The VMs with a directory and without a live record.
+/// Returns the VMs that have a directory but no live record.
 fn missing(ctx: &Context<'_>) -> Vec<VmName> {
     match live_names(ctx) {
         Ok(live) => {
             let folders = terraform_files::vm_folders(&ctx.settings).into_iter();
             folders.filter(|name| !live.contains(name.as_str())).collect()
         }
-        // Whoever works with the database says so.
+        // Whoever needs the database reports the error.
         Err(error) => {
             tracing::debug!("{error:#}");
             Vec::new()
@@ -100,11 +101,11 @@ fn missing(ctx: &Context<'_>) -> Vec<VmName> {
     }
 }
 
-/// Puts back the VM's record if it has vanished; whether it was.
+/// Restores the VM's record if it has vanished; returns whether it did.
 pub fn of_vm(vm: &LockedVm<'_, '_>) -> anyhow::Result<bool> {
     let (ctx, name) = (vm.ctx(), vm.name());
     if let Some(entry) = vm.entry()? {
-        // What is under way is not lost. A registered one has its record in the journal.
+        // A VM in progress is not lost; a registered one has its record in the journal.
         recovery::put_record_back(vm, &entry)?;
         return Ok(false);
     }
@@ -130,7 +131,7 @@ fn described(ctx: &Context<'_>, name: &VmName) -> Option<Described> {
     TerraformFiles::of_vm(&ctx.settings, name).into_iter().find(|found| found.uuid.is_some())
 }
 
-/// Neither a live or damaged record nor the tombstone of this very machine is there.
+/// Whether the database has neither a live or damaged record nor this very VM's tombstone.
 fn is_missing(ctx: &Context<'_>, name: &VmName, uuid: Uuid) -> anyhow::Result<bool> {
     Ok(match ctx.database.record(name.as_str())? {
         None => true,
@@ -151,7 +152,7 @@ fn restore(
         tracing::warn!("VM {name}: {error:#}");
         None
     });
-    // The copy of an earlier VM of this name is none.
+    // The copy of an earlier VM of this name does not count.
     let is_its_own =
         |copy: &Fields| copy.get("smbios_uuid").and_then(Value::as_str) == Some(&uuid.to_string());
     let (mut fields, mut remarks) = match copy.filter(is_its_own) {
@@ -165,7 +166,7 @@ fn restore(
     let status =
         fields.get(&ctx.settings.fields.status).and_then(Value::as_str).unwrap_or_default().to_string();
     let put = ctx.database.update(|db| {
-        // Asked again under the lock: it may have been put back by now.
+        // Checked again under the lock: somebody may have restored it by now.
         let there = match db.record(name.as_str()) {
             None => false,
             Some(Err(_)) => true,
@@ -207,7 +208,7 @@ fn restore(
     Ok(true)
 }
 
-/// What can be told of a VM that was made before copies were kept.
+/// What is known of a VM that was made before copies were kept.
 fn from_file(
     ctx: &Context<'_>,
     name: &VmName,
@@ -238,8 +239,8 @@ fn from_file(
     Ok(vm_record::fields(&vm, now, &ctx.settings.fields).into_iter().collect())
 }
 
-/// The copy may be older than a renewal or a resume: when in doubt the later end counts, and the grace period begins
-/// anew. What was changed, for a person.
+/// Extends the time in a restored record, as the copy may be older than a renewal or a resume: when in doubt the later
+/// expiry counts, and the grace period starts over. Returns what was changed, for a person.
 fn give_time(ctx: &Context<'_>, fields: &mut Fields, state: &VmState, now: DateTime<Utc>) -> Vec<String> {
     let names = &ctx.settings.fields;
     let mut remarks = Vec::new();

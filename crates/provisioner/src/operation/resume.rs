@@ -1,4 +1,4 @@
-//! `blockhost-vm-resume`: a suspended VM runs again and keeps what was paid (hazards H12, H41, H49, H50).
+//! `blockhost-vm-resume`: starts a suspended VM again, with the time that was paid for (hazards H12, H41, H49, H50).
 
 use super::machine;
 use super::start::run;
@@ -10,43 +10,43 @@ use crate::value::vm_record::{Status, VmRecord};
 use chrono::{DateTime, TimeDelta, Utc};
 use std::time::Duration;
 
-/// Engines give us no limit; a start that takes longer than this has failed.
+/// Engines set no time limit; a start that takes longer than this has failed.
 const LIMIT: Duration = Duration::from_secs(120);
-/// gc may hold the VM while its guest shuts down.
+/// gc may hold the VM's lock while its guest shuts down.
 const LOCK_WAIT: Duration = Duration::from_secs(120);
 
-/// What was or would be done.
+/// What was done, or would be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resumed {
     /// It was suspended.
     pub was_suspended: bool,
-    /// It ran already.
+    /// It was already running.
     pub was_running: bool,
-    /// When its time ends now.
+    /// The current expiry.
     pub expires_at: Option<DateTime<Utc>>,
-    /// When it ended before.
+    /// The expiry before.
     pub expired_before: Option<DateTime<Utc>>,
     /// What could not be set on the host.
     pub warnings: Vec<String>,
 }
 
-/// The end that a VM's time shall have.
+/// The new expiry of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expiry {
-    /// What was paid for: an end in the future is kept, and one in the past (of a suspended VM) becomes
-    /// `default_expiry_days` from now (H12).
+    /// As paid for: an expiry in the future is kept; a past one (of a suspended VM) becomes `default_expiry_days` from
+    /// now (H12).
     AsPaid,
-    /// So many days from now, whatever it was.
+    /// This many days from now, whatever it was before.
     DaysFromNow(u32),
-    /// So many days more, counted from its present end or, where that is past, from now.
+    /// This many days more, counted from the current expiry or, if that has passed, from now.
     DaysMore(u32),
-    /// This moment.
+    /// At this time.
     At(DateTime<Utc>),
 }
 
 impl Expiry {
-    /// The new end of this VM's time. An error where that is no time any reader can hold, or where more is to be added to
-    /// an end that cannot be read: counted from now, it could take away what was paid for.
+    /// Returns the new expiry of this VM. Fails if it is beyond what readers can handle, or if days are to be added to
+    /// an expiry that cannot be read: counted from now, that could take away time that was paid for.
     pub fn of(
         self,
         record: &VmRecord,
@@ -74,13 +74,13 @@ impl Expiry {
     }
 }
 
-/// Whether the new end takes time away that was paid for.
+/// Whether the new expiry takes away time that was paid for.
 pub fn shortens(before: Option<DateTime<Utc>>, after: Option<DateTime<Utc>>, now: DateTime<Utc>) -> bool {
-    // What had ended already is not taken.
+    // Time that had already passed cannot be taken away.
     before.zip(after).is_some_and(|(before, after)| before > now && after < before)
 }
 
-/// Resumes a VM. Active ones are started when they are off.
+/// Resumes a VM. An active VM is started if it is off.
 pub fn resume(ctx: &Context<'_>, name: &VmName, expiry: Expiry, dry_run: bool) -> anyhow::Result<Resumed> {
     let record = ctx.live_record(name)?;
     let default_days = ctx.settings.default_expiry_days;
@@ -97,15 +97,16 @@ pub fn resume(ctx: &Context<'_>, name: &VmName, expiry: Expiry, dry_run: bool) -
     }
     let vm = ctx.lock_vm(name, "resume", LOCK_WAIT)?;
     let record = vm.live_record_now()?;
-    // What cannot be recorded is known before the machine is started.
+    // An expiry that cannot be recorded must fail before the VM is started.
     expiry.of(&record, default_days, clock::now())?;
     let was_suspended = record.status == Status::Suspended;
     let deadline = Deadline::after(LIMIT);
     let machine = machine::of_record(&vm, record, deadline)?;
-    // First the machine, then the record: killed between, it is suspended but running, and resume works again (H50).
+    // First the VM, then the record: if killed in between, the VM is suspended but running, and resume can be run again
+    // (H50).
     let (was_running, mut warnings) = run(&vm, &machine, deadline)?;
     ctx.host.step("resume.running")?;
-    // Not only of a suspended one: a gc that died may have taken it from a VM that was renewed before the next run.
+    // For active VMs too: an interrupted gc may have turned it off for a VM that was renewed before the next run.
     let lacks_onboot = machine.state(ctx, deadline).map_or(was_suspended, |state| !state.onboot);
     if lacks_onboot && let Err(error) = ctx.node().set_onboot(machine.vmid, &machine.identity, true, deadline)
     {
@@ -115,12 +116,12 @@ pub fn resume(ctx: &Context<'_>, name: &VmName, expiry: Expiry, dry_run: bool) -
     ctx.host.step("resume.onboot")?;
     let [expires_at, expired_before] = record_expiry(ctx, name, expiry)?;
     ctx.host.step("resume.recorded")?;
-    // Now it is active: a suspended VM's limits are not put back (H51).
+    // Only now that the record is active: a suspended VM's limits are not restored (H51).
     warnings.extend(bandwidth::put_back(&vm, &machine, deadline));
     Ok(Resumed { was_suspended, was_running, expires_at, expired_before, warnings })
 }
 
-/// Marks the VM active and gives it its new end; the end now, and the one before.
+/// Marks the VM active and sets its new expiry; returns the new and the previous one.
 pub(super) fn record_expiry(
     ctx: &Context<'_>,
     name: &VmName,
@@ -128,7 +129,7 @@ pub(super) fn record_expiry(
 ) -> anyhow::Result<[Option<DateTime<Utc>>; 2]> {
     let default_days = ctx.settings.default_expiry_days;
     ctx.database.update(|db| {
-        // Read again: an engine may have extended the time while the machine was starting.
+        // Read again: an engine may have extended the time while the VM was starting.
         let record = db.record(name.as_str()).and_then(Result::ok);
         let record = record
             .filter(VmRecord::is_live)
@@ -186,7 +187,7 @@ mod tests {
         assert_eq!(of(more(5), suspended(Some(days(400)))), Some(days(405)));
         assert_eq!(of(more(5), suspended(Some(days(-40)))), Some(days(5)));
         assert_eq!(of(Expiry::At(days(3)), active(Some(days(9)))), Some(days(3)));
-        // Counted from now it could take time away, and what nobody can read is as good as lost.
+        // Counted from now, it could take time away; and an expiry that nobody can read is as good as lost.
         assert!(more(5).of(&active(None), 30, now).is_err());
         let far = days(2_912_000);
         assert!(

@@ -68,7 +68,7 @@ pub struct Page {
 /// What the node says of a VM.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Live {
-    /// The node that has it.
+    /// The node that has the VMID.
     pub node: String,
     /// What its CPUs do.
     pub state: &'static str,
@@ -90,7 +90,7 @@ pub struct Live {
     pub failed: Option<String>,
 }
 
-/// Its addresses.
+/// Its IPv4 and IPv6 addresses.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Addresses {
     /// As the record has it.
@@ -138,7 +138,7 @@ pub struct Limited {
     /// 0 is unlimited.
     #[serde(flatten)]
     pub values: Map<String, Value>,
-    /// Where record and node disagree.
+    /// Differences between record and node.
     pub differences: Vec<String>,
     /// For a person.
     #[serde(skip)]
@@ -163,7 +163,7 @@ pub struct Expiry {
 pub struct Folder {
     /// Where it is, or would be.
     pub directory: String,
-    /// Whether it is there.
+    /// Whether it exists.
     pub exists: bool,
     /// `present`: something is in it; `empty`, `missing`, `torn` (H52) or `unreadable`.
     pub state: &'static str,

@@ -1,4 +1,4 @@
-//! `blockhost-vm-start`: runs the guest, then puts back what its new tap lacks.
+//! `blockhost-vm-start`: starts the guest, then restores what its new tap lacks.
 
 use super::locked_vm::LockedVm;
 use super::machine::{self, Machine};
@@ -14,13 +14,13 @@ use crate::value::vm_state::VmState;
 use anyhow::Context as _;
 use std::time::Duration;
 
-/// The admin panel kills us at 60 s.
+/// The admin panel kills us after 60 s.
 const LIMIT: Duration = Duration::from_secs(50);
 
-/// What was done, for the person who asked.
+/// What was done, for the person who asked for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Started {
-    /// It ran already.
+    /// It was already running.
     pub was_running: bool,
     /// It was suspended and is active again.
     pub resumed: bool,
@@ -28,7 +28,7 @@ pub struct Started {
     pub warnings: Vec<String>,
 }
 
-/// Starts a VM. A suspended one that is still paid for becomes active; one that has expired is refused unless `force`.
+/// Starts a VM. A suspended VM that is still paid for becomes active; an expired one is refused unless `force`.
 pub fn start(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<Started> {
     let deadline = Deadline::after(failpoint::limit("start", LIMIT));
     ctx.live_record(name)?;
@@ -48,7 +48,7 @@ pub fn start(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<St
     Ok(Started { was_running, resumed, warnings })
 }
 
-/// Whether a VM that is started becomes active again: a suspended one that is still paid for. One that has expired is
+/// Whether starting the VM makes it active again: so for a suspended VM that is still paid for. An expired one is
 /// refused unless `force`.
 pub(super) fn becomes_active(record: &VmRecord, force: bool) -> anyhow::Result<bool> {
     let name = &record.name;
@@ -67,7 +67,8 @@ pub(super) fn becomes_active(record: &VmRecord, force: bool) -> anyhow::Result<b
     Ok(suspended && paid)
 }
 
-/// Brings the machine to run and connects it: whether it ran already, and what could not be set on the host.
+/// Starts or unpauses the VM, and connects it. Returns whether it was already running, and what could not be set on the
+/// host.
 pub fn run(
     vm: &LockedVm<'_, '_>,
     machine: &Machine,
@@ -94,12 +95,12 @@ pub fn run(
         } else {
             network::prepare(&node, (machine.vmid, &machine.identity), &decision, deadline);
             let start = || node.start(machine.vmid, &machine.identity, deadline);
-            // Running is not yet started: the start ends after the taps are ports of their bridges (H54).
+            // Running is not the same as started: the start ends only after the taps are ports of their bridges (H54).
             node.act_and_wait(machine.act("qm-start", deadline), start, |s| s.running && !s.starting)
         };
         match waited.with_context(|| label.clone())? {
             Waited::Done(_) => {}
-            // It runs, and its start has not ended: what is still missing is said below.
+            // It is running but its start has not ended; what is still missing is reported below.
             Waited::TimedOut(last) if last.running && last.paused != Some(true) => {}
             Waited::Failed(words) => anyhow::bail!(
                 "{label}: failed to start: {words} (pvenode task list --vmid {} has more)",

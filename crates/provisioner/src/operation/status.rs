@@ -1,4 +1,4 @@
-//! `blockhost-vm-status`: one word, always.
+//! `blockhost-vm-status`: always prints exactly one word.
 
 use super::Context;
 use super::machine::{locate, with_pause};
@@ -12,24 +12,24 @@ use std::time::Duration;
 
 /// The admin panel waits 15 s for a list.
 const LIST_LIMIT: Duration = Duration::from_secs(12);
-/// After this long the database's word is taken.
+/// After this time the database's status is used.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// What `status` prints.
+/// The status shown by `status` and `list`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shown {
-    /// Runs.
+    /// It is running.
     Active,
-    /// Exists, but is off or paused.
+    /// It exists, but is off or paused.
     Suspended,
-    /// Was destroyed.
+    /// It was destroyed.
     Destroyed,
-    /// Nothing certain is known.
+    /// Nothing is known for certain.
     Unknown,
 }
 
 impl Shown {
-    /// The word.
+    /// The word printed.
     pub fn as_str(self) -> &'static str {
         match self {
             Shown::Active => "active",
@@ -39,7 +39,7 @@ impl Shown {
         }
     }
 
-    /// All of them.
+    /// All of them, in the order shown in help texts.
     pub const ALL: [Shown; 4] = [Shown::Active, Shown::Suspended, Shown::Destroyed, Shown::Unknown];
 }
 
@@ -53,7 +53,7 @@ impl From<Status> for Shown {
     }
 }
 
-/// The word, and the reason for it where it needs one.
+/// Returns the status, and the reason if it needs one.
 pub fn status(ctx: &Context<'_>, name: &VmName) -> (Shown, Option<String>) {
     match ctx.record(name) {
         Ok(Some(record)) => live_status(ctx, &record, Deadline::after(LIMIT)),
@@ -62,16 +62,16 @@ pub fn status(ctx: &Context<'_>, name: &VmName) -> (Shown, Option<String>) {
     }
 }
 
-/// What shows how a VM really is, in a list.
+/// Determines the real status of a VM in a list.
 pub type LiveWord<'a> = &'a dyn Fn(&VmRecord) -> (Shown, Option<String>);
 
-/// For a list of VMs: what the node says of each, within the time that the list has as a whole.
+/// For a list of VMs: returns each VM's status on the node, within the time limit of the whole list.
 pub fn on_node<'c>(ctx: &'c Context<'_>) -> impl Fn(&VmRecord) -> (Shown, Option<String>) + 'c {
     let deadline = Deadline::after(LIST_LIMIT);
     move |record| live_status(ctx, record, deadline.at_most(Duration::from_secs(2)))
 }
 
-/// The word for a record: what the node says, or the database's word where it does not answer.
+/// Returns the status of a record's VM: as the node reports it, or as in the database if the node does not answer.
 pub fn live_status(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> (Shown, Option<String>) {
     let by_database = match record.status {
         Status::Active => Shown::Active,

@@ -1,4 +1,4 @@
-//! `blockhost-vm-stop`: asks the guest to shut down and waits; never by force.
+//! `blockhost-vm-stop`: asks the guest to shut down and waits; never uses force.
 
 use super::{Context, machine};
 use crate::host::clock::Deadline;
@@ -9,16 +9,16 @@ use crate::value::vm_name::VmName;
 use anyhow::Context as _;
 use std::time::Duration;
 
-/// The admin panel kills us at 60 s, so we decide before.
+/// The admin panel kills us after 60 s, so we give up earlier.
 const LIMIT: Duration = Duration::from_secs(45);
-/// How long the guest may take to hear the power button before it is pressed again.
+/// How long the guest may take to react to the power button before it is pressed again.
 const PRESS: Duration = Duration::from_secs(15);
 /// How long it is watched before that.
 const AGAIN: Duration = Duration::from_secs(5);
-/// `qm shutdown`, where the guest did not go down in time.
+/// Error of `qm shutdown` if the guest did not shut down in time.
 const UNHEARD: &str = "powerdown failed";
 
-/// Shuts a VM down; `false` when it was off already.
+/// Shuts a VM down; returns `false` if it was already off.
 pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
     let limit = failpoint::limit("stop", LIMIT);
     let deadline = Deadline::after(limit);
@@ -42,8 +42,8 @@ pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
     anyhow::ensure!(state.paused != Some(true), paused());
     let node = ctx.node();
     let shutdown = || {
-        // The node gives up a little before we do, so that its task does not outlast our answer; and in time for
-        // another try: a guest that is still booting does not hear the button.
+        // The node gives up a little earlier than we do, so that its task does not outlast our answer, and early enough
+        // for another attempt: a guest that is still booting does not react to the power button.
         let left = deadline.left().saturating_sub(Duration::from_secs(3));
         let limit = left.min(failpoint::limit("stop-again", PRESS)).max(Duration::from_secs(1));
         node.shutdown(machine.vmid, &machine.identity, limit, deadline)
@@ -54,7 +54,7 @@ pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
         let act = machine.act("qm-shutdown", deadline);
         let waited = node.act_and_wait(act, shutdown, |s| !s.running).with_context(|| label.clone())?;
         let goes_on = match &waited {
-            // A guest that is going down has no agent any more by which it could be asked: it needs its time.
+            // A guest that is shutting down no longer has an agent that could be asked; it needs more time.
             Waited::Failed(words) => {
                 words.contains(UNHEARD) || (pressed_before && !words.contains("VM is paused"))
             }
@@ -65,7 +65,7 @@ pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
         }
         tracing::debug!("{label}: it is still running; pressing the power button again in a moment");
         pressed_before = true;
-        // Too late for another request, there is still time to see it go down.
+        // Too late for another request, but there is still time to see it shut down.
         let moment = if deadline.left() < AGAIN * 2 { deadline } else { deadline.at_most(AGAIN) };
         let seen = node.wait_for(machine.vmid, &machine.identity, moment, |s| !s.running);
         if let done @ Waited::Done(_) = seen.with_context(|| label.clone())? {

@@ -1,12 +1,12 @@
 //! `blockhost-vm-throttle`: limits CPU, disk and network of a running VM (`facts/contract/commands.md#throttle`; hazards
 //! H02, H34, H35, H41, H51).
 //!
-//! In order: the record, the proof that the machine is ours and runs, its configuration; then CPU and IOPS limits in the
-//! configuration, the record, and the bandwidth. Killed after the configuration, the node has limits that the record has
-//! not: the next call says so and corrects the record, for the node is right there. Killed after the record, the bandwidth
-//! is not set yet: the next call, start or reapply sets it, for there the record is right.
+//! In order: the record, the proof that the VM is ours and running, and its configuration; then the CPU and IOPS limits
+//! in the configuration, the record, and the bandwidth. If killed after the configuration, the node has limits that the
+//! record lacks: the next call reports that and corrects the record, as the node is right. If killed after the record,
+//! the bandwidth is not set yet: the next call, start or reapply sets it, as the record is right.
 //!
-//! The disaster would be a limit that somebody paid for or relies on and that is said to be in force and is not.
+//! The disaster would be to report a limit as in force that is not, when somebody paid for it or relies on it.
 
 use super::Context;
 use super::bandwidth::{self, recorded};
@@ -24,21 +24,21 @@ use anyhow::Context as _;
 use serde_json::Value;
 use std::time::Duration;
 
-/// The admin panel kills what takes longer than 60 s.
+/// The admin panel kills whatever takes longer than 60 s.
 const LIMIT: Duration = Duration::from_secs(50);
-/// How long others may work on the VM.
+/// How long to wait for other operations on the VM.
 const LOCK_WAIT: Duration = Duration::from_secs(30);
-/// How long a change that was not answered may take to show in the configuration.
+/// How long a change may take to show in the configuration if the request got no answer.
 const UNANSWERED: Duration = Duration::from_secs(8);
-/// Between two looks at the configuration.
+/// Pause between two checks of the configuration.
 const POLL: Duration = Duration::from_millis(300);
 
-/// What was done, one line for each change.
+/// What was done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Throttled {
-    /// The lines.
+    /// One line per change.
     pub lines: Vec<String>,
-    /// What a person should know besides.
+    /// What else a person should know.
     pub warnings: Vec<String>,
 }
 
@@ -47,13 +47,13 @@ pub struct Throttled {
 pub struct Shown {
     /// Its VMID.
     pub vmid: u32,
-    /// Whether it runs, without which no limit has anything to limit.
+    /// Whether it is running; otherwise the limits have no effect yet.
     pub is_running: bool,
     /// What is in force: CPU and IOPS as the node has them, bandwidth as the guard has it, or else as the record says.
     pub limits: Limits,
-    /// The same for a person, in the order of [`Limit::ALL`].
+    /// The same limits for a person, in the order of [`Limit::ALL`].
     pub words: Vec<(Limit, String)>,
-    /// Where record and node disagree.
+    /// Differences between record and node.
     pub differences: Vec<String>,
 }
 
@@ -115,7 +115,7 @@ pub fn throttle(ctx: &Context<'_>, name: &VmName, request: &LimitRequest) -> any
     Ok(Throttled { lines, warnings })
 }
 
-/// The limits of a VM, whether it runs or not. Changes nothing.
+/// Returns the limits of a VM, running or not. Changes nothing.
 pub fn show(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Shown> {
     let deadline = Deadline::after(failpoint::limit("throttle", LIMIT));
     let record = ctx.live_record(name)?;
@@ -158,7 +158,7 @@ pub fn show(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Shown> {
     })
 }
 
-/// Refuses a VM that is not to run.
+/// Refuses a VM that is suspended.
 pub(super) fn runs_for_us(record: &VmRecord) -> anyhow::Result<()> {
     let name = &record.name;
     anyhow::ensure!(
@@ -168,7 +168,7 @@ pub(super) fn runs_for_us(record: &VmRecord) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The limits in the configuration of a machine, proven to be ours by the same answer.
+/// Reads the limits in a VM's configuration; the same answer proves that the VM is ours.
 pub(super) fn configuration(
     ctx: &Context<'_>,
     machine: &Machine,
@@ -182,16 +182,16 @@ pub(super) fn configuration(
     Ok(NodeLimits::of(&items))
 }
 
-/// A change of the configuration that was not made as it was asked for.
+/// A change of the configuration that was not made as requested.
 struct Failed {
     /// Why.
     cause: anyhow::Error,
-    /// What is there now; `None` where that cannot be read.
+    /// What is in force now; `None` if that cannot be read.
     after: Option<NodeLimits>,
 }
 
-/// Sets CPU and IOPS limits. One `qm set` with several options may do the first of them and fail then
-/// (`facts/proxmox.md` section 1), so whatever happens but success is followed by a look.
+/// Sets CPU and IOPS limits. A `qm set` with several options may apply the first of them and then fail
+/// (`facts/proxmox.md` section 1), so anything but success is followed by a check.
 fn configure(
     vm: &LockedVm<'_, '_>,
     machine: &Machine,
@@ -202,7 +202,7 @@ fn configure(
 ) -> Result<NodeLimits, Failed> {
     let set = vm.node().set_throttle(machine.vmid, &machine.identity, limits, deadline);
     let (cause, until) = match set {
-        // The root agent has read it back.
+        // The root agent has verified the change.
         Ok(true) => return Ok(before.with(request)),
         Ok(false) => (None, deadline),
         Err(error) if error.outcome_unknown() => {
@@ -214,7 +214,8 @@ fn configure(
             return Err(Failed { cause: error.into(), after });
         }
     };
-    // A failure that the root agent tells of is this request's where it has begun it, else an earlier one's.
+    // A failure that the root agent reports belongs to this request if it has begun it; otherwise it may belong to an
+    // earlier one.
     let is_begun = cause.is_none();
     let (after, failure) = wait_for(vm, machine, request, is_begun, until);
     match after {
@@ -233,8 +234,8 @@ fn has_all(request: &LimitRequest, node: &NodeLimits) -> bool {
     request.changes().filter(|(limit, _)| !limit.is_bandwidth()).all(|(limit, value)| node.has(limit, value))
 }
 
-/// Looks at the configuration until it is as it was asked for, or the root agent's `qm` (where it `is_begun`) has failed; the
-/// last look, and that `qm`'s words.
+/// Polls the configuration until it matches the request or, if `is_begun`, the root agent's `qm` has failed. Returns
+/// the last configuration read and, in the case of a failure, the output of that `qm`.
 fn wait_for(
     vm: &LockedVm<'_, '_>,
     machine: &Machine,
@@ -243,7 +244,8 @@ fn wait_for(
     until: Deadline,
 ) -> (anyhow::Result<NodeLimits>, Option<String>) {
     loop {
-        // Asked first: what had failed before the configuration was read shows in it.
+        // Query the failure first: if it happened before the configuration was read, the configuration already reflects
+        // it.
         let state = is_begun.then(|| machine.state(vm, until).ok()).flatten();
         let failed = state.and_then(|state| state.failed).filter(|failed| failed.action == throttle::SET);
         let look = configuration(vm, machine, until);
@@ -254,8 +256,8 @@ fn wait_for(
     }
 }
 
-/// Sets the bandwidth that was asked for, and again what the record has besides: a call that was interrupted may not have
-/// set it. Where it fails, the record says again what was before.
+/// Sets the requested bandwidth limits, and sets the other recorded ones again, because an interrupted call may not
+/// have set them. On failure the record goes back to its previous values.
 fn set_bandwidth(
     vm: &LockedVm<'_, '_>,
     machine: &Machine,
@@ -279,7 +281,7 @@ fn set_bandwidth(
     let failed = Failed { cause: error.into(), after: Some(node.clone()) };
     let missing: Vec<_> = missing.into_iter().filter(|limit| is_asked(*limit)).collect();
     if missing.is_empty() {
-        // What was asked for stands; what could not be repeated was not asked for.
+        // What was requested is in force; only limits that were not part of the request could not be set again.
         tracing::warn!(
             "{}: its other bandwidth limit was not set again: {:#}",
             machine.label(),
@@ -290,7 +292,7 @@ fn set_bandwidth(
     Err(half_set(&machine.label(), vm.name(), request, &failed, &missing))
 }
 
-/// The error of a request of which not everything is in force. `missing`: directions that are not.
+/// Builds the error for a request that is only partly in force. `missing`: the directions that are not.
 fn half_set(
     label: &str,
     name: &VmName,
@@ -304,7 +306,7 @@ fn half_set(
             failed.cause
         );
     };
-    // Without a named direction the configuration failed, and no direction was tried.
+    // If no direction is named, setting the configuration failed and no direction was tried.
     let has = |limit: Limit, value| match limit.is_bandwidth() {
         true => !missing.is_empty() && !missing.contains(&limit),
         false => after.has(limit, value),
@@ -318,7 +320,7 @@ fn half_set(
     anyhow::anyhow!("{label}: not in force: {}: {:#}{in_force}", list(&not_set), failed.cause)
 }
 
-/// Writes the limits into the record, where they differ; keys of others in it stay.
+/// Writes the limits into the record if they differ; keys that other programs put there are kept.
 pub(super) fn record_limits(ctx: &Context<'_>, name: &VmName, limits: &Limits) -> anyhow::Result<()> {
     ctx.database.update(|db| {
         let fields = db.fields(name.as_str());
@@ -333,7 +335,8 @@ pub(super) fn record_limits(ctx: &Context<'_>, name: &VmName, limits: &Limits) -
     })
 }
 
-/// One line for each limit that was named, and for each that went. `words` has a limit before and after, for a person.
+/// Returns one line for each limit that was named and for each that was removed. `words` gives a limit before and after
+/// the change, for a person.
 pub(super) fn confirmations(
     name: &VmName,
     request: &LimitRequest,

@@ -1,5 +1,5 @@
-//! What a person is told of a VM that the database does not have yet, or not any more: its create or destroy is under
-//! way, waits, or died half-way. The journal knows the step, the VM's lock whether somebody works on it. Reads only.
+//! Describes a VM that the database does not have yet or no longer has: its create or destroy is running, is queued, or
+//! died halfway. The journal knows the step; the VM's lock shows whether anybody is working on it. Read-only.
 
 use super::Context;
 use crate::host::clock;
@@ -7,9 +7,9 @@ use crate::store::journal::{Entry, Step};
 use crate::value::vm_name::VmName;
 use chrono::{DateTime, Utc};
 
-/// The operation on `name` that has not ended, in words; `None` where there is none, or nobody can tell.
+/// Describes the unfinished operation on `name`; `None` if there is none or it cannot be determined.
 pub fn of_name(ctx: &Context<'_>, name: &VmName) -> Option<String> {
-    // First who works on it: an entry that is read afterwards is not that of an operation which began meanwhile.
+    // Read the lock's holder first: otherwise the entry read here could belong to an operation that began in between.
     let holder = ctx.journal().holder(name);
     match ctx.journal().read(name).ok()? {
         Some(entry) => Some(in_words(&entry, holder.as_deref(), clock::now())),
@@ -20,7 +20,7 @@ pub fn of_name(ctx: &Context<'_>, name: &VmName) -> Option<String> {
     }
 }
 
-/// The names in the journal, for a list of what the database does not show.
+/// The names in the journal, for listing VMs that the database does not show.
 pub fn names(ctx: &Context<'_>) -> Vec<VmName> {
     let entries = ctx.journal().entries().unwrap_or_default();
     entries.iter().filter_map(|entry| VmName::parse(&entry.name).ok()).collect()
@@ -46,7 +46,7 @@ pub(super) fn in_words(entry: &Entry, holder: Option<&str>, now: DateTime<Utc>) 
     }
 }
 
-/// `12 min`: one unit is enough to know whether it still hopes.
+/// Formats a duration like `12 min`. One unit is enough to tell whether the operation can still be expected to end.
 fn duration(time: chrono::TimeDelta) -> String {
     let seconds = time.num_seconds().max(0);
     match seconds {

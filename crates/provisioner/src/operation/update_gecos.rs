@@ -1,4 +1,4 @@
-//! `blockhost-vm-update-gecos`: who owns the VM, in the guest's own user database.
+//! `blockhost-vm-update-gecos`: records the VM's owner in the guest's own user database.
 
 use super::Context;
 use super::machine::{self, Machine};
@@ -13,13 +13,13 @@ use crate::value::wallet::{NftTokenId, WalletAddress};
 use anyhow::Context as _;
 use std::time::Duration;
 
-/// Engines kill us at 30 s.
+/// Engines kill this command after 30 s.
 const LIMIT: Duration = Duration::from_secs(25);
-/// How long the begin of usermod, and then its end, are waited for before the guest is read.
+/// How long to wait for usermod to begin, and then for it to end, before reading the guest.
 const BEGIN: Duration = Duration::from_secs(8);
 
-/// Sets the user's GECOS to `wallet=<wallet>,nft=<id>` and reads it back before success is said. The user is
-/// `username`, else the record's, else `admin`. Returns what the guest has now.
+/// Sets the user's GECOS to `wallet=<wallet>,nft=<id>` and reads it back before reporting success. The user is
+/// `username`, otherwise the one in the record, otherwise `admin`. Returns the value that the guest has now.
 pub fn update_gecos(
     ctx: &Context<'_>,
     name: &VmName,
@@ -47,7 +47,7 @@ pub fn update_gecos(
     update.read_back()
 }
 
-/// One change of the GECOS of one user.
+/// A change of one user's GECOS.
 struct Update<'m> {
     node: Node,
     machine: &'m Machine,
@@ -58,7 +58,7 @@ struct Update<'m> {
 }
 
 impl Update<'_> {
-    /// Has it written. What cannot be known is no error here: what the guest has by then decides (H48).
+    /// Requests the change. An unknown outcome is not an error here: the value read back from the guest decides (H48).
     fn write(&self) -> anyhow::Result<()> {
         let Update { node, machine, label, user, deadline, .. } = self;
         let (vmid, identity) = (machine.vmid, &machine.identity);
@@ -69,7 +69,7 @@ impl Update<'_> {
             guest_agent::until_begun(node, vmid, identity, answer, deadline.at_most(BEGIN))
         });
         match asked {
-            // It may have been done, or be done later.
+            // The change may have been made, or may still be made later.
             Err(error) if error.outcome_unknown() => {
                 tracing::warn!("{label}: {error}; reading the current value from the guest");
             }
@@ -86,7 +86,8 @@ impl Update<'_> {
                     guest"
                 );
             }
-            // usermod goes on: what it says when it fails is the better answer, its end is not waited for alone.
+            // usermod is still running. If it fails, its error output is the better message; but waiting for its end
+            // alone is not enough.
             Ok(answer) if answer.contains_key("pid") && !slow => {
                 let ended = guest_agent::end_of(node, vmid, identity, &answer, deadline.at_most(BEGIN));
                 if let Ok(Some(ended)) = ended
@@ -105,7 +106,8 @@ impl Update<'_> {
         Ok(())
     }
 
-    /// Reads until it stands there, for usermod may still run when the request has ended, or the time is over.
+    /// Reads the value until it is the new one or time runs out, since usermod may still be running when the request
+    /// has ended.
     fn read_back(self) -> anyhow::Result<String> {
         let Update { node, machine, label, user, gecos, deadline } = self;
         let command = format!("getent passwd {user}");

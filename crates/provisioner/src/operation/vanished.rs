@@ -1,7 +1,7 @@
-//! A VM whose VMID is somebody else's by now: gone by proof, or not known (hazard H64).
+//! Handles a VM whose VMID now belongs to another guest: either proven gone, or unknown (hazard H64).
 //!
-//! Somebody deleted the VM outside BlockHost, and the next guest that was made got its number. Where the VM is on no
-//! guest of the whole cluster its record can be closed; where that cannot be known, only a person can say so
+//! Somebody deleted the VM outside BlockHost, and the next guest that was created got its VMID. If no guest in the
+//! whole cluster is the VM, its record can be closed; if that cannot be determined, only a person can decide
 //! (`--forget`). The other guest is left alone in any case.
 
 use super::Context;
@@ -13,31 +13,31 @@ use crate::value::vm_state::VmState;
 use anyhow::Context as _;
 use std::time::Duration;
 
-/// How long the search through the cluster's configurations may take.
+/// Time limit for searching the cluster's configurations.
 const SEARCH: Duration = Duration::from_secs(20);
 
-/// What a destroy has before it.
+/// What a destroy is dealing with.
 #[derive(Debug, Clone)]
 #[allow(clippy::large_enum_variant, reason = "one at a time, passed on at once")]
 pub enum Target {
-    /// Our machine, or nothing at its VMID.
+    /// Our VM, or nothing at its VMID.
     Here(VmState),
-    /// Another guest has the VMID, and ours is nowhere in the cluster: why its record may be closed.
+    /// Another guest has the VMID, and our VM is nowhere in the cluster; says why its record may be closed.
     Vanished(String),
 }
 
-/// The state of a machine for destroy. An error where the machine is not ours and ours may live elsewhere.
+/// Returns the state of a VM for destroy. Fails if the VM found is not ours and ours may exist elsewhere.
 pub fn target(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -> anyhow::Result<Target> {
     judge(ctx, machine, machine.unproven_state(ctx, deadline)?, deadline)
 }
 
-/// The state of a machine; one that vanished is a machine that is gone. For those who switch off: a machine that has
-/// only a name may have been renamed, and runs on.
+/// Returns the state of a VM for commands that switch it off; a VM that vanished counts as gone. A VM identified by
+/// name alone may have been renamed and still be running, so it never counts as vanished.
 pub fn state(ctx: &Context<'_>, machine: &Machine, deadline: Deadline) -> anyhow::Result<VmState> {
     judged(ctx, machine, machine.unproven_state(ctx, deadline)?, deadline)
 }
 
-/// The same for a state that was asked for.
+/// Like `state`, for a state that was already queried.
 pub fn judged(
     ctx: &Context<'_>,
     machine: &Machine,
@@ -85,15 +85,16 @@ fn judge(ctx: &Context<'_>, machine: &Machine, state: VmState, deadline: Deadlin
     )))
 }
 
-/// Whether it is known that the guest with this VMID is not the machine.
+/// Whether the guest with this VMID is known not to be the VM.
 fn is_anothers(machine: &Machine, state: &VmState) -> bool {
     state.exists && state.tells_whose() && !state.is(&machine.identity, &machine.record.name)
 }
 
-/// Fails where the record's machine is known to be there: its record must not be closed without deleting it.
+/// Fails if the record's VM is known to exist: the record must not be closed without deleting the VM.
 pub fn ensure_not_here(ctx: &Context<'_>, record: &VmRecord, deadline: Deadline) -> anyhow::Result<()> {
     let name = &record.name;
-    // An older record may have a wrong VMID; where nothing agrees, what it says is all there is to look at.
+    // An older record may have a wrong VMID; if nothing matches, the VMID in the record is the only one that can be
+    // checked.
     let (vmid, identity) = match machine::locate(ctx, record, deadline) {
         Ok(place) => (place.vmid, place.identity),
         Err(_) => (record.vmid, Identity::Name(name.clone())),

@@ -1,7 +1,8 @@
-//! Addresses for VMs: which are proposed, and which of a chosen pool are the host's own.
+//! Addresses for VMs: which to propose, and which addresses of a chosen pool belong to the host itself.
 //!
-//! A VM with an address of the host, its router or a name server takes it away from everybody in the network (H55). And
-//! the network of a hoster's uplink is not ours to give out: there the proposal is a network of the VMs' own.
+//! A VM that gets an address of the host, its router or a name server takes it away from everybody on the network
+//! (H55). The network of a hosting provider's uplink is not ours to assign from either; in that case a separate private
+//! network for the VMs is proposed.
 
 use crate::value::address::{Ipv4Network, Ipv4Pool};
 use crate::value::host_network::{Address, Interface, Network};
@@ -9,7 +10,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Every IPv4 address that the host has or needs: on any interface, its default routers, its name servers.
+/// Returns every IPv4 address that the host has or needs: those of all its interfaces, its default routers and its name
+/// servers.
 pub fn taken(network: &Network, name_servers: impl IntoIterator<Item = IpAddr>) -> BTreeSet<Ipv4Addr> {
     let own = network.interfaces.iter().flat_map(|one| one.addresses.iter().map(|address| address.ip));
     let routers = network.default_routes.iter().map(|route| route.gateway);
@@ -17,7 +19,8 @@ pub fn taken(network: &Network, name_servers: impl IntoIterator<Item = IpAddr>) 
     all.filter_map(|ip| if let IpAddr::V4(ip) = ip { Some(ip) } else { None }).collect()
 }
 
-/// A network with its gateway and the range for VMs, and where it is not that of a bridge that exists the bridge's name.
+/// Proposes a network with its gateway and the range for VMs, and the name of its bridge if that exists or is to be
+/// created.
 pub fn proposal(network: &Network, taken: &BTreeSet<Ipv4Addr>, used_names: &[String]) -> Option<Value> {
     let uplink = network.uplink().map(|(interface, route)| (interface, Some(route.gateway)));
     let is_ours = |one: &&Interface| one.is_bridge && ipv4(&one.addresses).is_some_and(|a| is_private(a.ip));
@@ -42,7 +45,7 @@ pub fn proposal(network: &Network, taken: &BTreeSet<Ipv4Addr>, used_names: &[Str
     Some(found)
 }
 
-/// A private network that the host does not know, on a bridge that does not exist.
+/// Proposes a private network unknown to the host, on a bridge that does not exist yet.
 fn of_its_own(network: &Network, used_names: &[String]) -> Option<Value> {
     let known: Vec<Ipv4Network> = network
         .interfaces
@@ -80,7 +83,7 @@ fn ipv4(addresses: &[Address]) -> Option<&Address> {
     addresses.iter().find(|address| address.ip.is_ipv4())
 }
 
-/// Of networks that everybody may use: RFC 1918, shared address space, link-local.
+/// Whether the address is of a network that anybody may use: RFC 1918, shared address space, link-local, or loopback.
 fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_private() || ip.is_link_local() || ip.is_loopback() || is_shared(ip),
@@ -93,8 +96,8 @@ fn is_shared(ip: Ipv4Addr) -> bool {
     first == 100 && (64..128).contains(&second)
 }
 
-/// The longest run of addresses that nobody has: in the upper part of the network (of 256 addresses .200 to .250), else in
-/// all of it.
+/// Returns the longest run of unused addresses: in the upper part of the network (.200 to .250 of 256 addresses),
+/// otherwise in all of it.
 fn range(
     network: &Ipv4Network,
     gateway: Ipv4Addr,
@@ -123,12 +126,12 @@ fn longest_run(start: u32, end: u32, held: &BTreeSet<u32>) -> Option<(u32, u32)>
     if next <= end {
         runs.push((next, end));
     }
-    // The first of equally long ones.
+    // Of runs of equal length, take the first.
     runs.into_iter().rev().max_by_key(|(start, end)| end - start)
 }
 
-/// `pool` without the host's own addresses at its ends, and those within, which create leaves out. An error where none is
-/// left.
+/// Returns `pool` with the host's own addresses trimmed from its ends, and those of them within the pool, which create
+/// skips. Fails if no address is left.
 pub fn narrowed(pool: &Ipv4Pool, taken: &BTreeSet<Ipv4Addr>) -> anyhow::Result<(Ipv4Pool, Vec<Ipv4Addr>)> {
     let is_free = |ip: &Ipv4Addr| !taken.contains(ip);
     let from_end = (u32::from(pool.start)..=u32::from(pool.end)).rev().map(Ipv4Addr::from);
@@ -146,7 +149,7 @@ pub fn narrowed(pool: &Ipv4Pool, taken: &BTreeSet<Ipv4Addr>) -> anyhow::Result<(
         );
     };
     let held = taken.iter().copied().filter(|ip| within(ip) && *ip != pool.gateway).collect();
-    // Ends that are the gateway, or no address of a VM for another reason, stay as they were chosen.
+    // Ends that are the gateway, or unusable for VMs for another reason, stay as chosen.
     let trim = |chosen: Ipv4Addr, free: Ipv4Addr| if taken.contains(&chosen) { free } else { chosen };
     Ok((Ipv4Pool { start: trim(pool.start, start), end: trim(pool.end, end), ..*pool }, held))
 }
@@ -192,7 +195,7 @@ mod tests {
         ] {
             assert_eq!(shown(&host(&[("vmbr0", true, own)], "192.168.1.1"), &[]), expected, "{own}");
         }
-        // The address on another interface, and a router that is no interface's.
+        // One address is on another interface, and the router is not one of the host's interfaces.
         let two = host(&[("vmbr0", true, "10.0.0.2/29"), ("eno2", false, "10.0.0.3/29")], "10.0.0.6");
         assert_eq!(shown(&two, &[]), "10.0.0.0/29 10.0.0.6 10.0.0.4 10.0.0.5 vmbr0");
     }
@@ -206,7 +209,7 @@ mod tests {
         assert_eq!(shown(&bridged, &used), "10.10.2.0/24 10.10.2.1 10.10.2.10 10.10.2.250 vmbr2");
         let inner = host(&[("eno1", false, "8.8.8.9/24"), ("vmbr1", true, "10.7.0.1/24")], "8.8.8.1");
         assert_eq!(shown(&inner, &[]), "10.7.0.0/24 10.7.0.1 10.7.0.200 10.7.0.250 vmbr1");
-        // Shared address space is no public network.
+        // Shared address space is not a public network.
         assert!(
             shown(&host(&[("eno1", false, "100.64.1.9/24")], "100.64.1.1"), &[]).starts_with("100.64.1.0/24")
         );

@@ -1,10 +1,10 @@
-//! Which VMID and addresses the next VM gets (`facts/contract/database.md#allocation`).
+//! Decides which VMID and addresses the next VM gets (`facts/contract/database.md#allocation`).
 
 use crate::value::address::{Ipv4Pool, Ipv6Pool};
 use crate::value::allocation::{Allocation, Held, Wish};
 use crate::value::vmid::{Vmid, VmidRange};
 
-/// Nothing can be handed out; nothing was taken.
+/// Nothing can be allocated; nothing was taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Exhausted {
     /// No VMID is free.
@@ -15,7 +15,7 @@ pub enum Exhausted {
     Vmids {
         /// The range.
         range: String,
-        /// How many are not free.
+        /// How many VMIDs of the range are not free.
         held: usize,
     },
     /// No IPv4 address is free.
@@ -38,15 +38,15 @@ pub enum Exhausted {
         /// How many of its addresses are held.
         held: usize,
     },
-    /// What was asked for is not free.
+    /// The requested VMID or address is not free.
     #[error("{0}")]
     Wish(String),
-    /// What was asked for is never ours to give, free or not: the argument itself is wrong.
+    /// The requested VMID or address can never be allocated, free or not: the argument itself is wrong.
     #[error("{0}")]
     NotOurs(String),
 }
 
-/// Whether what was asked for lies in the ranges that VMs get their numbers and addresses from.
+/// Checks that the requested VMID and addresses are in the ranges and networks used for VMs.
 pub fn check_wish(
     wish: Wish,
     vmids: VmidRange,
@@ -75,7 +75,7 @@ pub fn check_wish(
     }
 }
 
-/// Chooses: the VMID from `next_vmid` upward (wrapping once), the lowest free addresses.
+/// Chooses the VMID, counting up from `next_vmid` and wrapping once, and the lowest free addresses.
 pub fn choose(
     held: &Held,
     next_vmid: Option<u32>,
@@ -129,7 +129,7 @@ pub fn choose(
     Ok(Allocation { vmid, ipv4, ipv6 })
 }
 
-/// The value of `next_vmid` after `vmid` was taken.
+/// Returns the value of `next_vmid` after `vmid` was allocated.
 pub fn next_after(vmid: Vmid, range: VmidRange) -> u32 {
     if vmid >= range.end || !range.contains(vmid) { range.start.get() } else { vmid.get() + 1 }
 }

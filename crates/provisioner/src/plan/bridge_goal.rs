@@ -1,24 +1,24 @@
-//! What a host's network is to be after a change, and whether it is.
+//! What a host's network should look like after a change, and whether it does.
 
 use crate::value::host_network::{Address, Network};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// What the network is to be.
+/// The intended state of the network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Goal {
-    /// A bridge.
+    /// A bridge that must exist and be up.
     pub bridge: String,
-    /// A port of the bridge.
+    /// An interface that must be a port of the bridge.
     pub port: Option<String>,
-    /// An address of the bridge.
+    /// An address that the bridge must have.
     pub address: Option<Address>,
-    /// The default router, reached through the bridge.
+    /// The default router, which must be reached through the bridge.
     pub gateway: Option<IpAddr>,
 }
 
 impl Goal {
-    /// What is not as planned.
+    /// Returns the first difference from the intended state; `None` if there is none.
     pub fn missing(&self, network: &Network) -> Option<String> {
         let Goal { bridge, port, address, gateway } = self;
         let Some(found) = network.interface(bridge).filter(|one| one.is_bridge) else {

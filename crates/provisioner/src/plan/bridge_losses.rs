@@ -1,5 +1,5 @@
-//! What an interface has that would be lost on the way to a bridge. Proxmox moves one IPv4 and one IPv6 address with
-//! their routers; all else is found here beforehand and named, and nothing is begun (H59).
+//! Finds what an interface would lose when it becomes the port of a bridge. Proxmox moves one IPv4 and one IPv6 address
+//! with their routers; everything else is detected and named beforehand, and nothing is changed (H59).
 
 use super::connectivity::{Inventory, key};
 use super::interfaces_file::{MAIN_FILE, Stanza};
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use std::net::IpAddr;
 use std::path::Path;
 
-/// Options that stay with the interface, or that Proxmox moves.
+/// Options that stay with the interface or that Proxmox moves.
 const CARRIED: [&str; 9] = [
     "address",
     "netmask",
@@ -24,17 +24,17 @@ const CARRIED_KINDS: [&str; 5] = ["dns-", "bond-", "vlan-", "ethernet-", "offloa
 /// Options that run a command.
 const COMMANDS: [&str; 6] = ["up", "post-up", "pre-up", "down", "post-down", "pre-down"];
 
-/// What moves.
+/// What moves to the bridge.
 pub struct Moving<'a> {
     /// The interface.
     pub device: &'a str,
-    /// The addresses that the bridge gets.
+    /// The addresses that move to the bridge.
     pub addresses: Vec<Address>,
-    /// The routers that the bridge gets.
+    /// The routers that move to the bridge.
     pub routers: Vec<IpAddr>,
 }
 
-/// What would be lost of configuration, addresses, routes and rules, in words.
+/// Lists the configuration, addresses, routes and rules that would be lost, for a person.
 pub fn losses(moving: &Moving<'_>, stanzas: &[Stanza], now: &Inventory) -> Vec<String> {
     let mut found = of_configuration(moving, stanzas);
     found.extend(of_addresses(moving, now));
@@ -125,7 +125,7 @@ fn of_routes(moving: &Moving<'_>, now: &Inventory) -> Vec<String> {
             found.push(format!("the rule \"{}\"", line.text));
         }
     }
-    // A router beside the network needs a route of its own, which nobody would set again.
+    // A router outside the interface's networks needs a route of its own, which nothing would set again.
     for router in &moving.routers {
         let near = moving.addresses.iter().any(|address| contains(address, *router))
             || matches!(router, IpAddr::V6(ip) if ip.is_unicast_link_local());
@@ -163,10 +163,10 @@ struct LinkInfo {
     info_kind: Option<String>,
 }
 
-/// What would be lost of links: `printed` is what `ip -j -d link show` says.
+/// Lists the links that would be lost. `printed` is the output of `ip -j -d link show`.
 ///
 /// # Errors
-/// It is no JSON list.
+/// The output is not a JSON list.
 pub fn losses_of_links(device: &str, printed: &str) -> Result<Vec<String>, serde_json::Error> {
     let mut found = Vec::new();
     let rows: Vec<Link> = if printed.trim().is_empty() { vec![] } else { serde_json::from_str(printed)? };
@@ -178,7 +178,7 @@ pub fn losses_of_links(device: &str, printed: &str) -> Result<Vec<String>, serde
         {
             found.push(format!("{device} is part of {master}"));
         }
-        // Two of them cannot take an interface's packets.
+        // Two of these cannot share one interface's packets.
         if row.link.as_deref() == Some(device) && ["macvlan", "macvtap", "ipvlan", "ipvtap"].contains(&kind) {
             found.push(format!("{name} ({kind}) works on {device}"));
         }
@@ -186,14 +186,14 @@ pub fn losses_of_links(device: &str, printed: &str) -> Result<Vec<String>, serde
     Ok(found)
 }
 
-/// A setting of the kernel for an interface.
+/// A kernel setting of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setting {
-    /// `ipv4`, `ipv6`.
+    /// `ipv4` or `ipv6`.
     pub family: &'static str,
-    /// `proxy_arp`.
+    /// The key, for example `proxy_arp`.
     pub name: &'static str,
-    /// Values that are nothing special, each of one character.
+    /// Default values, which are not worth reporting; one character each.
     plain: &'static str,
 }
 
@@ -205,7 +205,7 @@ pub const SETTINGS: [Setting; 4] = [
     Setting { family: "ipv4", name: "arp_ignore", plain: "0" },
 ];
 
-/// What would be lost of a setting: `own` is the interface's, `usual` that of new ones.
+/// Returns the setting that would be lost, if any. `own` is the interface's value, `usual` that of new interfaces.
 pub fn loss_of_setting(device: &str, setting: &Setting, own: &str, usual: &str) -> Option<String> {
     let Setting { family, name, plain } = setting;
     let own = own.trim();

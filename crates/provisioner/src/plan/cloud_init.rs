@@ -1,4 +1,4 @@
-//! The guest's first-boot configuration: variables of templates, and the checks of what comes out
+//! The guest's first-boot configuration: the variables of templates, and the checks of the result
 //! (`facts/contract/cloud-init.md`; hazards H27, H37).
 
 use super::substitution::substitute;
@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::net::Ipv6Addr;
 use uuid::Uuid;
 
-/// Everything a template may ask for. Only checked types: no value can end the scalar it stands in.
+/// All values that a template may use. They are of checked types only, so no value can end the scalar that contains it.
 #[derive(Debug, Clone)]
 pub struct Variables<'a> {
     /// `VM_NAME`
@@ -23,9 +23,9 @@ pub struct Variables<'a> {
     pub username: &'a UserName,
     /// `WALLET_ADDRESS`
     pub wallet: Option<&'a WalletAddress>,
-    /// `NFT_TOKEN_ID`, substituted only when given.
+    /// `NFT_TOKEN_ID`, substituted only if given.
     pub nft_token_id: Option<&'a NftTokenId>,
-    /// `OTP_LENGTH`, `OTP_TTL` in seconds.
+    /// `OTP_LENGTH` in characters, and `OTP_TTL` in seconds.
     pub one_time_password: (u64, u64),
     /// `SECRET_KEY`: 64 hexadecimal digits.
     pub secret_key: &'a str,
@@ -33,7 +33,7 @@ pub struct Variables<'a> {
     pub ssh_keys: &'a [String],
 }
 
-/// The name an IPv6 address has in the broker's zone: its low 64 bits in hexadecimal, a dot, the zone.
+/// Returns the name that an IPv6 address has in the broker's zone: its low 64 bits in hexadecimal, a dot, the zone.
 pub fn signing_domain(ipv6: Ipv6Addr, zone: &str) -> String {
     format!("{:x}.{zone}", u128::from(ipv6) as u64)
 }
@@ -76,27 +76,27 @@ pub fn render(template: &str, v: &Variables<'_>) -> String {
     substitute(template, &variables)
 }
 
-/// Why a cloud-init text cannot be used. Never repeats the text: it holds a secret (H30).
+/// Why a cloud-init text cannot be used. Never quotes the text, which contains a secret (H30).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadCloudInit {
-    /// cloud-init would ignore it.
+    /// The `#cloud-config` header is missing, so cloud-init would ignore the text.
     #[error("its first line is not #cloud-config")]
     NoHeader,
-    /// No YAML.
+    /// Not YAML.
     #[error("it is not valid YAML{0}")]
     NotYaml(String),
-    /// YAML, but no mapping.
+    /// YAML, but not a mapping.
     #[error("it is not a YAML mapping of keys to values")]
     NoMapping,
-    /// A value has changed the structure around it.
+    /// A value changed the structure around it.
     #[error("an inserted value would change its structure")]
     Structure,
-    /// PVE's limit.
+    /// Larger than the limit of Proxmox VE (1 MiB).
     #[error("it is larger than 1 MiB")]
     TooLarge,
 }
 
-/// Checks that `text` is a cloud-config: the header and a YAML mapping.
+/// Checks that `text` is a cloud-config: it has the header and is a YAML mapping.
 pub fn check(text: &str) -> Result<Value, BadCloudInit> {
     if text.len() > 1024 * 1024 {
         return Err(BadCloudInit::TooLarge);
@@ -112,8 +112,8 @@ pub fn check(text: &str) -> Result<Value, BadCloudInit> {
     if value.is_object() { Ok(value) } else { Err(BadCloudInit::NoMapping) }
 }
 
-/// Fills in a template and checks the result against the same template filled with harmless values: keys,
-/// lists and nesting must be the same (H27).
+/// Fills in a template and compares the result with the same template filled in with harmless values: keys, lists and
+/// nesting must be the same (H27).
 pub fn render_checked(template: &str, v: &Variables<'_>) -> Result<String, BadCloudInit> {
     let text = render(template, v);
     let structure = |_| BadCloudInit::Structure;
@@ -131,7 +131,7 @@ pub fn render_checked(template: &str, v: &Variables<'_>) -> Result<String, BadCl
     if same_shape(&value, &expected) { Ok(text) } else { Err(BadCloudInit::Structure) }
 }
 
-/// Whether two documents differ in nothing but scalars.
+/// Whether two documents differ only in their scalars.
 fn same_shape(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
@@ -145,8 +145,8 @@ fn same_shape(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// The meta-data file: an instance-id that never changes, so that cloud-init does not run again in a customer's
-/// machine when the host's resolver, an address or a card changes (H37).
+/// Returns the meta-data file. Its instance-id never changes, so cloud-init does not run again in a customer's VM when
+/// the host's resolver, an address or a network card changes (H37).
 pub fn meta_data(name: &VmName, smbios_uuid: Uuid) -> String {
     format!("instance-id: \"blockhost-{smbios_uuid}\"\nlocal-hostname: \"{name}\"\n")
 }

@@ -1,7 +1,8 @@
-//! All that makes a host reachable, at one moment: addresses, routes and rules of both families in all tables, which of
-//! its routers answer, whether its API listens. Taken before a change and compared after it (H59).
+//! A snapshot of everything that makes a host reachable: addresses, the routes and rules of both families in all
+//! tables, which of its routers answer, and whether its API listens. Taken before a change and compared after it (H59).
 //!
-//! Routes and rules are kept as the lines of `ip`: they are compared by what they say, and can be given back to it.
+//! Routes and rules are kept as lines of `ip` output: they are compared by their meaning, and can be passed to `ip`
+//! again.
 
 use crate::value::host_network::Address;
 use serde::{Deserialize, Serialize};
@@ -12,22 +13,22 @@ use std::net::IpAddr;
 pub struct Held {
     /// The interface.
     pub device: String,
-    /// The address, of global scope.
+    /// The address; always of global scope.
     pub address: Address,
-    /// It has a lifetime: of DHCP or a router advertisement.
+    /// Whether it has a lifetime, that is, comes from DHCP or a router advertisement.
     pub dynamic: bool,
 }
 
-/// A route or rule as `ip` shows it, with its family.
+/// A route or rule as printed by `ip`, with its family.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
-    /// As an option of `ip`: `-4`, `-6`.
+    /// The family as an option of `ip`: `-4` or `-6`.
     pub family: String,
-    /// The line on one line, blanks made single, without what changes by itself.
+    /// The text on one line with single spaces, without the parts that change by themselves.
     pub text: String,
 }
 
-/// A router and the interface that it is reached by.
+/// A router and the interface through which it is reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Router {
     /// Its address.
@@ -39,17 +40,18 @@ pub struct Router {
 /// The host's connectivity.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inventory {
-    /// Lasting addresses of global scope, those of loopback left out.
+    /// Addresses of global scope, except temporary ones, those that failed duplicate address detection, and those of
+    /// loopback.
     pub addresses: Vec<Held>,
-    /// Routes that somebody has set, or that stand for an address.
+    /// Routes that somebody configured or that belong to an address; not the kernel's own.
     pub routes: Vec<Line>,
-    /// Rules for choosing a table.
+    /// Policy routing rules, which choose a routing table.
     pub rules: Vec<Line>,
-    /// Interfaces with their MTU in bytes.
+    /// Interfaces and their MTU in bytes.
     pub mtus: Vec<(String, u64)>,
     /// Default routers that answered.
     pub reachable: Vec<Router>,
-    /// Own addresses at which the API accepted a connection.
+    /// The host's own addresses at which the API accepted a connection.
     pub api: Vec<IpAddr>,
 }
 
@@ -75,10 +77,10 @@ struct Info {
 }
 
 impl Inventory {
-    /// Takes in what `ip -j -d address show` prints.
+    /// Adds the output of `ip -j -d address show`.
     ///
     /// # Errors
-    /// It is no JSON list.
+    /// The output is not a JSON list.
     pub fn add_addresses(&mut self, printed: &str) -> Result<(), serde_json::Error> {
         let rows: Vec<Row> = serde_json::from_str(printed)?;
         for row in rows {
@@ -98,14 +100,14 @@ impl Inventory {
         Ok(())
     }
 
-    /// Takes in what `ip -o FAMILY route show table all` prints, and `ip FAMILY rule show`.
+    /// Adds the output of `ip -o FAMILY route show table all` and `ip FAMILY rule show`.
     pub fn add_routes(&mut self, family: &str, routes: &str, rules: &str) {
         let line = |text: &str| Line { family: family.into(), text: plain(text) };
         self.routes.extend(routes.lines().filter(|text| is_somebodys(text)).map(line));
         self.rules.extend(rules.lines().map(line));
     }
 
-    /// All routers of default routes.
+    /// Returns the routers of all default routes.
     pub fn routers(&self) -> Vec<Router> {
         let mut found: Vec<Router> = Vec::new();
         for line in self.routes.iter().filter(|line| line.text.starts_with("default ")) {
@@ -123,7 +125,8 @@ impl Inventory {
         found
     }
 
-    /// What was there before and is not now, in words; `moved` says which interface's settings went to which.
+    /// Describes the first thing that was there before and is missing now. `moved`: the interface whose settings moved,
+    /// and the one they moved to.
     pub fn lost(&self, now: &Inventory, moved: Option<(&str, &str)>) -> Option<String> {
         let at = |device: &str| match moved {
             Some((from, to)) if from == device => to.to_owned(),
@@ -163,8 +166,8 @@ impl Inventory {
         None
     }
 
-    /// Routes of the earlier inventory that are missing now, in the order in which they can be set again: those without a
-    /// router first, since the others are reached through them.
+    /// Returns the routes of this earlier inventory that are missing now, in the order in which they can be set again:
+    /// those without a router first, since the routers are reached through them.
     pub fn missing_routes(&self, now: &Inventory) -> Vec<&Line> {
         let (through, direct): (Vec<&Line>, Vec<&Line>) =
             self.routes.iter().partition(|line| line.text.contains(" via "));
@@ -175,7 +178,7 @@ impl Inventory {
         direct.into_iter().chain(through).filter(|line| !is_there(line)).collect()
     }
 
-    /// Rules of the earlier inventory that are missing now, as words for `ip`.
+    /// Returns the rules of this earlier inventory that are missing now, as arguments of `ip`.
     pub fn missing_rules(&self, now: &Inventory) -> Vec<Vec<&str>> {
         let missing = self.rules.iter().filter(|line| !now.rules.contains(line));
         missing
@@ -193,13 +196,13 @@ impl Inventory {
     }
 }
 
-/// Of routes those that somebody has set, or that stand for an address: not what the kernel has for itself.
+/// Whether somebody configured the route or it belongs to an address; false for the kernel's own routes.
 fn is_somebodys(line: &str) -> bool {
     let own = ["local ", "broadcast ", "multicast ", "anycast ", "fe80::", "ff00::/8", "none "];
     !own.iter().any(|start| line.starts_with(start)) && !line.contains(" table local")
 }
 
-/// One line, without what changes by itself.
+/// Returns the text on one line, without the parts that change by themselves.
 fn plain(line: &str) -> String {
     let words = line.replace('\\', " ");
     let mut kept: Vec<&str> = Vec::new();
@@ -214,7 +217,7 @@ fn plain(line: &str) -> String {
     kept.join(" ")
 }
 
-/// What a route says, whoever has set it.
+/// Returns what a route does, regardless of who set it. `moved` replaces one interface's name by another.
 pub fn key(line: &str, moved: Option<(&str, &str)>) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut words = line.split(' ');

@@ -1,4 +1,4 @@
-//! Our keys of `db.yaml` with the values that were chosen.
+//! The keys that setup writes to `db.yaml`, with the values chosen.
 
 use crate::value::address::Ipv4Pool;
 use crate::value::text::BridgeName;
@@ -6,31 +6,31 @@ use crate::value::vmid::{Vmid, VmidRange};
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// The keys of which [`DbYaml::keys`] must know whether the file has them.
+/// The keys for which [`DbYaml::keys`] must know whether the file has them.
 pub const ASKED: [&str; 4] = ["vmid_pool", "default_expiry_days", "gc_grace_days", "template_vmid"];
 
-/// What was chosen.
+/// The values chosen.
 #[derive(Debug, Clone, Copy)]
 pub struct DbYaml<'c> {
     /// The VM database.
     pub db_file: &'c Path,
-    /// terraform's directory.
+    /// Terraform's directory.
     pub terraform_dir: &'c Path,
     /// The guests' bridge.
     pub bridge: &'c BridgeName,
-    /// VMIDs of our VMs.
+    /// The VMIDs of our VMs.
     pub vmids: VmidRange,
-    /// Their addresses.
+    /// The IPv4 addresses of our VMs.
     pub pool: Ipv4Pool,
-    /// Days between suspension and destruction; `None`: as it is.
+    /// Days between suspension and destruction; `None`: keep the file's value.
     pub gc_grace_days: Option<u64>,
     /// The template.
     pub template: Vmid,
 }
 
 impl DbYaml<'_> {
-    /// The keys in the order in which they are written. `present`: those of [`ASKED`] that the file has. What the wizard
-    /// does not ask for is set only where it is missing.
+    /// Returns the keys in the order in which they are written. `present`: those of [`ASKED`] that the file has. Keys
+    /// that the wizard does not ask for are set only if they are missing.
     pub fn keys(&self, present: &[&str]) -> Vec<(&'static str, Value)> {
         let range = json!({"start": self.vmids.start.get(), "end": self.vmids.end.get()});
         let pool = json!({
@@ -46,7 +46,7 @@ impl DbYaml<'_> {
             ("vmid_range", range.clone()),
             ("ip_pool", pool),
         ];
-        // The other name of the same key, which older programs read.
+        // An alias of the same key, which older programs read.
         if present.contains(&"vmid_pool") {
             keys.push(("vmid_pool", range));
         }
@@ -58,7 +58,7 @@ impl DbYaml<'_> {
                 keys.push((key, json!(value)));
             }
         }
-        // The root agent's template actions believe this file alone.
+        // The root agent's template actions trust this file alone.
         if self.template != Vmid::DEFAULT_TEMPLATE || present.contains(&"template_vmid") {
             keys.push(("template_vmid", json!(self.template.get())));
         }

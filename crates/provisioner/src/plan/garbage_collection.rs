@@ -1,5 +1,5 @@
-//! Which VMs gc suspends and destroys, and when it refuses to destroy at all (`facts/contract/commands.md#gc`; hazards
-//! H10, H11).
+//! Decides which VMs gc suspends and destroys, and when it refuses to destroy at all (`facts/contract/commands.md#gc`;
+//! hazards H10, H11).
 
 use crate::value::uptime::Uptime;
 use crate::value::vm_name::VmName;
@@ -8,37 +8,37 @@ use chrono::{DateTime, TimeDelta, Utc};
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// More than this many destructions in one run are looked at as a share of all VMs.
+/// If one run would destroy more VMs than this, their share of all VMs is checked.
 const FEW: usize = 3;
 
 /// Why a VM is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Due {
-    /// When its time was over.
+    /// When its paid time ended.
     pub expired_at: DateTime<Utc>,
-    /// When it was suspended, of one that is to be destroyed.
+    /// When it was suspended; only for a VM that is due for destruction.
     pub suspended_at: Option<DateTime<Utc>>,
 }
 
-/// What one run would do.
+/// What one run of gc would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Candidates {
-    /// Active VMs whose time is over.
+    /// Active VMs that have expired.
     pub suspend: Vec<VmName>,
-    /// Suspended VMs whose grace period is over too.
+    /// Suspended VMs whose grace period has ended too.
     pub destroy: Vec<VmName>,
-    /// Suspended VMs that stay so for now: one that runs all the same is switched off (H50).
+    /// Suspended VMs that stay suspended for now; one that is running anyway is switched off (H50).
     pub stay_suspended: Vec<VmName>,
-    /// Of each that is due: why.
+    /// For each VM that is due: why.
     pub due: BTreeMap<VmName, Due>,
-    /// All VMs that are not destroyed.
+    /// How many VMs exist that are not destroyed, whatever their state.
     pub live: usize,
     /// Records that gc leaves alone, and why.
     pub left_alone: Vec<String>,
 }
 
 impl Candidates {
-    /// Sorts one more record in.
+    /// Adds a record to the list it belongs to.
     pub fn consider(&mut self, record: &VmRecord, now: DateTime<Utc>, grace: TimeDelta) {
         if !record.is_live() {
             return;
@@ -68,17 +68,19 @@ impl Candidates {
     }
 }
 
-/// Its time is over; never so where no time is known.
+/// Whether the VM has expired; never if its record has no expiry time.
 pub fn is_past(record: &VmRecord, now: DateTime<Utc>) -> bool {
     record.expires_at.is_some_and(|end| is_over(end, now))
 }
 
-/// Active, its time over, and not protected. Asked again under the VM's lock right before the act (H10).
+/// Whether the VM is active, has expired and is not protected. Checked again under the VM's lock right before it is
+/// suspended (H10).
 pub fn is_due_for_suspension(record: &VmRecord, now: DateTime<Utc>) -> bool {
     record.status == Status::Active && !record.protected && is_past(record, now)
 }
 
-/// Suspended, its grace period over **and** its time still over, and not protected. Asked again likewise.
+/// Whether the VM is suspended, its grace period has ended **and** it is still expired, and it is not protected.
+/// Checked again under the VM's lock right before it is destroyed (H10).
 pub fn is_due_for_destruction(record: &VmRecord, now: DateTime<Utc>, grace: TimeDelta) -> bool {
     record.status == Status::Suspended
         && !record.protected
@@ -86,35 +88,35 @@ pub fn is_due_for_destruction(record: &VmRecord, now: DateTime<Utc>, grace: Time
         && record.suspended_at.is_some_and(|since| since <= now && now - since > grace)
 }
 
-/// A moment at which wall clock and uptime were last seen to go together.
+/// A moment at which the wall clock and the uptime were last seen to agree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BelievedClock {
-    /// By the wall clock.
+    /// The moment by the wall clock.
     pub at: DateTime<Utc>,
-    /// By the clock that no one sets.
+    /// The moment by the uptime clock, which nobody can set.
     pub uptime: Uptime,
 }
 
-/// What the other clocks say, where they can be asked.
+/// What the other clocks say, as far as they can be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OtherClocks {
-    /// When the wall clock was last believed.
+    /// When the wall clock was last trusted.
     pub believed: Option<BelievedClock>,
-    /// How long the machine has been up now.
+    /// The host's uptime now.
     pub uptime: Option<Uptime>,
-    /// What the node's own clock says now.
+    /// The node's own clock now.
     pub node: Option<DateTime<Utc>>,
 }
 
-/// The wall clock is ahead of another one by so much that it is not believed (H62).
+/// The wall clock is so far ahead of another clock that it is not trusted (H62).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClockAhead {
-    /// Of the time that has passed since it was last believed.
+    /// Ahead of the time that has passed by the uptime since the wall clock was last trusted.
     OfUptime {
         /// Days.
         days: i64,
     },
-    /// Of the node's clock.
+    /// Ahead of the node's clock.
     OfNode {
         /// Days.
         days: i64,
@@ -132,7 +134,7 @@ impl fmt::Display for ClockAhead {
     }
 }
 
-/// Whether the wall clock is a day or more ahead of what the others say. Clocks that cannot be asked say nothing.
+/// Returns whether the wall clock is a day or more ahead of the other clocks. Clocks that cannot be read are ignored.
 pub fn clock_ahead(now: DateTime<Utc>, others: &OtherClocks) -> Option<ClockAhead> {
     let day = TimeDelta::days(1);
     if let (Some(believed), Some(uptime)) = (&others.believed, &others.uptime)
@@ -148,7 +150,7 @@ pub fn clock_ahead(now: DateTime<Utc>, others: &OtherClocks) -> Option<ClockAhea
     (ahead > day).then(|| ClockAhead::OfNode { days: ahead.num_days() })
 }
 
-/// What brakes a run.
+/// The settings and flags that decide whether a run is stopped.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Limits {
     /// `gc_max_gap_days`
@@ -161,35 +163,35 @@ pub struct Limits {
     pub accept_share: bool,
 }
 
-/// Why nothing is suspended, or nothing destroyed, in this run; how to go on is said with it.
+/// Why this run suspends or destroys nothing. The message says how to proceed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Brake {
-    /// The clock stands before the last run.
+    /// The clock is earlier than the last run.
     #[error(
         "no VM was destroyed: gc last ran {hours} h in the future, so the clock has jumped; set the clock right \
          (timedatectl), or destroy them now with --accept-gap"
     )]
     ClockBehind {
-        /// Hours between.
+        /// Hours from now to the last run.
         hours: i64,
     },
-    /// The last run is too long ago: the clock may have jumped forward.
+    /// The last run was too long ago: the clock may have jumped forward.
     #[error(
         "no VM was destroyed: gc last ran {days} days ago (gc_max_gap_days is {limit}), so the clock may be wrong; \
          check it (timedatectl). The next run will destroy them; --accept-gap does it now"
     )]
     Gap {
-        /// Days between.
+        /// Days since the last run.
         days: i64,
         /// The limit.
         limit: u32,
     },
-    /// The note of the last run cannot be used.
+    /// The time of the last run cannot be read.
     #[error(
         "no VM was destroyed: cannot read when gc last ran: {0}; to destroy them anyway, use --accept-gap"
     )]
     Note(String),
-    /// Too many at once.
+    /// Too many VMs are due at once.
     #[error(
         "no VM was {what}: {count} of {live} VMs are due at once (gc_max_share is {share}){}; check the clock \
          (timedatectl) and the expiry dates (blockhost-vm-gc), then run with --accept-share",
@@ -198,19 +200,20 @@ pub enum Brake {
     Share {
         /// `suspended` or `destroyed`.
         what: &'static str,
-        /// How many would go.
+        /// How many VMs are due.
         count: usize,
-        /// Of how many.
+        /// How many VMs there are.
         live: usize,
         /// The limit.
         share: f64,
-        /// The clock is not believed: the share counts from one VM.
+        /// Why the clock is not trusted; the share is then checked even for a single VM.
         clock: Option<ClockAhead>,
     },
 }
 
-/// Whether destroying is braked. `last_run` is the note of the last `--execute` run; none counts as now, one that cannot
-/// be read brakes: a brake that fails open is none.
+/// Returns why destroying is stopped, if it is. `last_run` is the recorded time of the last `--execute` run. If there
+/// is none, the last run counts as now; if it cannot be read, destroying is stopped, because a brake that fails open is
+/// no brake.
 pub fn brake(
     candidates: &Candidates,
     last_run: Result<Option<DateTime<Utc>>, &str>,
@@ -236,8 +239,8 @@ pub fn brake(
     share_brake("destroyed", candidates.destroy.len(), candidates.live, limits, clock)
 }
 
-/// Whether suspending is braked: only by its share. A VM that is not paid for and runs on costs little, a house that is
-/// switched off by a wrong clock costs customers (H62).
+/// Returns why suspending is stopped, if it is: only because too large a share of the VMs is due. An unpaid VM that
+/// keeps running costs little; suspending every VM because of a wrong clock costs customers (H62).
 pub fn suspend_brake(candidates: &Candidates, limits: Limits, clock: Option<ClockAhead>) -> Option<Brake> {
     share_brake("suspended", candidates.suspend.len(), candidates.live, limits, clock)
 }
@@ -250,7 +253,8 @@ fn share_brake(
     clock: Option<ClockAhead>,
 ) -> Option<Brake> {
     let share = count as f64 / live.max(1) as f64;
-    // A few at once are nothing special, unless the clock says that they are due and others say that they are not.
+    // A few VMs at once are normal, unless the wall clock says that they are due and another clock says that they are
+    // not.
     let is_many = count > if clock.is_some() { 0 } else { FEW };
     (!limits.accept_share && is_many && share > limits.max_share).then_some(Brake::Share {
         what,
@@ -261,8 +265,9 @@ fn share_brake(
     })
 }
 
-/// Whether this run is noted as the last: every one whose clock is not behind, refused ones too. Where an operator has
-/// said by `--accept-gap` that the clock is right, the note was wrong; it would brake all runs until its time comes.
+/// Whether to record this run as the last one. This holds for every run whose clock is not behind, including refused
+/// ones. If an operator has confirmed the clock with `--accept-gap`, the recorded time was wrong; if kept, it would
+/// stop every run until that time comes.
 pub fn note_this_run(
     last_run: Result<Option<DateTime<Utc>>, &str>,
     now: DateTime<Utc>,
@@ -385,7 +390,7 @@ mod tests {
             uptime: Some(up),
             node,
         };
-        // 40 days by the wall clock, a day by the other.
+        // 40 days by the wall clock, one day by the uptime.
         let ahead = clock_ahead(now, &others(uptime("one", 34), Some(now)));
         assert_eq!(ahead, Some(ClockAhead::OfUptime { days: 39 }));
         assert_eq!(clock_ahead(now, &others(uptime("one", 10 + 40 * 24), None)), None, "it has been running");

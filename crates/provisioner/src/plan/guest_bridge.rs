@@ -1,5 +1,5 @@
-//! What is to become of the guests' bridge: nothing, a configuration that was not applied yet, or a bridge with these
-//! settings. Whoever carries it out is `crates/provisioner/src/operation/setup/bridge.rs`.
+//! Decides what to do about the guests' bridge: nothing, apply a pending configuration, or create a bridge with the
+//! given settings. `crates/provisioner/src/operation/setup/bridge.rs` carries it out.
 
 use super::bridge_losses::Moving;
 use super::interfaces_file::{MAIN_FILE, Stanza};
@@ -9,32 +9,32 @@ use anyhow::Context as _;
 use std::net::IpAddr;
 use std::path::Path;
 
-/// What is to become of the bridge.
+/// What to do about the bridge.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Plan {
     /// Nothing to do.
     Done,
-    /// In the configuration, not in the kernel, or the other way round with nothing of the host's on it.
+    /// The bridge is configured but does not exist in the kernel: apply the configuration.
     Apply,
-    /// A bridge with these settings.
+    /// Create a bridge with these settings.
     Make(Make),
 }
 
-/// A bridge that is to be made.
+/// A bridge to create.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Make {
     /// Its address.
     pub address: Address,
-    /// The default router, where the bridge takes it over.
+    /// The default router, if the bridge takes it over.
     pub gateway: Option<IpAddr>,
-    /// The interface that becomes its port and gives up address and route.
+    /// The interface that becomes its port and gives up its address and route.
     pub uplink: Option<String>,
 }
 
-/// What is to become of `bridge`. `configured`: what Proxmox has configured; `pool`: the guests' addresses.
+/// Plans what to do about `bridge`. `rows`: what Proxmox has configured; `pool`: the guests' addresses.
 ///
 /// # Errors
-/// Why it cannot be made safely, and what to do instead.
+/// Says why the bridge cannot be created safely, and what to do instead.
 pub fn plan(
     bridge: &str,
     network: &Network,
@@ -44,7 +44,7 @@ pub fn plan(
     let configured = ConfiguredInterface::find(bridge, rows);
     let configured = configured.filter(|row| row.kind().to_lowercase().ends_with("bridge"));
     let kept = configured.is_some_and(|row| row.starts_with_node)
-        // Made at boot by the package that they belong to.
+        // Created at boot by the package that they belong to.
         || ["virbr", "docker"].iter().any(|prefix| bridge.starts_with(prefix));
     match network.interface(bridge) {
         Some(found) if !found.is_bridge => {
@@ -101,10 +101,11 @@ pub fn plan(
     }
 }
 
-/// A bridge that another file than Proxmox' own configures (a VNet of its SDN, a file of `interfaces.d`) is taken as it
-/// is: written into `interfaces`, it would be configured twice. One of Open vSwitch cannot be used.
+/// A bridge that is configured in a file other than Proxmox' own (a VNet of its SDN, a file of `interfaces.d`) is used
+/// as it is: writing it into `interfaces` would configure it twice. A bridge of Open vSwitch cannot be used.
 ///
-/// `is_ovs`: the kernel has it as one of Open vSwitch. Gives the file; `None`: it is Proxmox' own or nobody's.
+/// `is_ovs`: the kernel reports it as a bridge of Open vSwitch. Returns the file; `None` if the bridge is configured in
+/// Proxmox' own file or nowhere.
 pub fn configured_elsewhere<'s>(
     bridge: &str,
     network: &Network,
@@ -133,15 +134,16 @@ pub fn configured_elsewhere<'s>(
     Ok(Some(&stanza.file))
 }
 
-/// What moves to a bridge that is to be made: addresses and routers of its port, or of itself where it was made by hand;
-/// `None` where nothing of the host's does.
+/// Returns what moves to a bridge that is being created: the addresses and routers of its port, or its own if it was
+/// created manually; `None` if nothing of the host's moves.
 pub fn moving<'m>(
     bridge: &'m str,
     make: &'m Make,
     network: &Network,
     rows: &[ConfiguredInterface],
 ) -> Option<Moving<'m>> {
-    // One that was made by hand is written down as it is now: what the new configuration lacks would be lost, too.
+    // A bridge that was created manually is configured as it is now; anything missing in the new configuration would be
+    // lost, too.
     let by_hand = network.interface(bridge).is_some();
     let device = if by_hand { bridge } else { make.uplink.as_deref()? };
     let row = ConfiguredInterface::find(device, rows);
@@ -156,7 +158,7 @@ pub fn moving<'m>(
     Some(moving)
 }
 
-/// Refuses what would be lost on the way.
+/// Fails if any settings would be lost.
 pub fn refuse_losses(bridge: &str, device: &str, losses: &[String]) -> anyhow::Result<()> {
     anyhow::ensure!(
         losses.is_empty(),
@@ -168,7 +170,7 @@ pub fn refuse_losses(bridge: &str, device: &str, losses: &[String]) -> anyhow::R
     Ok(())
 }
 
-/// A bridge that somebody made by hand gets a configuration of just what it is now.
+/// A bridge that somebody created manually gets a configuration that matches its current state.
 fn existing(found: &Interface, network: &Network) -> anyhow::Result<Plan> {
     let address = found.addresses.iter().copied().find(|address| address.ip.is_ipv4());
     let address = address.with_context(|| {
@@ -192,8 +194,8 @@ fn existing(found: &Interface, network: &Network) -> anyhow::Result<Plan> {
     }))
 }
 
-/// An interface whose address Proxmox does not know is configured by somebody else (netplan, a file below
-/// `interfaces.d`), who would give it back its address.
+/// An interface whose address Proxmox does not know is configured by something else (netplan, a file below
+/// `interfaces.d`), which would assign the address to it again.
 fn check_uplink(uplink: &Interface, rows: &[ConfiguredInterface]) -> anyhow::Result<()> {
     let row = ConfiguredInterface::find(&uplink.name, rows);
     let known = row.is_some_and(|row| {
@@ -215,16 +217,16 @@ fn check_uplink(uplink: &Interface, rows: &[ConfiguredInterface]) -> anyhow::Res
     Ok(())
 }
 
-/// Options of `pvesh` for the bridge and, where there is one, for its port: name and changes.
+/// Options of `pvesh` for the bridge and, if it has one, for its port, as pairs of name and value.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Of the new bridge.
+    /// Options of the new bridge.
     pub bridge: Vec<(&'static str, String)>,
-    /// The port that gives up its addresses, with its options.
+    /// The port that gives up its addresses, and its options.
     pub port: Option<(String, Vec<(&'static str, String)>)>,
 }
 
-/// How a bridge is written into Proxmox' configuration.
+/// Returns the options that configure a bridge in Proxmox.
 pub fn options(bridge: &str, make: &Make, rows: &[ConfiguredInterface]) -> Options {
     let mut create = vec![
         ("iface", bridge.to_owned()),
@@ -237,7 +239,7 @@ pub fn options(bridge: &str, make: &Make, rows: &[ConfiguredInterface]) -> Optio
         create.push(("bridge_ports", name.clone()));
         let kind = row.map(ConfiguredInterface::kind).filter(|kind| !kind.is_empty()).unwrap_or("eth");
         let mut set = vec![("type", kind.to_owned()), ("autostart", "1".to_owned())];
-        // It gives up what the bridge gets, or Proxmox refuses the second default route.
+        // The port gives up what the bridge gets; otherwise Proxmox refuses the second default route.
         let held = row.map(ConfiguredInterface::held).unwrap_or_default();
         if !held.is_empty() {
             set.push(("delete", held.join(",")));
@@ -413,7 +415,7 @@ mod tests {
         let (name, port) = found.port.unwrap();
         let delete = "delete=cidr,address,netmask,gateway,cidr6,gateway6";
         assert_eq!((name.as_str(), show(&port)), ("eno1", format!("type=bond autostart=1 {delete}")));
-        // One that Proxmox does not know is of the usual type and holds nothing.
+        // An interface that Proxmox does not know is of the usual type and has no addresses.
         let found = options("vmbr0", &make(None, Some("eno2")), &rows);
         assert_eq!(show(&found.port.unwrap().1), "type=eth autostart=1");
         let found = options("vmbr1", &make(None, None), &rows);

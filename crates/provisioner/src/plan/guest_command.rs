@@ -1,17 +1,17 @@
-//! The text that is sent into a guest for a command: ASCII only (hazard H53).
+//! The text sent into a guest to run a command: ASCII only (hazard H53).
 //!
-//! Proxmox' multiplexer counts characters where it sends bytes: a request with two or more bytes beyond ASCII loses so
-//! many at its end, the guest's agent waits for the rest, and from then on it is dead for everybody
-//! (`facts/proxmox.md`, section 1). So such a command is sent as a small program that prints it byte for byte and
-//! becomes the shell that was meant.
+//! Proxmox' multiplexer counts characters where it sends bytes. A request with two or more bytes beyond ASCII loses
+//! that many at its end; the guest agent waits for the rest, and from then on it answers nobody (`facts/proxmox.md`,
+//! section 1). So such a command is sent as a small program that prints it byte for byte and then becomes the intended
+//! shell.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Bytes that the root agent takes as one command (Linux takes 128 KiB per argument).
+/// Maximum length in bytes of a command for the root agent (Linux allows 128 KiB per argument).
 const LIMIT: usize = 64 * 1024;
 
-/// The command is too long to be sent.
+/// The command is too long to send.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the command has characters beyond ASCII and is {size} bytes long in the form in which it can be sent; the limit is {LIMIT}"
@@ -20,19 +20,20 @@ pub struct TooLong {
     size: usize,
 }
 
-/// The text for `/bin/sh -c` in the guest that does what `command` does there.
+/// Returns the text for `/bin/sh -c` in the guest that does there what `command` does.
 ///
 /// # Errors
-/// It has characters beyond ASCII, each byte of which takes four, and is too long then.
+/// The command has characters beyond ASCII, each byte of which takes four, and is therefore too long.
 pub fn for_guest(command: &str) -> Result<Cow<'_, str>, TooLong> {
-    // `sh -c` takes a text that begins with `-` or `+` for an option; a blank before it changes nothing else.
+    // `sh -c` takes a text that begins with `-` or `+` for an option; a leading blank prevents that and changes nothing
+    // else.
     let blank = if command.starts_with(['-', '+']) { " " } else { "" };
     if command.is_ascii() {
         let plain = if blank.is_empty() { command.into() } else { format!("{blank}{command}").into() };
         return Ok(plain);
     }
-    // `$(…)` drops newlines at the end, so a dot follows the text and is cut off again: no byte of a multi-byte
-    // character of any encoding. The variable is not exported, and `exec` leaves PID, input and output as they are.
+    // `$(…)` strips trailing newlines, so a dot is appended to the text and removed again; in no encoding is it part of
+    // a multi-byte character. The variable is not exported, and `exec` keeps the PID, input and output.
     let text = format!("_c=$(printf '{blank}{}.');exec /bin/sh -c \"${{_c%.}}\"", format_of(command));
     if text.len() > LIMIT {
         return Err(TooLong { size: text.len() });
@@ -40,7 +41,7 @@ pub fn for_guest(command: &str) -> Result<Cow<'_, str>, TooLong> {
     Ok(text.into())
 }
 
-/// A format of printf(1) that prints this text, fit to stand between single quotes.
+/// Returns a printf(1) format that prints this text and can be put between single quotes.
 fn format_of(text: &str) -> String {
     let mut format = String::with_capacity(text.len() * 2);
     for byte in text.bytes() {
@@ -48,7 +49,7 @@ fn format_of(text: &str) -> String {
             b'\\' => format.push_str("\\\\"),
             b'%' => format.push_str("%%"),
             b'\n' | b' '..=b'~' if byte != b'\'' => format.push(byte.into()),
-            // Three digits always: a digit of the text may follow.
+            // Always three digits, because the text may continue with a digit.
             _ => {
                 let written = write!(format, "\\{byte:03o}");
                 debug_assert!(written.is_ok(), "a String takes everything");

@@ -1,4 +1,4 @@
-//! What the installer's wizard shows to choose from, made of what was found on the node.
+//! The choices that the installer's wizard offers, built from what was found on the node.
 
 use crate::value::cluster_rows::{ClusterGuest, NodeStorage};
 use crate::value::host_network::{Address, Network};
@@ -22,7 +22,8 @@ pub struct Offer<'f> {
 }
 
 impl Offer<'_> {
-    /// The wizard's JSON; what is not known is null or empty. `addresses`: [`super::address_proposal::proposal`].
+    /// Returns the JSON for the wizard; unknown values are null or empty. `addresses`: the result of
+    /// [`super::address_proposal::proposal`].
     pub fn to_json(&self, addresses: Option<Value>) -> Value {
         let mut vmids: Vec<u64> = self.guests.iter().filter_map(|guest| guest.vmid).collect();
         vmids.sort_unstable();
@@ -46,7 +47,7 @@ impl Offer<'_> {
     }
 }
 
-/// Active storages, those for disk images first, the roomiest first.
+/// Active storages: those for disk images first, and those with the most free space first.
 fn storages(rows: &[NodeStorage]) -> Vec<Value> {
     let gib = |bytes: Option<u64>| bytes.unwrap_or(0) >> 30;
     let mut found: Vec<&NodeStorage> = rows.iter().filter(|storage| storage.is_active).collect();
@@ -63,7 +64,7 @@ fn storages(rows: &[NodeStorage]) -> Vec<Value> {
     shown.collect()
 }
 
-/// Bridges, those left out that Proxmox makes for a guest's firewall.
+/// Bridges, except those that Proxmox creates for a guest's firewall.
 fn bridges(network: &Network) -> Vec<Value> {
     let bridges = network.interfaces.iter().filter(|one| one.is_bridge && !one.name.starts_with("fwbr"));
     bridges

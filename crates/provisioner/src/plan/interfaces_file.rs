@@ -1,36 +1,37 @@
-//! `/etc/network/interfaces` and what it includes, as far as one must know before an interface's settings move to a
-//! bridge: Proxmox carries addresses and routers over, and nothing else.
+//! Reads `/etc/network/interfaces` and the files it includes, as far as needed before an interface's settings move to a
+//! bridge: Proxmox carries over addresses and routers, and nothing else.
 
 use std::path::{Path, PathBuf};
 
 /// The file that Proxmox writes.
 pub const MAIN_FILE: &str = "/etc/network/interfaces";
 
-/// One `iface` paragraph.
+/// One `iface` stanza.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stanza {
-    /// Where it stands.
+    /// The file that contains it.
     pub file: PathBuf,
     /// The interface's name.
     pub name: String,
-    /// `inet`, `inet6`; empty where the paragraph names none (ifupdown2).
+    /// `inet` or `inet6`; empty if the stanza names none (ifupdown2).
     pub family: String,
-    /// `static`, `manual`, `dhcp`, `auto` …; empty as above.
+    /// `static`, `manual`, `dhcp`, `auto` …; may be empty like the family.
     pub method: String,
-    /// The lines below it, blanks made single.
+    /// The option lines below it, with single spaces.
     pub options: Vec<String>,
 }
 
-/// What one file says, in order.
+/// One part of a file; parts are in file order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Part {
-    /// A paragraph.
+    /// A stanza.
     Stanza(Stanza),
-    /// Other files, by a pattern below the file's own directory; only its last part may have stars.
+    /// Other files, given by a pattern relative to the file's own directory; only the last part of the pattern may
+    /// contain stars.
     Include(String),
 }
 
-/// Reads the text of `file`.
+/// Parses `text`, the contents of `file`.
 pub fn parts(file: &Path, text: &str) -> Vec<Part> {
     let text = text.replace("\\\n", " ");
     let mut found = Vec::new();
@@ -91,7 +92,7 @@ fn is_keyword(word: &str) -> bool {
         || word.starts_with("allow-")
 }
 
-/// Whether a file's name fits the last part of a pattern.
+/// Whether a file's name matches the last part of a pattern.
 pub fn fits(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => name == pattern,

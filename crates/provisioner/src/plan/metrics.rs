@@ -1,38 +1,39 @@
-//! What a monitor is told about a VM: figures from two looks at its counters, as the reader's strictly typed JSON or in
-//! Prometheus' text format (`facts/contract/commands.md#metrics`; hazard H38).
+//! What a monitor is told about a VM: figures from two readings of its counters, as the monitor's strictly typed JSON
+//! or in Prometheus' text format (`facts/contract/commands.md#metrics`; hazard H38).
 //!
-//! Counters begin anew at each start of a VM and clocks are set: a rate is told only where two looks are surely of one
-//! run of the VM and the time between them is known. A wrong rate is worse than 0, for the monitor throttles by it.
+//! Counters start again from zero whenever the VM starts, and clocks get set: a rate is reported only if both readings
+//! are certainly of the same run of the VM and the time between them is known. A wrong rate is worse than 0, because
+//! the monitor throttles VMs by it.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Bytes of the contract's megabyte.
+/// Bytes in the contract's megabyte.
 const MIB: u64 = 1 << 20;
-/// So far wall clock and VM's uptime may disagree about the time between two looks: uptime counts whole seconds, and each
-/// look takes a moment.
+/// By how many milliseconds the wall clock and the VM's uptime may disagree about the time between two readings: uptime
+/// counts whole seconds, and each reading takes a moment.
 const DISAGREEMENT_MS: i64 = 2500;
 /// Readings that lie closer together say nothing: counters move in bursts.
 pub const CLOSEST_MS: i64 = 1000;
 
-/// What the contract calls the state.
+/// The state of a VM, as the contract defines it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunState {
-    /// Its CPUs run.
+    /// The CPUs are running.
     Running,
-    /// QEMU is there, and its CPUs stand still.
+    /// QEMU is running, but the CPUs are halted.
     Paused,
-    /// Off.
+    /// Switched off.
     Stopped,
-    /// QEMU is in trouble, or nobody knows.
+    /// QEMU reports a problem, or the state cannot be determined.
     Unknown,
 }
 
 impl RunState {
     const ALL: [RunState; 4] = [RunState::Running, RunState::Paused, RunState::Stopped, RunState::Unknown];
 
-    /// The state in QEMU's words, as `qmpstatus` has them.
+    /// Translates a state reported by QEMU, as in `qmpstatus`.
     pub fn of_qmp(word: &str) -> RunState {
         match word {
             "running" => RunState::Running,
@@ -43,12 +44,12 @@ impl RunState {
         }
     }
 
-    /// Whether QEMU is there.
+    /// Whether a QEMU process exists.
     pub fn is_up(self) -> bool {
         self != RunState::Stopped
     }
 
-    /// The word.
+    /// The word printed.
     pub fn as_str(self) -> &'static str {
         match self {
             RunState::Running => "running",
@@ -59,61 +60,62 @@ impl RunState {
     }
 }
 
-/// Since the VM's start.
+/// Counters since the VM's start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// Bytes the guest received.
     pub net_rx: u64,
     /// Bytes the guest sent.
     pub net_tx: u64,
-    /// Bytes read from all disks; `None` where the node could not ask QEMU, which looks like 0 and is none.
+    /// Bytes read from all disks; `None` if the node could not query QEMU, which looks like 0 but is not.
     pub disk_read: Option<u64>,
     /// Bytes written to all disks.
     pub disk_written: Option<u64>,
-    /// Read operations; `None` also where the source does not count them.
+    /// Read operations; `None` also if the source does not count them.
     pub reads: Option<u64>,
     /// Write operations.
     pub writes: Option<u64>,
 }
 
-/// One look at a VM's counters.
+/// One reading of a VM's counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reading {
     /// When, in milliseconds since 1970.
     pub at_ms: i64,
-    /// How long the VM had been running, in seconds.
+    /// The VM's uptime then, in seconds.
     pub uptime: u64,
-    /// What had been counted.
+    /// The counters.
     pub counters: Counters,
 }
 
-/// Per second.
+/// Rates per second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rates {
-    /// Bytes the guest receives.
+    /// Bytes that the guest receives.
     pub net_rx: i64,
-    /// Bytes the guest sends.
+    /// Bytes that the guest sends.
     pub net_tx: i64,
-    /// Bytes read; -1 unknown.
+    /// Bytes read; -1 if unknown.
     pub disk_read: i64,
-    /// Bytes written; -1 unknown.
+    /// Bytes written; -1 if unknown.
     pub disk_written: i64,
-    /// Read operations; -1 unknown.
+    /// Read operations; -1 if unknown.
     pub reads: i64,
-    /// Write operations; -1 unknown.
+    /// Write operations; -1 if unknown.
     pub writes: i64,
 }
 
-/// By what the time between two looks is measured.
+/// How the time between two readings is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Between {
-    /// Our clock: the counters are those of the moment of the look.
+    /// By our clock: the counters are those at the moment of the reading.
     Clock,
-    /// The VM's uptime: the counters were taken together with it, some time before the look.
+    /// By the VM's uptime: the node took the counters together with it, some time before the reading.
     Uptime,
 }
 
-/// The rates between two looks; 0 without a first one, after a restart of the VM and after a jump of the clock.
+/// Returns the rates between two readings; 0 without a first reading, after a restart of the VM and after a jump of the
+/// clock.
 pub fn rates(before: Option<&Reading>, now: &Reading, by: Between) -> Rates {
     let none = |counter: Option<u64>| if counter.is_some() { 0 } else { -1 };
     let disks = |c: &Counters| [c.disk_read, c.disk_written, c.reads, c.writes];
@@ -129,7 +131,7 @@ pub fn rates(before: Option<&Reading>, now: &Reading, by: Between) -> Rates {
         return zero;
     }
     let rate = |old: u64, new: u64| {
-        // To the nearest: two reads a second are not one because a look came a millisecond late.
+        // Round to the nearest: two reads per second must not become one because a reading came a millisecond late.
         let rate = (u128::from(new - old) * 1000 + u128::from(ms / 2)) / u128::from(ms);
         i64::try_from(rate).unwrap_or(i64::MAX)
     };
@@ -147,28 +149,29 @@ pub fn rates(before: Option<&Reading>, now: &Reading, by: Between) -> Rates {
     }
 }
 
-/// Milliseconds between two looks at one run of a VM; `None` where they are not that, or nobody can tell.
+/// Returns the milliseconds between two readings of the same run of a VM; `None` if they are not of the same run, or it
+/// cannot be determined.
 fn span(before: &Reading, now: &Reading, by: Between) -> Option<u64> {
     let up = now.uptime.checked_sub(before.uptime)?;
     let up_ms = i64::try_from(up).ok()?.checked_mul(1000)?;
     let clock_ms = now.at_ms.checked_sub(before.at_ms)?;
     let ms = match by {
         Between::Uptime => up_ms,
-        // A VM that was started again has another uptime, a clock that was set another distance.
+        // If the VM was restarted or the clock was set, uptime and clock no longer agree.
         Between::Clock if (clock_ms - up_ms).abs() > DISAGREEMENT_MS => return None,
         Between::Clock => clock_ms,
     };
     u64::try_from(ms).ok().filter(|ms| *ms > 0)
 }
 
-/// The last looks at a VM: two, so that a second caller who comes right after the first one still has one to compare
-/// with that lies some time back.
+/// The last readings of a VM. Two are kept, so that a second caller right after the first still has an older one to
+/// compare with.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Readings(Vec<Reading>);
 
 impl Readings {
-    /// The rates up to `now`, and whether `now` was noted: a look right after the last one is not, or many callers at
-    /// once would leave nobody a distance to compare over.
+    /// Returns the rates up to `now`, and whether `now` was kept. A reading right after the last one is not kept;
+    /// otherwise many callers at once would leave none old enough to compare with.
     pub fn add(&mut self, now: Reading) -> (Rates, bool) {
         let is_close = |look: &Reading| (0..CLOSEST_MS).contains(&(now.at_ms - look.at_ms));
         let found = rates(self.0.iter().rev().find(|look| !is_close(look)), &now, Between::Clock);
@@ -182,10 +185,10 @@ impl Readings {
     }
 }
 
-/// One VM's figures, in the order and types of the contract: integers but for `cpu_percent`.
+/// One VM's figures, in the contract's order and types: integers except for `cpu_percent`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Metrics {
-    /// 0 to 100 for each CPU of the VM.
+    /// 0 to 100 for each CPU of the VM: at most 100 times `cpu_count`.
     pub cpu_percent: f64,
     /// The VM's CPUs.
     pub cpu_count: i64,
@@ -193,29 +196,29 @@ pub struct Metrics {
     pub memory_used_mb: i64,
     /// MiB.
     pub memory_total_mb: i64,
-    /// MiB in the guest's file systems; -1 unless the guest agent told.
+    /// MiB in the guest's file systems; -1 unless the guest agent reported it.
     pub disk_used_mb: i64,
-    /// MiB of the boot disk.
+    /// Size of the boot disk in MiB.
     pub disk_total_mb: i64,
-    /// Reads per second; -1 unknown.
+    /// Reads per second; -1 if unknown.
     pub disk_read_iops: i64,
-    /// Writes per second; -1 unknown.
+    /// Writes per second; -1 if unknown.
     pub disk_write_iops: i64,
-    /// Per second; -1 unknown.
+    /// Bytes per second; -1 if unknown.
     pub disk_read_bytes_sec: i64,
-    /// Per second; -1 unknown.
+    /// Bytes per second; -1 if unknown.
     pub disk_write_bytes_sec: i64,
-    /// What the guest receives per second.
+    /// Bytes per second that the guest receives.
     pub net_rx_bytes_sec: i64,
-    /// What the guest sends per second.
+    /// Bytes per second that the guest sends.
     pub net_tx_bytes_sec: i64,
-    /// Always -1: only the guest knows.
+    /// Always -1, because only the guest knows.
     pub net_connections: i64,
-    /// Whether the guest agent answered when it was last asked.
+    /// Whether the guest agent answered the last query.
     pub guest_agent_responsive: bool,
     /// Seconds since the VM's start; 0 while it is off.
     pub uptime_seconds: i64,
-    /// One word.
+    /// One word: the name of the state.
     pub state: RunState,
 }
 
@@ -243,7 +246,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// With these rates.
+    /// Returns the figures with these rates.
     pub fn with_rates(mut self, rates: &Rates) -> Metrics {
         self.disk_read_iops = rates.reads;
         self.disk_write_iops = rates.writes;
@@ -254,7 +257,7 @@ impl Metrics {
         self
     }
 
-    /// With this share (0 to 1) of all its CPUs.
+    /// Returns the figures with the CPU usage `share`, a share (0 to 1) of all the VM's CPUs.
     pub fn with_cpu(mut self, share: f64) -> Metrics {
         let most = 100.0 * self.cpu_count as f64;
         let percent = if share.is_finite() { share * most } else { 0.0 };
@@ -263,29 +266,30 @@ impl Metrics {
     }
 }
 
-/// A VM in an answer about several.
+/// A VM in an answer about several VMs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Named {
     /// Its name.
     pub name: String,
     /// Its VMID.
     pub vmid: u32,
-    /// What is known.
+    /// Its figures, as far as known.
     #[serde(flatten)]
     pub metrics: Metrics,
-    /// What was counted; `None` where nothing is known of it.
+    /// Its counters; `None` if nothing is known about the VM.
     #[serde(skip)]
     pub counters: Option<Counters>,
-    /// Whether the guest agent was ever asked.
+    /// Whether the guest agent was ever queried.
     #[serde(skip)]
     pub agent_asked: bool,
 }
 
-/// A figure of the node's JSON as a whole number: some are texts, some have a fraction.
+/// Returns a figure from the node's JSON as a whole number, 0 if it is missing: some figures are strings, some have a
+/// fraction.
 pub fn whole(value: &Value, key: &str) -> u64 {
     let Some(found) = value.get(key) else { return 0 };
     let text = || found.as_str().and_then(|text| text.parse().ok());
-    // `as` stops at the ends of the range.
+    // `as` saturates at the limits of the type.
     found.as_u64().or_else(text).unwrap_or_else(|| found.as_f64().map_or(0, |f| f as u64))
 }
 
@@ -297,8 +301,8 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// What `status/current` and a line of `cluster/resources` have in common. CPUs are called `cpus` in the one and `maxcpu`
-/// in the other.
+/// Returns the figures that `status/current` and an entry of `cluster/resources` have in common. The number of CPUs is
+/// `cpus` in the former and `maxcpu` in the latter.
 pub fn figures(line: &Value, state: RunState) -> Metrics {
     let cpus = whole(line, "cpus").max(whole(line, "maxcpu"));
     let while_up = |n: i64| if state.is_up() { n } else { 0 };
@@ -313,8 +317,8 @@ pub fn figures(line: &Value, state: RunState) -> Metrics {
     }
 }
 
-/// The counters of `status/current`, with QEMU's own for each drive under `blockstat`. Where QEMU did not answer the node,
-/// that is missing, and `diskread` is 0.
+/// Returns the counters of `status/current`, with QEMU's own counters for each drive under `blockstat`. If QEMU did not
+/// answer the node, `blockstat` is missing and `diskread` is 0.
 pub fn live_counters(status: &Value) -> Counters {
     let drives = status.get("blockstat").and_then(Value::as_object);
     let sum = |key: &str| {
@@ -330,8 +334,9 @@ pub fn live_counters(status: &Value) -> Counters {
     }
 }
 
-/// The counters of a line of `cluster/resources`, which has no operations. No VM runs without having read its disk: two
-/// zeros mean that QEMU did not answer, and taken for a count they would make the next rate enormous.
+/// Returns the counters of an entry of `cluster/resources`, which has no operation counts. No VM runs without having
+/// read its disk: two zeros mean that QEMU did not answer, and counted as values they would make the next rate
+/// enormous.
 pub fn listed_counters(line: &Value) -> Counters {
     let (read, written) = (whole(line, "diskread"), whole(line, "diskwrite"));
     let is_known = read > 0 || written > 0;
@@ -345,8 +350,8 @@ pub fn listed_counters(line: &Value) -> Counters {
     }
 }
 
-/// MiB that are used in the guest, from the data of `get-fsinfo` (under `result`): each file system once, however often
-/// it is mounted; images that are read only do not count.
+/// Returns the MiB used in the guest, from the data of `get-fsinfo` (under `result`). Each file system counts once,
+/// however often it is mounted; read-only images do not count.
 pub fn disk_used_mb(data: &Value) -> Option<i64> {
     let list = data.get("result").and_then(Value::as_array)?;
     let mut seen: Vec<&str> = Vec::new();
@@ -374,7 +379,7 @@ struct Family {
     value: fn(&Named) -> Option<String>,
 }
 
-/// Of a VM that is not proven to be ours only `blockhost_vm_state` is told.
+/// For a VM that is not proven to be ours, only `blockhost_vm_state` is reported.
 const FAMILIES: &[Family] = &[
     Family {
         name: "blockhost_vm_cpu_usage_ratio",
@@ -465,17 +470,17 @@ const FAMILIES: &[Family] = &[
     },
 ];
 
-/// A figure of a VM that is proven to be ours; negative is unknown.
+/// Returns a figure of a VM that is proven to be ours; a negative figure is unknown.
 fn known(vm: &Named, figure: i64) -> Option<String> {
     (vm.counters.is_some() && figure >= 0).then(|| figure.to_string())
 }
 
-/// Prometheus' text exposition format. What is not known has no sample; a name needs no escaping, for a VM name has
-/// neither quotes nor backslashes.
+/// Returns Prometheus' text exposition format. Unknown values have no sample. Names need no escaping, because a VM name
+/// contains neither quotes nor backslashes.
 pub fn prometheus(vms: &[Named]) -> String {
     use std::fmt::Write as _;
     let mut text = String::new();
-    // Writing to a String does not fail.
+    // Writing to a String cannot fail.
     let head = |text: &mut String, name: &str, help: &str, kind: &str| {
         let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
     };

@@ -1,4 +1,4 @@
-//! What should happen: pure functions of values, text and `now`.
+//! Decides what should happen: pure functions of values, text and `now`.
 
 pub mod address_proposal;
 pub mod allocation;

@@ -1,14 +1,14 @@
-//! What the API token may do: the least that create, destroy and the questions of the other commands need
-//! (hazards H29, H40), each on the path it is needed on and nowhere else.
+//! The API token's privileges: the minimum for create, destroy and the queries of the other commands (hazards H29,
+//! H40), each granted only on the path where it is needed.
 //!
-//! The privileges are those that Proxmox checks for the provider's calls (`facts/proxmox.md`); the lab checks them too,
+//! These are the privileges that Proxmox checks for the provider's calls (`facts/proxmox.md`). The lab checks them too,
 //! and its tests run with a token that has no others.
 
 use crate::value::node_name::NodeName;
 use crate::value::text::{BridgeName, PlainName, StorageId};
 use crate::value::vmid::Vmid;
 
-/// A role of ours and what it may.
+/// One of our roles and its privileges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Role {
     /// Its name in Proxmox.
@@ -17,16 +17,16 @@ pub struct Role {
     pub privileges: Vec<&'static str>,
 }
 
-/// One role on one path.
+/// A role granted on a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// Proxmox' path of what is meant: `/storage/local-lvm`.
+    /// The path in Proxmox, for example `/storage/local-lvm`.
     pub path: String,
     /// The role.
     pub role: &'static str,
 }
 
-/// Every role of ours begins so: what a former setup granted is known by it.
+/// Prefix of all our role names; it identifies the grants of an earlier setup.
 pub const ROLE_PREFIX: &str = "BlockHost";
 
 const MACHINES: &str = "BlockHost";
@@ -35,8 +35,9 @@ const STORAGE: &str = "BlockHostStorage";
 const NETWORK: &str = "BlockHostNetwork";
 const NODE: &str = "BlockHostNode";
 
-/// The roles for a release of Proxmox. A privilege that a release does not know makes the whole role fail, so the one
-/// for asking the guest agent goes by its name there: `VM.Monitor` until 8, `VM.GuestAgent.Audit` from 9 on (H40).
+/// Returns the roles for a Proxmox release. A privilege that the release does not know makes the whole role fail, so
+/// the privilege to query the guest agent has the name used there: `VM.Monitor` up to 8, `VM.GuestAgent.Audit` from 9
+/// on (H40).
 pub fn roles(release: u32) -> Vec<Role> {
     let agent = if release >= 9 { "VM.GuestAgent.Audit" } else { "VM.Monitor" };
     let role = |name, privileges: &[&'static str]| Role { name, privileges: privileges.to_vec() };
@@ -67,7 +68,7 @@ pub fn roles(release: u32) -> Vec<Role> {
     ]
 }
 
-/// What the token reaches.
+/// What the token has access to.
 #[derive(Debug)]
 pub struct Reach<'a> {
     /// The pool our VMs are in.
@@ -83,7 +84,7 @@ pub struct Reach<'a> {
 }
 
 impl Reach<'_> {
-    /// The rules to be set. Never `/` and never all of `/vms`.
+    /// Returns the rules to set; never on `/` and never on all of `/vms`.
     pub fn grants(&self) -> Vec<Grant> {
         let grant = |path: String, role| Grant { path, role };
         let mut grants = vec![
@@ -137,7 +138,7 @@ mod tests {
             "/nodes/pve",
         ];
         assert_eq!(paths, expected);
-        // On what is not ours alone, nothing that changes a machine, a storage or the node.
+        // On anything that is not ours alone: no privilege to change a VM, a storage or the node.
         let of = |name: &str| roles(9).into_iter().find(|role| role.name == name).unwrap().privileges;
         assert_eq!(of(TEMPLATE), ["VM.Audit", "VM.Clone"]);
         assert_eq!(of(NODE), ["Sys.Audit"]);

@@ -1,16 +1,16 @@
-//! Directories that the services write although they lie outside of the state directory: which their units could never
-//! write, and the drop-in for the others.
+//! Directories outside the state directory that the services write: which ones their units could never write, and the
+//! drop-in for the others.
 //!
-//! In `debian/blockhost-gc.service` and `debian/blockhost-reapply.service` only `/var/lib/blockhost` can be written, and
-//! some directories cannot be seen at all.
+//! In `debian/blockhost-gc.service` and `debian/blockhost-reapply.service` only `/var/lib/blockhost` and
+//! `/run/blockhost` are writable, and some directories are not visible at all.
 
 use std::fmt::Write as _;
 use std::path::{Component, Path, PathBuf};
 
-/// The units that work in these directories.
+/// The units that write these directories.
 pub const UNITS: [&str; 2] = ["blockhost-gc.service", "blockhost-reapply.service"];
 
-/// What the units take away, and by which of their keys. `debian/` is compared with this in the tests.
+/// Directories that the units cannot write, and the setting responsible. The tests compare this with `debian/`.
 const HIDDEN: [(&str, &str); 12] = [
     ("/home", "ProtectHome=yes"),
     ("/root", "ProtectHome=yes"),
@@ -25,25 +25,25 @@ const HIDDEN: [(&str, &str); 12] = [
     ("/efi", "ProtectSystem=strict"),
     ("/etc", "ProtectSystem=strict"),
 ];
-/// Too much to be made writable, although what is below may be.
+/// Too broad to be made writable, although directories below may be.
 const TOO_WIDE: [&str; 3] = ["/", "/var", "/var/lib"];
 
-/// A directory, as it was named and as it is.
+/// A directory, by its configured and its real path.
 #[derive(Debug, Clone, Copy)]
 pub struct Place<'p> {
-    /// The key that names it, with its file.
+    /// The configuration key that names it, with its file.
     pub named: &'p str,
-    /// As it is named.
+    /// The path as configured.
     pub path: &'p Path,
-    /// Without links.
+    /// The path with all links resolved.
     pub real: &'p Path,
-    /// It lies in the state directory, which the units have already.
+    /// Whether it is in the state directory, which the units can write already.
     pub in_state_dir: bool,
     /// The state directory.
     pub state_dir: &'p Path,
 }
 
-/// Refuses a path that no unit file could name.
+/// Fails for a path that no unit file could name.
 pub fn check_spelling(named: &str, path: &Path) -> anyhow::Result<()> {
     let plain = path.is_absolute()
         && path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)))
@@ -55,25 +55,27 @@ pub fn check_spelling(named: &str, path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether a path has characters that would be lines of their own in a unit file.
+/// Whether a path contains control characters, which would start lines of their own in a unit file.
 pub fn has_control(path: &Path) -> bool {
     path.to_string_lossy().chars().any(char::is_control)
 }
 
-/// What hides a path from the units: the directory, and the key of the unit that does it.
+/// Returns the directory that is hidden from the units and contains this path, and the setting of the unit that hides
+/// it.
 pub fn hidden(path: &Path) -> Option<(&'static str, &'static str)> {
     HIDDEN.into_iter().find(|(folder, _)| path.starts_with(folder))
 }
 
 impl Place<'_> {
-    /// Refuses what the services could never write. `exempt`: paths of which no unit is asked.
+    /// Fails for directories that the services could never write. `exempt`: paths to which the units' restrictions do
+    /// not matter.
     pub fn check(&self, exempt: impl Fn(&Path) -> bool) -> anyhow::Result<()> {
         let Place { named, real, in_state_dir: ours, .. } = *self;
         let path = self.path.display();
         let state_dir = self.state_dir.display();
         let shown =
             if real == self.path { String::new() } else { format!(" (it leads to {})", real.display()) };
-        // A state directory that was moved there is no matter of the units.
+        // If the state directory itself was moved to a hidden place, the units do not matter.
         if ours && hidden(self.state_dir).is_some() {
             return Ok(());
         }
@@ -95,8 +97,8 @@ impl Place<'_> {
     }
 }
 
-/// The drop-in. `-`: a directory that is missing (a disk that is not mounted) must not keep the service from starting,
-/// which says more clearly what is missing.
+/// Returns the drop-in. `-`: a missing directory (a disk that is not mounted) must not keep the service from starting;
+/// the service reports more clearly what is missing.
 pub fn drop_in(db_yaml: &Path, state_dir: &Path, paths: &[PathBuf]) -> String {
     let mut text = format!(
         "# Made by blockhost-provisioner-setup (steps terraform and db_config), which removes it once it is not needed:\n\
@@ -110,7 +112,7 @@ pub fn drop_in(db_yaml: &Path, state_dir: &Path, paths: &[PathBuf]) -> String {
     text
 }
 
-/// As systemd reads it in quotes: `%` begins a specifier, a backslash an escape.
+/// Escapes a path for systemd's quotes: `%` begins a specifier, a backslash an escape.
 fn escaped(path: &str) -> String {
     path.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%")
 }
@@ -141,7 +143,7 @@ mod tests {
             assert_eq!(text.is_some(), why.is_some(), "{path} {real}: {text:?}");
             assert!(text.is_none_or(|text| text.contains(why.unwrap())), "{path} {real}");
         }
-        // A state directory that lies in a hidden place itself is no matter of the units.
+        // If the state directory itself is in a hidden place, the units do not matter.
         assert_eq!(refused("/home/b/tf", "/home/b/tf", true, Path::new("/home/b")), None);
     }
 

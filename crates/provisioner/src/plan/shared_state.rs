@@ -155,7 +155,7 @@ pub fn own_file(older: Option<&Value>, vm: &OwnVm<'_>) -> String {
         ("node_name", json!(vm.node)),
         ("description", json!(vm.description)),
         ("smbios", json!({ "uuid": vm.uuid.to_string() })),
-        // No drift, edited file or upgraded provider may ever replace a customer's VM (H45).
+        // Neither drift nor an edited file nor an upgraded provider may ever replace a customer's VM (H45).
         ("lifecycle", json!({ "ignore_changes": "all" })),
     ] {
         resource.insert(key.into(), value);

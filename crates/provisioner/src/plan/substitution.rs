@@ -1,6 +1,7 @@
-//! `$name` and `${name}` in cloud-init templates, exactly as Python's `string.Template.safe_substitute` does it.
+//! Substitutes `$name` and `${name}` in cloud-init templates exactly like Python's `string.Template.safe_substitute`.
 
-/// Replaces the variables. `$$` gives `$`; what is unknown or malformed stays: templates hold shell code.
+/// Substitutes the variables. `$$` becomes `$`; unknown or malformed names stay as they are, because templates contain
+/// shell code.
 pub fn substitute(template: &str, variables: &[(&str, &str)]) -> String {
     let value = |name: &str| variables.iter().find(|(n, _)| *n == name).map(|(_, v)| *v);
     let mut out = String::with_capacity(template.len() + 256);
@@ -24,7 +25,7 @@ pub fn substitute(template: &str, variables: &[(&str, &str)]) -> String {
                 out.push_str(value);
                 rest = after;
             }
-            // Unknown or malformed: the `$` stays and what follows is read on.
+            // Unknown or malformed: keep the `$` and go on after it.
             _ => out.push('$'),
         }
     }
@@ -32,7 +33,7 @@ pub fn substitute(template: &str, variables: &[(&str, &str)]) -> String {
     out
 }
 
-/// The longest name at the start of `text`: `[_a-zA-Z][_a-zA-Z0-9]*`, ASCII.
+/// Returns the longest name at the start of `text`: `[_a-zA-Z][_a-zA-Z0-9]*`, ASCII.
 fn name_at(text: &str) -> &str {
     let end = text
         .bytes()
@@ -60,7 +61,7 @@ mod tests {
         assert_eq!(substitute(text, &VARIABLES), expected);
     }
 
-    /// Asks Python itself, many texts in one run.
+    /// Runs Python itself, for many texts at once.
     fn python(texts: &[String]) -> Vec<String> {
         let code = "import json,string,sys\nd=json.load(sys.stdin)\nprint(json.dumps([string.Template(t).safe_substitute(d['v']) for t in d['t']]))";
         let variables: serde_json::Map<_, _> =

@@ -1,15 +1,15 @@
-//! What becomes of Debian's cloud image: the scripts that run inside it, and the files they need.
+//! How Debian's cloud image becomes a template: the scripts that run inside it, and the files they need.
 //!
 //! ```text
 //!   install.sh ──▶ configure.sh ──▶ clean.sh ──▶ check.sh        one run of virt-customize, in this order
 //!   packages       sshd, services   identities   names what is wrong, or removes the last trace
 //! ```
 //!
-//! Package files come in under names of ours (`01.deb`): no name that somebody chose reaches a shell (H27).
+//! Package files get names of ours (`01.deb`), so no name chosen by somebody else reaches a shell (H27).
 
 use crate::value::apt_repository::AptRepository;
 
-/// Scripts by the names that virt-customize shows, in their order.
+/// The scripts, in the order in which they run, by the names that virt-customize shows.
 pub const SCRIPTS: [(&str, &str); 4] = [
     ("install.sh", include_str!("template_image/install.sh")),
     ("configure.sh", include_str!("template_image/configure.sh")),
@@ -17,13 +17,13 @@ pub const SCRIPTS: [(&str, &str); 4] = [
     ("check.sh", include_str!("template_image/check.sh")),
 ];
 
-/// The folder inside the image that the scripts work in, and that check.sh removes.
+/// The directory inside the image that the scripts work in; check.sh removes it.
 pub const INSIDE: &str = "/var/tmp/blockhost-template";
 
-/// What begins a line that is meant for the operator.
+/// Prefix of output lines that are meant for the operator.
 pub const MARK: &str = "BLOCKHOST: ";
 
-/// A Debian release with a template of ours.
+/// A Debian release for which there is a template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DebianRelease {
     /// Debian 12.
@@ -54,31 +54,33 @@ impl DebianRelease {
         format!("debian-{}-web3-template", self.number())
     }
 
-    /// The publisher's generic cloud image: the one with the drivers of every machine type, ide2's among them.
+    /// The address of Debian's generic cloud image, the one with drivers for every machine type, including those for
+    /// ide2.
     pub fn image_address(self) -> String {
         let (name, number) = (self.code_name(), self.number());
         format!("https://cloud.debian.org/images/cloud/{name}/latest/debian-{number}-generic-amd64.qcow2")
     }
 }
 
-/// Whether a VM's name is that of a template of ours.
+/// Whether a VM's name is that of one of our templates.
 pub fn is_template_name(name: &str) -> bool {
     name.strip_prefix("debian-").and_then(|rest| rest.strip_suffix("-web3-template")).is_some_and(|number| {
         !number.is_empty() && number.len() <= 3 && number.bytes().all(|b| b.is_ascii_digit())
     })
 }
 
-/// The file names of NodeSource's key, armoured or not: apt goes by the ending. `None` for what is no key.
+/// Returns the file name for NodeSource's key, armoured or binary, since apt goes by the extension; `None` if it is not
+/// a key.
 pub fn key_file(key: &[u8]) -> Option<&'static str> {
     let text = key.trim_ascii_start();
     if text.starts_with(b"-----BEGIN PGP PUBLIC KEY BLOCK-----") {
         return Some("nodesource.asc");
     }
-    // An OpenPGP public-key packet, in the old and in the new format.
+    // An OpenPGP public-key packet, in the old or the new format.
     matches!(key.first(), Some(0x98..=0x9b | 0xc6)).then_some("nodesource.gpg")
 }
 
-/// The apt source of Node.js.
+/// Returns the apt source of Node.js.
 pub fn node_source(repository: &AptRepository, suite: &str, key_file: &str) -> String {
     format!(
         "Types: deb\nURIs: {repository}\nSuites: {suite}\nComponents: main\nArchitectures: amd64\nSigned-By: /etc/apt/keyrings/{key_file}\n"

@@ -1,5 +1,5 @@
-//! The terraform file of one VM (`facts/provider.md`, section 7: a form that both provider versions take,
-//! re-plan without changes and destroy).
+//! The terraform file of one VM, in a form that both provider versions accept, plan again without changes, and destroy
+//! (`facts/provider.md`, section 7).
 
 use crate::value::allocation::Allocation;
 use crate::value::identity::description;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use uuid::Uuid;
 
-/// A block of terraform's JSON syntax, which may be an object or a list of one.
+/// Returns a block of terraform's JSON syntax, which may be an object or a list of one.
 pub fn block(value: &Value) -> Option<&Value> {
     value.as_array().map_or(Some(value), |list| list.first())
 }
@@ -19,27 +19,27 @@ pub fn block(value: &Value) -> Option<&Value> {
 /// How a guest gets its first-boot configuration.
 #[derive(Debug, Clone)]
 pub enum FirstBoot<'a> {
-    /// User-data and meta-data of ours, put into the snippets folder beforehand: Proxmox then ignores accounts,
+    /// With our own user-data and meta-data, put into the snippets directory beforehand. Proxmox then ignores accounts,
     /// keys and host name of its own (H37), so none are given.
     Snippets(&'a StorageId),
-    /// Proxmox' own user-data with this account.
+    /// With Proxmox' own user-data, which has this account.
     Account {
         /// The user.
         username: &'a UserName,
         /// Public keys.
         keys: &'a [String],
-        /// Where our meta-data is: it fixes the instance-id, whatever makes the user-data (H61).
+        /// Storage of our meta-data, which fixes the instance-id whatever generates the user-data (H61).
         snippets: &'a StorageId,
     },
 }
 
-/// The search domain of a guest that is to have none.
+/// The search domain of a guest that should have none.
 const NO_SEARCH_DOMAIN: &str = ".";
-/// That of a guest whose user-data Proxmox makes: it appends the search domain to the name, and `web-1..` is none. Ours
-/// names such a guest `web-1.local` too (`facts/contract/cloud-init.md`).
+/// The search domain of a guest whose user-data Proxmox generates: Proxmox appends it to the host name, and `web-1..`
+/// is not a name. Our own user-data, too, names such a guest `web-1.local` (`facts/contract/cloud-init.md`).
 const LOCAL_DOMAIN: &str = "local";
 
-/// All that goes into the file.
+/// Everything that goes into the file.
 #[derive(Debug, Clone)]
 pub struct VmPlan<'a> {
     /// The VM.
@@ -48,11 +48,11 @@ pub struct VmPlan<'a> {
     pub smbios_uuid: Uuid,
     /// VMID and addresses.
     pub allocation: Allocation,
-    /// Node it is made on.
+    /// Node that it is created on.
     pub node: &'a NodeName,
     /// Template it is cloned from.
     pub template: Vmid,
-    /// A copy of its own, or a difference to the template's disk.
+    /// Whether the VM gets a full copy of the template's disk, or a linked clone.
     pub full_clone: bool,
     /// vCPUs.
     pub cores: u32,
@@ -66,15 +66,15 @@ pub struct VmPlan<'a> {
     pub disk_datastore: &'a StorageId,
     /// Storage of the cloud-init drive.
     pub cloudinit_datastore: &'a StorageId,
-    /// Bridge of its card.
+    /// Bridge of its network card.
     pub bridge: &'a BridgeName,
     /// Proxmox pool.
     pub pool: Option<&'a PlainName>,
-    /// Further tags beside `blockhost`.
+    /// Tags in addition to `blockhost`.
     pub tags: &'a [Tag],
     /// IPv4 prefix length and gateway.
     pub ipv4_network: (u8, Ipv4Addr),
-    /// IPv6 prefix length and gateway, where the VM has an IPv6 address.
+    /// IPv6 prefix length and gateway; only if the VM has an IPv6 address.
     pub ipv6_network: Option<(u8, Ipv6Addr)>,
     /// Name servers.
     pub dns_servers: &'a [IpAddr],
@@ -82,23 +82,24 @@ pub struct VmPlan<'a> {
     pub first_boot: FirstBoot<'a>,
 }
 
-/// `blockhost`, and the tags that were asked for.
+/// Returns `blockhost` and the requested tags.
 pub fn all_tags(wanted: &[Tag]) -> Vec<&str> {
     let others = wanted.iter().map(Tag::as_str).filter(|tag| *tag != "blockhost");
     std::iter::once("blockhost").chain(others).collect()
 }
 
-/// The name of a snippet file: `blockhost-<name>-user.yaml`.
+/// Returns the name of a snippet file: `blockhost-<name>-user.yaml`.
 pub fn snippet_file(name: &VmName, kind: &str) -> String {
     format!("blockhost-{name}-{kind}.yaml")
 }
 
-/// The address of the VM's resource.
+/// Returns the terraform address of the VM's resource.
 pub fn resource_address(label: &str) -> String {
     format!("proxmox_virtual_environment_vm.{label}")
 }
 
-/// The file's text, pretty-printed: diagnostics quote the source line, and a file of one line would show whole.
+/// Returns the text of the file, pretty-printed: diagnostics quote the source line, and a file of a single line would
+/// be quoted in full.
 pub fn render(plan: &VmPlan<'_>) -> String {
     let mut ipv4_and_6 = json!({
         "ipv4": { "address": format!("{}/{}", plan.allocation.ipv4, plan.ipv4_network.0), "gateway": plan.ipv4_network.1.to_string() }
@@ -110,8 +111,8 @@ pub fn render(plan: &VmPlan<'_>) -> String {
     let mut initialization = json!({
         "datastore_id": plan.cloudinit_datastore.as_str(), "interface": "ide2", "ip_config": [ipv4_and_6]
     });
-    // What is left out, Proxmox takes from the node, now and at each later start (H61). An empty search domain cannot
-    // be said; the root alone is none.
+    // Proxmox takes any setting that is left out from the node, now and at each later start (H61). An empty search
+    // domain cannot be expressed; `.` alone means none.
     let servers: Vec<String> = plan.dns_servers.iter().map(ToString::to_string).collect();
     let domain = match &plan.first_boot {
         FirstBoot::Snippets(_) => NO_SEARCH_DOMAIN,
@@ -145,18 +146,20 @@ pub fn render(plan: &VmPlan<'_>) -> String {
         "reboot_after_update": false,
         "timeout_clone": 900, "timeout_start_vm": 180, "timeout_stop_vm": 120, "timeout_shutdown_vm": 120,
         "clone": clone,
-        // Readiness is awaited by create itself; a refresh of a guest that hangs costs this long.
+        // Create itself waits for the guest to be ready; this timeout is the time that a refresh of a hanging guest
+        // costs.
         "agent": { "enabled": true, "timeout": "2s", "type": "virtio", "trim": false },
         "cpu": { "cores": plan.cores, "sockets": 1, "type": plan.cpu_type },
         "memory": { "dedicated": plan.memory_mb, "floating": plan.memory_mb },
         "disk": [{ "interface": "scsi0", "datastore_id": plan.disk_datastore.as_str(), "size": plan.disk_gb, "discard": "on", "ssd": true, "iothread": true }],
-        // An attribute since provider 0.98.1: an array in which every key stands (`facts/provider.md`, section 1).
+        // An attribute since provider 0.98.1: a list of objects that must have every key (`facts/provider.md`, section
+        // 1).
         "network_device": [{ "bridge": plan.bridge.as_str(), "model": "virtio", "firewall": false, "mac_address": null, "disconnected": null,
             "enabled": null, "mtu": null, "queues": null, "rate_limit": null, "trunks": null, "vlan_id": null }],
         "operating_system": { "type": "l26" }, "serial_device": [{ "device": "socket" }],
         "scsi_hardware": "virtio-scsi-single", "smbios": { "uuid": plan.smbios_uuid.to_string() },
         "initialization": initialization,
-        // No drift, edited file or upgraded provider may ever replace a customer's VM (H45).
+        // Neither drift nor an edited file nor an upgraded provider may ever replace a customer's VM (H45).
         "lifecycle": { "ignore_changes": "all" }
     });
     if let Some(pool) = plan.pool {
@@ -170,7 +173,8 @@ pub fn render(plan: &VmPlan<'_>) -> String {
     text
 }
 
-/// Every text is a template for terraform: `${file("/etc/shadow")}` would be read. Escaped, it stays text (H26).
+/// Terraform treats every string as a template: `${file("/etc/shadow")}` would be evaluated. Escaping keeps it plain
+/// text (H26).
 fn escape_templates(value: &mut Value) {
     match value {
         Value::String(text) if text.contains("${") || text.contains("%{") => {

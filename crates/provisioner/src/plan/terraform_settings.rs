@@ -1,15 +1,16 @@
-//! The files of terraform's directory that setup writes: variables and provider. What others have put into them stays.
+//! The files that setup writes in terraform's directory: variables and provider. Settings that others have added are
+//! kept.
 
 use super::terraform_json::block;
 use crate::value::api_endpoint::{LOCAL_ENDPOINT, host_of};
 use crate::value::web_address::is_loopback;
 use serde_json::{Map, Value, json};
 
-/// Names of the provider go away in 1.0; before 0.93 nothing was tried (`facts/provider.md`).
+/// 1.0 removes names of the provider that we use; nothing older than 0.93 has been tested (`facts/provider.md`).
 const PROVIDER_VERSIONS: &str = ">= 0.93.0, < 1.0.0";
 
-/// `variables.tf.json`: each variable but the token has its value as default, so that `terraform console` works without a
-/// file of values. `file` is an object.
+/// Returns `variables.tf.json`: every variable except the token has its value as the default, so that `terraform
+/// console` works without a file of values. `file` must be an object.
 pub fn variables(mut file: Value, settings: &Map<String, Value>) -> Value {
     let variables = object(&mut file, "variable");
     variables["proxmox_api_token"] = json!({"type": "string", "sensitive": true});
@@ -20,8 +21,8 @@ pub fn variables(mut file: Value, settings: &Map<String, Value>) -> Value {
     file
 }
 
-/// `provider.tf.json`. A version and an endpoint that somebody set stay. An `ssh` block goes: nothing here reaches the node
-/// by ssh, and its key would be root's (hazard H29). `file` is an object.
+/// Returns `provider.tf.json`. A version and an endpoint that somebody has set are kept. An `ssh` block is removed:
+/// nothing here connects to the node by ssh, and its key would be root's (hazard H29). `file` must be an object.
 pub fn provider(mut file: Value) -> Value {
     let version = file["terraform"]["required_providers"]["proxmox"]["version"].as_str();
     let version = version.unwrap_or(PROVIDER_VERSIONS).to_owned();
@@ -29,7 +30,7 @@ pub fn provider(mut file: Value) -> Value {
         block(&file["provider"]["proxmox"]).and_then(Value::as_object).cloned().unwrap_or_default();
     provider.remove("ssh");
     let endpoint = provider.get("endpoint").and_then(Value::as_str).unwrap_or(LOCAL_ENDPOINT).to_owned();
-    // The node's certificate is its own; on loopback nobody can stand in between.
+    // The node's certificate is not from a public CA; on loopback nobody can be in between.
     let on_loopback = host_of(&endpoint).is_some_and(is_loopback);
     provider.insert("endpoint".into(), json!(endpoint));
     provider.insert("api_token".into(), json!("${var.proxmox_api_token}"));
@@ -44,7 +45,7 @@ pub fn provider(mut file: Value) -> Value {
     file
 }
 
-/// A member of a file that is an object itself; another one is replaced.
+/// Returns a member of the file as an object; a value of any other type is replaced by an empty one.
 fn object<'f>(file: &'f mut Value, key: &str) -> &'f mut Value {
     let member = &mut file[key];
     if !member.is_object() {

@@ -1,49 +1,50 @@
-//! Limits of a VM: what the root agent is to set for a request, what is in force by the VM's configuration, and what the
-//! record says then (`facts/contract/commands.md#throttle`, `facts/proxmox.md` section 2; hazard H34).
+//! Limits of a VM: what to request from the root agent, what is in force by the VM's configuration, and what to write
+//! into the record (`facts/contract/commands.md#throttle`, `facts/proxmox.md` section 2; hazard H34).
 //!
-//! CPU and IOPS limits live in the VM's configuration on the node, which anybody with rights there can change: the node is
-//! right and the record follows. Bandwidth is in no configuration of Proxmox': there the record is right.
+//! CPU and IOPS limits are in the VM's configuration on the node, which anybody with rights there can change: the node
+//! is authoritative, and the record follows. Bandwidth is in no configuration of Proxmox: there the record is
+//! authoritative.
 
 use crate::value::limits::{Limit, Limits};
 use serde_json::{Map, Value, json};
 
-/// The most CPUs that Proxmox' `cpulimit` takes.
+/// The highest `cpulimit` that Proxmox accepts, in CPUs.
 const CPULIMIT_MAX: u32 = 128;
 
-/// What was asked for.
+/// What was requested.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LimitRequest {
-    /// Every limit that is not named goes.
+    /// Remove every limit that is not named.
     pub reset: bool,
-    /// Limits with their new values, 0 for unlimited.
+    /// Limits with their new values; 0 means unlimited.
     pub named: Vec<(Limit, u32)>,
 }
 
 impl LimitRequest {
-    /// The value that a limit is to have; `None` where it stays as it is.
+    /// Returns the value that a limit should have after the request; `None` if it does not change.
     pub fn wanted(&self, limit: Limit) -> Option<u32> {
         let named = self.named.iter().rev().find(|(named, _)| *named == limit);
         named.map(|(_, value)| *value).or_else(|| self.reset.then_some(0))
     }
 
-    /// Limits that are to be set or to go, in the order in which they are shown.
+    /// Returns the limits to set or remove, in the order in which they are shown.
     pub fn changes(&self) -> impl Iterator<Item = (Limit, u32)> + '_ {
         Limit::ALL.into_iter().filter_map(|limit| Some((limit, self.wanted(limit)?)))
     }
 
-    /// Whether anything of the VM's configuration is to change.
+    /// Whether the request changes the VM's configuration.
     pub fn is_about_configuration(&self) -> bool {
         self.changes().any(|(limit, _)| !limit.is_bandwidth())
     }
 
-    /// Whether its bandwidth is to change.
+    /// Whether the request changes the VM's bandwidth.
     pub fn is_about_bandwidth(&self) -> bool {
         self.changes().any(|(limit, _)| limit.is_bandwidth())
     }
 }
 
 impl std::fmt::Display for LimitRequest {
-    /// `reset cpu-quota=50`, for the audit trail.
+    /// Formats the request like `reset cpu-quota=50`, for the audit trail.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let reset = self.reset.then(|| "reset".to_string());
         let named = self.named.iter().map(|(limit, value)| format!("{}={value}", limit.name()));
@@ -51,7 +52,7 @@ impl std::fmt::Display for LimitRequest {
     }
 }
 
-/// The quota needs a higher `cpulimit` than Proxmox takes.
+/// The quota needs a higher `cpulimit` than Proxmox accepts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{quota} % of {vcpus} vCPUs are more than the {CPULIMIT_MAX} CPUs to which Proxmox can limit a VM; the highest quota here is {highest} %, and 0 is unlimited"
@@ -62,7 +63,7 @@ pub struct QuotaTooHigh {
     highest: u32,
 }
 
-/// What `pve-set-throttle` is asked for; `None` where nothing of the configuration is to change.
+/// Returns the limits for `pve-set-throttle`; `None` if the configuration does not change.
 pub fn agent_limits(
     request: &LimitRequest,
     node: &NodeLimits,
@@ -83,42 +84,42 @@ pub fn agent_limits(
     Ok((!limits.is_empty()).then_some(limits))
 }
 
-/// What limits one disk.
+/// The limits of one disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
-    /// `scsi0`.
+    /// The key of the drive, for example `scsi0`.
     pub key: String,
-    /// Reads per second, 0 without limit.
+    /// Reads per second; 0 means unlimited.
     pub reads: u32,
-    /// Writes per second.
+    /// Writes per second; 0 means unlimited.
     pub writes: u32,
 }
 
-/// The limits in a VM's configuration, those that count now.
+/// The limits in a VM's configuration that are in force now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeLimits {
-    /// How many vCPUs it has.
+    /// Number of vCPUs; at least 1.
     pub vcpus: u32,
-    /// `cpulimit` in hundredths of a CPU, 0 without.
+    /// `cpulimit` in hundredths of a CPU; 0 means no limit.
     pub cpulimit: u32,
-    /// `cpuunits`, 0 where the configuration has none and Proxmox' default counts.
+    /// `cpuunits`; 0 if the configuration has none and Proxmox' default applies.
     pub cpuunits: u32,
-    /// Its disks.
+    /// Its disks, without CD-ROM and cloud-init drives.
     pub disks: Vec<Disk>,
-    /// Keys among these whose change waits for the VM's next start.
+    /// Those of these keys that have a change which takes effect at the VM's next start.
     pub pending: Vec<String>,
 }
 
-/// How one limit stands.
+/// The state of one limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InForce {
-    /// At this value in the contract's unit; 0 is unlimited.
+    /// In force with this value in the contract's unit; 0 means unlimited (for CPU shares: Proxmox' default).
     At(u32),
-    /// Differently for each disk: how.
+    /// Different for each disk; says how.
     Mixed(String),
 }
 
-/// The keys and values that count now, of what the API's `pending` lists.
+/// Returns the keys and values in force now, from the API's `pending` list.
 pub fn current_config(items: &Value) -> Map<String, Value> {
     let current = |item: &Value| {
         let key = item.get("key")?.as_str()?.to_string();
@@ -132,8 +133,8 @@ fn text(value: &Value) -> String {
 }
 
 impl NodeLimits {
-    /// The limits in what the API's `pending` lists: each key with its `value` now, and with `pending` or `delete` where a
-    /// change waits.
+    /// Reads the limits from the API's `pending` list, which has each key with its current `value`, and with `pending`
+    /// or `delete` if a change is pending.
     pub fn of(items: &Value) -> NodeLimits {
         let config = current_config(items);
         let number = |key: &str| config.get(key).and_then(|value| text(value).parse::<f64>().ok());
@@ -163,7 +164,7 @@ impl NodeLimits {
         }
     }
 
-    /// `cpulimit` for a quota in percent of the VM's own vCPUs; exact, for both are whole.
+    /// Returns the `cpulimit` for a quota in percent of the VM's own vCPUs; exact, since both are whole numbers.
     fn cpulimit_of(&self, quota: u32) -> Result<f64, QuotaTooHigh> {
         let hundredths = u64::from(quota) * u64::from(self.vcpus);
         if hundredths > u64::from(CPULIMIT_MAX * 100) {
@@ -173,11 +174,11 @@ impl NodeLimits {
         Ok(hundredths as f64 / 100.0)
     }
 
-    /// How a limit of the configuration stands. Bandwidth does not stand there.
+    /// Returns the state of a limit in the configuration. Bandwidth is not in the configuration.
     pub fn in_force(&self, limit: Limit) -> InForce {
         match limit {
             Limit::CpuShares => InForce::At(self.cpuunits),
-            // Somebody else's `cpulimit` may be no whole percentage, and is still a limit.
+            // A `cpulimit` set by somebody else may not be a whole percentage, but is still a limit.
             Limit::CpuQuota if self.cpulimit == 0 => InForce::At(0),
             Limit::CpuQuota => InForce::At(((self.cpulimit + self.vcpus / 2) / self.vcpus).max(1)),
             Limit::IopsRead => self.of_disks(limit, |disk| disk.reads),
@@ -195,7 +196,7 @@ impl NodeLimits {
         InForce::Mixed(each.collect::<Vec<_>>().join(", "))
     }
 
-    /// Whether a limit has this value, exactly.
+    /// Whether a limit has exactly this value.
     pub fn has(&self, limit: Limit, value: u32) -> bool {
         match limit {
             Limit::CpuQuota => u64::from(self.cpulimit) == u64::from(value) * u64::from(self.vcpus),
@@ -203,7 +204,7 @@ impl NodeLimits {
         }
     }
 
-    /// A limit as it stands, for a person.
+    /// Describes the current state of a limit, for a person.
     pub fn in_words(&self, limit: Limit) -> String {
         match (limit, self.in_force(limit)) {
             (Limit::CpuQuota, InForce::At(percent)) if percent > 0 => {
@@ -217,7 +218,7 @@ impl NodeLimits {
         }
     }
 
-    /// The same with what a request has set.
+    /// Returns these limits with the changes of a request applied.
     pub fn with(&self, request: &LimitRequest) -> NodeLimits {
         let mut after = self.clone();
         for (limit, value) in request.changes() {
@@ -232,20 +233,20 @@ impl NodeLimits {
         after
     }
 
-    /// The limits of a record that follow the configuration.
+    /// Returns the limits for the record: those of the configuration, and the rest as in `before`.
     pub fn recorded(&self, before: &Limits) -> Limits {
         let mut limits = *before;
         for limit in Limit::ALL.into_iter().filter(|limit| !limit.is_bandwidth()) {
             match self.in_force(limit) {
                 InForce::At(value) => limits.set(limit, value.min(limit.highest())),
-                // No single number is true; what was asked for is the best there is.
+                // No single number is right; the requested value is the best one available.
                 InForce::Mixed(_) => {}
             }
         }
         limits
     }
 
-    /// Where record and configuration disagree, in words. A quota that somebody else made of a `cpulimit` is as good as the
+    /// Describes the differences between record and configuration. A `cpulimit` set by somebody else counts as the
     /// nearest whole percentage.
     pub fn differences(&self, record: &Limits) -> Vec<String> {
         let ours = Limit::ALL.into_iter().filter(|limit| !limit.is_bandwidth());
@@ -258,7 +259,7 @@ impl NodeLimits {
     }
 }
 
-/// Whether a configuration's key is a drive that may hold data.
+/// Whether a key of the configuration is a drive that may contain data.
 fn is_drive(key: &str) -> bool {
     let number = ["scsi", "virtio", "sata", "ide"].iter().find_map(|bus| key.strip_prefix(bus));
     number.is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
@@ -376,7 +377,7 @@ mod tests {
         let after = limits.recorded(&before);
         let expected = set(&[(Limit::BandwidthIn, 1000), (Limit::CpuQuota, 33), (Limit::IopsRead, 5)]);
         assert_eq!(after, expected);
-        // A third is no whole percentage.
+        // A third is not a whole percentage.
         assert!(!limits.has(Limit::CpuQuota, 33) && limits.differences(&after).is_empty());
         assert_eq!(
             limits.differences(&before),

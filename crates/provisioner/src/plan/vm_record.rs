@@ -1,4 +1,4 @@
-//! The record of a new VM as others expect to read it (`facts/contract/database.md`).
+//! The record of a new VM in the form that other programs expect (`facts/contract/database.md`).
 
 use crate::value::allocation::Allocation;
 use crate::value::field_names::FieldNames;
@@ -11,20 +11,20 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// What the record of a new VM is made from.
+/// The data that the record of a new VM is made from.
 #[derive(Debug, Clone)]
 pub struct NewVm<'a> {
     /// Its name.
     pub name: &'a VmName,
     /// VMID and addresses.
     pub allocation: Allocation,
-    /// Days that were paid for.
+    /// Days paid for.
     pub expiry_days: u32,
-    /// Its owner, a free text.
+    /// Its owner, as free text.
     pub owner: &'a OneLine,
-    /// What it is for, a free text.
+    /// Its purpose, as free text.
     pub purpose: &'a OneLine,
-    /// The owner's wallet; none with `--no-web3`.
+    /// The owner's wallet; `None` with `--no-web3`.
     pub wallet: Option<&'a WalletAddress>,
     /// The guest's user.
     pub username: &'a UserName,
@@ -38,8 +38,8 @@ pub struct NewVm<'a> {
     pub anti_spoofing: bool,
 }
 
-/// The fields in the order of the contract's example (`facts/contract/database.md#form`), under the names db.yaml gives
-/// them.
+/// Returns the fields in the order of the contract's example (`facts/contract/database.md#form`), under the names set
+/// in db.yaml.
 pub fn fields(vm: &NewVm<'_>, now: DateTime<Utc>, names: &FieldNames) -> Vec<(String, Value)> {
     let expires = now + TimeDelta::days(i64::from(vm.expiry_days));
     let wallet = vm.wallet.map(WalletAddress::as_str);
@@ -55,7 +55,7 @@ pub fn fields(vm: &NewVm<'_>, now: DateTime<Utc>, names: &FieldNames) -> Vec<(St
         ("purpose".into(), vm.purpose.as_str().into()),
         ("wallet_address".into(), json!(wallet)),
     ];
-    // Two engines take a missing or different owner_wallet for a transfer; without a wallet there is none.
+    // Two engines treat a missing or different owner_wallet as a transfer; without a wallet there is no owner_wallet.
     fields.extend(wallet.map(|w| ("owner_wallet".to_string(), Value::from(w))));
     fields.push(("username".into(), vm.username.as_str().into()));
     fields.extend(vm.network_mode.map(|mode| ("network_mode".to_string(), Value::from(mode))));

@@ -1,15 +1,15 @@
-//! Setting top-level keys of a YAML file that other programs and people write too: every other line stays as it is,
-//! comments and spelling (`0123`, `yes`, dates) included. A parser that writes the file anew would re-type them.
+//! Sets top-level keys of a YAML file that other programs and people also write. Every other line stays as it is,
+//! including comments and spelling (`0123`, `yes`, dates); a parser that rewrote the file would change their types.
 
 use serde_json::Value;
 
 /// Why a text could not be edited.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EditError {
-    /// It is not YAML, or not a mapping.
+    /// Not YAML, or not a mapping.
     #[error("{0}")]
     NotReadable(String),
-    /// A way of writing YAML that an edit by lines does not understand.
+    /// The YAML is in a form that cannot be edited line by line.
     #[error(
         "the file's form does not allow changing one key without touching others ({0}); put each key on a line of its \
          own"
@@ -17,13 +17,13 @@ pub enum EditError {
     Form(String),
 }
 
-/// `text` with `keys` set, in order; a key that is there already keeps its place, others are appended.
+/// Returns `text` with `keys` set, in order. An existing key keeps its place; others are appended.
 ///
-/// The result is parsed and compared: the keys have their values, and every other key has the value it had.
+/// The result is parsed and compared: the keys have their new values, and every other key has the value it had before.
 pub fn set(text: &str, keys: &[(&str, Value)]) -> Result<String, EditError> {
     let before = parse(text)?;
     let mut lines: Vec<&str> = text.lines().collect();
-    // The end of a document; what would follow it is another one.
+    // The end of a document; anything after it would be another document.
     if let Some(end) = lines.iter().position(|line| matches!(line.trim_end(), "...")) {
         if lines[end + 1..].iter().any(|line| !is_nothing(line)) {
             return Err(EditError::Form("a second document".into()));
@@ -43,7 +43,7 @@ pub fn set(text: &str, keys: &[(&str, Value)]) -> Result<String, EditError> {
         };
         let (key, value) = waiting.remove(index);
         if before.get(*key).is_some_and(|old| same(old, value)) {
-            // As it is: with its comment and its spelling.
+            // Kept as it is, with its comment and spelling.
             let end = block_end(&lines, at);
             result.extend(lines[at..end].iter().map(|line| (*line).to_owned()));
             at = end;
@@ -94,7 +94,7 @@ fn check(
     }
 }
 
-/// Equal as a reader of ours takes them: `"200"` and `200` are the same.
+/// Whether our readers treat the two values as equal: `"200"` and `200` are the same.
 fn same(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Object(a), Value::Object(b)) => {
@@ -111,7 +111,7 @@ fn is_nothing(line: &str) -> bool {
     line.is_empty() || line.starts_with('#')
 }
 
-/// The key that begins on this line, if it begins in the first column.
+/// Returns the key that begins on this line, if it begins in the first column.
 fn top_level_key(line: &str) -> Option<&str> {
     let quote = line.chars().next().filter(|c| matches!(c, '"' | '\''));
     let (key, rest) = match quote {
@@ -128,8 +128,8 @@ fn top_level_key(line: &str) -> Option<&str> {
     (rest.is_empty() || rest.starts_with([' ', '\t'])).then_some(key)
 }
 
-/// Where the block that begins at `at` ends: indented lines, and list items in the first column, belong to it; blank
-/// lines and comments after it do not.
+/// Returns the end of the block that begins at `at`. Indented lines and list items in the first column belong to it;
+/// trailing blank lines and comments do not.
 fn block_end(lines: &[&str], at: usize) -> usize {
     let mut end = at + 1;
     for (index, line) in lines.iter().enumerate().skip(at + 1) {
@@ -145,8 +145,8 @@ fn block_end(lines: &[&str], at: usize) -> usize {
     end
 }
 
-/// A key in plain words: the values are checked texts, numbers, and mappings of these. Texts are quoted, so that no
-/// reader takes them for something else; JSON's quoting is YAML's.
+/// Writes a key in simple YAML: the values are checked strings, numbers, and mappings of these. Strings are quoted, so
+/// that no reader takes them for another type; JSON's quoting is valid YAML.
 fn render(key: &str, value: &Value) -> String {
     match value {
         Value::Object(map) => {
@@ -210,7 +210,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the other keys are, they survive byte for byte, or nothing is written.
+        /// Whatever the other keys are, either they survive byte for byte or nothing is written.
         #[test]
         fn others_survive(lines in proptest::collection::vec("[a-z]{1,6}: [ -~]{0,20}|#[ -~]{0,10}|  [a-z]: [0-9]{1,4}|", 0..8)) {
             let text: String = lines.iter().map(|line| format!("{line}\n")).collect();

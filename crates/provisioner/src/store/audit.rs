@@ -1,31 +1,32 @@
-//! The audit trail: one JSON line for every change of a VM, in `<state>/audit/<year>-<month>.jsonl`, only ever
-//! appended to. It holds no secrets and no text of guest commands; a line that cannot be written is a warning.
+//! The audit trail: one JSON line for each change of a VM, in the append-only file
+//! `<state>/audit/<year>-<month>.jsonl`. It contains no secrets and no text of guest commands. A line that cannot be
+//! written causes a warning.
 
 use crate::host::Host;
 use crate::host::{self, clock, replace_file};
 use crate::value::timestamp;
 use serde_json::json;
 
-/// What is told about one change.
+/// What is recorded about one change.
 #[derive(Debug, Clone)]
 pub struct Change<'a> {
     /// The verb: `create`, `destroy`, `suspend`, …
     pub verb: &'a str,
     /// The VM.
     pub vm: &'a str,
-    /// Its VMID, where it is known.
+    /// Its VMID, if known.
     pub vmid: Option<u32>,
-    /// Its status before, as the record had it.
+    /// Its status before, from the record.
     pub before: Option<&'a str>,
     /// Its status after.
     pub after: Option<&'a str>,
-    /// `ok`, or why it failed; of commands in a guest how they ended.
+    /// `ok`, or why it failed; for commands in a guest, how they ended.
     pub result: &'a str,
     /// How long it took.
     pub duration: std::time::Duration,
 }
 
-/// Appends one line.
+/// Appends a line to the audit trail; a failure is only a warning.
 pub fn write(host: &Host, change: &Change<'_>) {
     let now = clock::now();
     let line = json!({
@@ -50,7 +51,7 @@ pub fn write(host: &Host, change: &Change<'_>) {
     }
 }
 
-/// The program that ran us, by name alone: its arguments are not ours to keep.
+/// The program that ran this command, by name only: its arguments are not ours to keep.
 fn caller() -> Option<String> {
     let parent = rustix::process::getppid()?.as_raw_nonzero();
     let name = crate::host::read_file::text(format!("/proc/{parent}/comm")).ok()?;

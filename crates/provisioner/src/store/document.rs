@@ -1,10 +1,10 @@
-//! Configuration files, read with errors for a person: which file, which key, what was found, what is allowed.
+//! Configuration files. Errors are written for a person: which file, which key, what was found, and what is allowed.
 
 use crate::host::read_file::text_for_people;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
-/// A configuration file that is a mapping.
+/// A configuration file whose contents are a mapping.
 #[derive(Debug, Clone)]
 pub struct Document {
     path: PathBuf,
@@ -12,7 +12,7 @@ pub struct Document {
 }
 
 impl Document {
-    /// An empty mapping, for a file that may be absent.
+    /// An empty mapping, for a file that may be missing.
     pub fn empty(path: &Path) -> Document {
         Document { path: path.to_path_buf(), root: Map::new() }
     }
@@ -34,7 +34,7 @@ impl Document {
         Document::mapping(path, value)
     }
 
-    /// A document that came as a value; nothing is an empty one. `path` says where from.
+    /// A document from a value; null gives an empty one. `path` names the source.
     pub fn of(path: &Path, value: Value) -> anyhow::Result<Document> {
         if value.is_null() { Ok(Document::empty(path)) } else { Document::mapping(path, value) }
     }
@@ -48,7 +48,7 @@ impl Document {
         }
     }
 
-    /// The file, for messages.
+    /// Returns the path of the file, for messages.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -58,12 +58,12 @@ impl Document {
         &self.root
     }
 
-    /// Its outermost keys.
+    /// Returns the top-level keys.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.root.keys().map(String::as_str)
     }
 
-    /// The value at `key` (`a.b` looks into a mapping); `None` where it is missing or null.
+    /// Returns the value at `key` (`a.b` looks into a mapping); `None` if it is missing or null.
     pub fn value(&self, key: &str) -> anyhow::Result<Option<&Value>> {
         let mut found: Option<&Value> = None;
         let mut table = Some(&self.root);
@@ -83,14 +83,15 @@ impl Document {
         Ok(found)
     }
 
-    /// A text. Numbers and truth values are not taken for text: YAML would have changed them already.
+    /// Returns a string. Numbers and booleans are not accepted as strings, because YAML would already have changed
+    /// them.
     pub fn text(&self, key: &str) -> anyhow::Result<Option<String>> {
         self.value(key)?
             .map(|v| v.as_str().map(str::to_string).ok_or_else(|| self.wrong(key, "text", v)))
             .transpose()
     }
 
-    /// A text or a whole number, as text: an address may be written `200`.
+    /// Returns a string or a whole number, as a string: an address may be written `200`.
     pub fn text_or_number(&self, key: &str) -> anyhow::Result<Option<String>> {
         let Some(value) = self.value(key)? else {
             return Ok(None);
@@ -102,7 +103,7 @@ impl Document {
         }
     }
 
-    /// A whole number between `low` and `high`, also written as a text of digits.
+    /// Returns a whole number between `low` and `high`; it may also be written as a string of digits.
     pub fn integer(&self, key: &str, low: u64, high: u64) -> anyhow::Result<Option<u64>> {
         let Some(value) = self.value(key)? else {
             return Ok(None);
@@ -117,7 +118,7 @@ impl Document {
         }
     }
 
-    /// A truth value.
+    /// Returns a boolean.
     pub fn flag(&self, key: &str) -> anyhow::Result<Option<bool>> {
         match self.value(key)? {
             None => Ok(None),
@@ -126,7 +127,7 @@ impl Document {
         }
     }
 
-    /// A fraction between 0 and 1.
+    /// Returns a fraction from 0 to 1.
     pub fn share(&self, key: &str) -> anyhow::Result<Option<f64>> {
         let Some(value) = self.value(key)? else {
             return Ok(None);
@@ -137,7 +138,7 @@ impl Document {
         }
     }
 
-    /// A list of texts.
+    /// Returns a list of strings.
     pub fn texts(&self, key: &str) -> anyhow::Result<Option<Vec<String>>> {
         let Some(value) = self.value(key)? else {
             return Ok(None);
@@ -147,12 +148,12 @@ impl Document {
         list.flatten().map(Some).ok_or_else(|| self.wrong(key, "a list of texts", value))
     }
 
-    /// A key that must be there.
+    /// Returns the value of a key that must be present.
     pub fn require<T>(&self, key: &str, value: Option<T>) -> anyhow::Result<T> {
         value.ok_or_else(|| anyhow::anyhow!("{}: key {key} is missing", self.path.display()))
     }
 
-    /// Checks a value with one of the types of [`crate::value`]; the error names file and key.
+    /// Checks a value with one of the types of [`crate::value`]; the error names the file and the key.
     pub fn checked<T, E: std::fmt::Display>(&self, key: &str, result: Result<T, E>) -> anyhow::Result<T> {
         result.map_err(|error| anyhow::anyhow!("{}: {key}: {error}", self.path.display()))
     }
@@ -162,7 +163,7 @@ impl Document {
     }
 }
 
-/// What a value is, short enough for a message.
+/// Describes a value briefly, for a message.
 pub fn describe(value: &Value) -> String {
     match value {
         Value::Null => "nothing".to_string(),

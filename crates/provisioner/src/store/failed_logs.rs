@@ -1,8 +1,8 @@
-//! What terraform printed in creates that failed: `<state>/failed/NAME-TIME.log`. The VM's own directory goes with the
-//! undo, and the reason why an order was lost must not go with it.
+//! The terraform logs of failed creates: `<state>/failed/NAME-TIME.log`. Rolling back removes the VM's own directory,
+//! but the reason why an order failed must not be lost with it.
 //!
-//! Written before anything is undone, so a create that dies in the middle of its undo has its log kept by whoever goes
-//! on. The newest [`KEPT`] stay; a log that cannot be kept is a warning, never in the way.
+//! Written before anything is rolled back, so if a create dies while it rolls back, whoever continues keeps the log.
+//! The newest [`KEPT`] logs are kept; failing to keep one causes a warning and stops nothing.
 
 use crate::host::{Host, read_file, replace_file};
 use crate::store::node_access::NodeAccess;
@@ -11,13 +11,13 @@ use chrono::{DateTime, Utc};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-/// How many logs stay, of all VMs.
+/// Number of logs that are kept, over all VMs.
 const KEPT: usize = 20;
-/// Bytes of a log that are kept: its end, where the reason is.
+/// Bytes of a log that are kept, counted from its end, where the reason is.
 const LIMIT: u64 = 256 * 1024;
 
-/// Keeps the log of this create, without the API token; `None` where there is nothing in it, or it cannot be kept.
-/// `began_at` is the create's: an undo that is tried again writes the same file again.
+/// Keeps the log of this create, without the API token; `None` if the log is empty or cannot be kept. `began_at` is the
+/// start of the create, so a repeated rollback writes the same file again.
 pub fn keep(
     host: &Host,
     access: &NodeAccess,
@@ -53,7 +53,7 @@ fn end_of(log: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The oldest go first, by the time in their names; other people's files are left alone.
+/// Removes the oldest logs first, by the time in their names; files of others are left alone.
 fn rotate(folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     let time_of = |path: &PathBuf| -> Option<String> {

@@ -1,5 +1,5 @@
-//! The guard's files: what root decided for a VM, and what the last run did. All of them are root's alone and lie outside
-//! of user blockhost's directories, so that nobody can free a VM by writing one (hazard H56).
+//! The guard's files: what root has decided for a VM, and the result of the last run. They belong to root alone and are
+//! outside user blockhost's directories, so nobody can free a VM from the guard by writing one (hazard H56).
 
 use crate::host::{self, read_file, replace_file};
 use crate::plan::guard::{Guarded, GuestNetwork};
@@ -11,26 +11,26 @@ use std::io::ErrorKind::NotFound;
 use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 
-/// What a run of the guard left on the host, and what is missing.
+/// What a run of the guard has set on the host, and what is missing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuardState {
-    /// Which phase it was.
+    /// The phase of that run.
     pub phase: String,
-    /// When, in the database's form.
+    /// When it ran, in the database's time format.
     pub at: String,
-    /// Whether everything that the VM is to have is there.
+    /// Whether everything intended for the VM is in place.
     pub applied: bool,
-    /// What is not, one sentence each.
+    /// What is not in place, one sentence each.
     pub missing: Vec<String>,
-    /// Taps with a chain of rules.
+    /// Taps that have a chain of rules.
     #[serde(default)]
     pub taps: Vec<String>,
-    /// The route and its bridge.
+    /// The host route to the guest, and its bridge.
     #[serde(default)]
     pub route: Option<(Ipv6Addr, String)>,
 }
 
-/// Where the files are: `/`, and in a lab its node.
+/// Where the files are: below `/`, or in a lab below its node's root.
 #[derive(Debug, Clone)]
 pub struct GuardFiles {
     root: PathBuf,
@@ -38,7 +38,7 @@ pub struct GuardFiles {
 }
 
 impl GuardFiles {
-    /// Those of a VM. `BLOCKHOST_NODE_ROOT` is the root of a node that is none, as in the lab.
+    /// Returns the files of a VM. `BLOCKHOST_NODE_ROOT` is the root directory of a simulated node, as in the lab.
     pub fn of(vmid: Vmid) -> GuardFiles {
         let root = host::variable("BLOCKHOST_NODE_ROOT").filter(|root| !root.is_empty());
         GuardFiles { root: root.map_or_else(|| PathBuf::from("/"), PathBuf::from), vmid }
@@ -48,7 +48,7 @@ impl GuardFiles {
         self.root.join("run/blockhost-guard").join(format!("{}.json", self.vmid))
     }
 
-    /// What is to be done for the VM; `None` where it is none of ours.
+    /// Returns what the guard has to do for the VM; `None` if it is not one of ours.
     pub fn guarded(&self) -> anyhow::Result<Option<Guarded>> {
         let path = self.root.join("var/lib/blockhost-guard").join(format!("{}.json", self.vmid));
         match read_file::text(&path) {
@@ -58,7 +58,7 @@ impl GuardFiles {
         }
     }
 
-    /// The VM's configuration on this node; `None` where it has none here.
+    /// Returns the VM's configuration on this node; `None` if there is none.
     pub fn guest(&self) -> anyhow::Result<Option<GuestNetwork>> {
         let path = self.root.join("etc/pve/qemu-server").join(format!("{}.conf", self.vmid));
         match read_file::text(&path) {
@@ -77,25 +77,25 @@ impl GuardFiles {
         self.device(name).exists()
     }
 
-    /// The bridge that a device is a port of.
+    /// Returns the bridge that a device is a port of.
     pub fn master(&self, name: &str) -> Option<String> {
         let target = std::fs::read_link(self.device(name).join("master")).ok()?;
         Some(target.file_name()?.to_string_lossy().into_owned())
     }
 
-    /// Whether the kernel's own bridge has isolated this port; `None` where it is a port of none.
+    /// Whether the kernel's own bridge isolates this port; `None` if it is not a port of one.
     pub fn isolated(&self, name: &str) -> Option<bool> {
         let text = read_file::text(self.device(name).join("brport/isolated")).ok()?;
         Some(text.trim() == "1")
     }
 
-    /// What the last run left; nothing where that is not known.
+    /// Returns the result of the last run; empty if it is not known.
     pub fn state(&self) -> GuardState {
         let text = read_file::text(self.state_path()).unwrap_or_default();
         serde_json::from_str(&text).unwrap_or_default()
     }
 
-    /// Notes what this run left. A reboot forgets it with the rules themselves.
+    /// Records the result of this run. A reboot removes it together with the rules themselves.
     pub fn note(&self, state: &GuardState) -> anyhow::Result<()> {
         let path = self.state_path();
         let folder = path.parent().unwrap_or(Path::new("/"));
@@ -105,7 +105,7 @@ impl GuardFiles {
         Ok(replace_file::replace_unsynced(&path, text.as_bytes(), 0o600, "guard-state")?)
     }
 
-    /// Nothing is left of it.
+    /// Removes the result of the last run, once nothing of it is left.
     pub fn forget(&self) -> anyhow::Result<()> {
         Ok(replace_file::remove(&self.state_path())?)
     }

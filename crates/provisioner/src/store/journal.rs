@@ -1,5 +1,5 @@
-//! What is under way: one entry per create or destroy in flight, on disk before each step that takes or frees
-//! something (hazards H05, H07, H09).
+//! Operations in progress: one entry for each create or destroy, written to disk before each step that allocates or
+//! frees something (hazards H05, H07, H09).
 //!
 //! ```text
 //!   create   taken ──▶ applying ──▶ registered ──▶ removed when the result line is out
@@ -11,8 +11,8 @@
 //!   destroy  destroying ──▶ removed when all is gone; dead: the next destroy or gc goes on
 //! ```
 //!
-//! An entry is alive while its VM's lock (`<name>.lock`) is held; the kernel decides, never a PID. Nobody
-//! writes or undoes an entry without holding that lock.
+//! An entry is alive while its VM's lock (`<name>.lock`) is held; the kernel decides this, never a PID. Nobody writes
+//! an entry or rolls it back without holding that lock.
 
 use super::vm_lock::{VmLock, journal_folder};
 use crate::host::Host;
@@ -28,46 +28,48 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use uuid::Uuid;
 
-/// How far an operation has come.
+/// How far an operation has got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
-    /// create: VMID and addresses are taken (or about to be), snippets and the terraform folder are being made.
+    /// create: VMID and addresses are allocated (or about to be), and the snippets and the terraform directory are
+    /// being created.
     Taken,
-    /// create: terraform runs or has run; there may be a VM on the node.
+    /// create: terraform is running or has run; the node may have a VM.
     Applying,
-    /// create: the guest answered; the record is written (or about to be), the result not yet reported.
+    /// create: the guest has answered; the record is written (or about to be), but the result has not been reported.
     Registered,
-    /// destroy: begun.
+    /// destroy: started.
     Destroying,
 }
 
-/// One operation in flight.
+/// An operation in progress.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// The VM.
     pub name: String,
-    /// How far it has come.
+    /// How far it has got.
     pub step: Step,
-    /// The identity given to the VM.
+    /// The identity assigned to the VM.
     pub smbios_uuid: Option<Uuid>,
     /// Its VMID.
     pub vmid: u32,
-    /// `next_vmid` of the database before the VMID was taken.
+    /// `next_vmid` of the database before the VMID was allocated.
     pub previous_next_vmid: Option<u32>,
     /// Its IPv4 address.
     pub ipv4: Option<Ipv4Addr>,
     /// Its IPv6 address.
     pub ipv6: Option<Ipv6Addr>,
-    /// The owner's wallet: a create run again with the same one may finish the entry.
+    /// The owner's wallet; running create again with the same wallet may complete the entry.
     pub wallet_address: Option<String>,
-    /// When the operation began.
+    /// When the operation started.
     pub began_at: DateTime<Utc>,
-    /// Who works on it, for readers; not what decides whether it is alive.
+    /// PID of the process that works on it, for readers only; it does not decide whether the entry is alive.
     pub pid: u32,
-    /// PID of terraform while it runs, for readers: `terraform.lock` of the VM's folder tells whether it lives.
+    /// PID of terraform while it is running, for readers only; `terraform.lock` in the VM's directory shows whether it
+    /// is alive.
     pub terraform_pid: Option<u32>,
-    /// The record of a registered VM: unlocked writers may drop it from the database.
+    /// The record of a registered VM, kept because programs that write without the lock may drop it from the database.
     pub record: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
@@ -78,10 +80,10 @@ impl Entry {
     }
 }
 
-/// The folder of entries.
+/// The directory of entries.
 pub struct Journal<'h> {
     host: &'h Host,
-    /// `None`: nothing was ever noted.
+    /// `None`: nothing is ever recorded.
     folder: Option<PathBuf>,
 }
 
@@ -91,7 +93,7 @@ impl<'h> Journal<'h> {
         Journal { host, folder: Some(host.state_dir.join("journal")) }
     }
 
-    /// A journal without entries, for a mock, whose VMs have no operations that could die.
+    /// A journal without entries, for the mock, whose VMs have no operations that could die.
     pub fn none(host: &'h Host) -> Journal<'h> {
         Journal { host, folder: None }
     }
@@ -100,18 +102,18 @@ impl<'h> Journal<'h> {
         self.folder.as_ref().map(|folder| folder.join(format!("{name}.json")))
     }
 
-    /// Who works on the VM right now, in the words of its lock.
+    /// Returns who is working on the VM now, as noted in its lock.
     pub fn holder(&self, name: &VmName) -> Option<String> {
         LockFile::holder(&self.folder.as_ref()?.join(format!("{name}.lock")))
     }
 
-    /// The entry of one VM.
+    /// Returns the entry of one VM.
     pub fn read(&self, name: &VmName) -> anyhow::Result<Option<Entry>> {
         let Some(path) = self.path(name.as_str()).filter(|path| path.exists()) else {
             return Ok(None);
         };
         let text = match text_for_people(&path) {
-            // Removed between the look and the read: its operation has ended.
+            // Removed between the check and the read: its operation has ended.
             Err(_) if !path.exists() => return Ok(None),
             other => other?,
         };
@@ -133,8 +135,8 @@ impl<'h> Journal<'h> {
         }
     }
 
-    /// All entries, by name. One that cannot be read is an error: what it holds is unknown, so nothing may be
-    /// handed out.
+    /// Returns all entries, sorted by name. An unreadable entry is an error: what it holds is unknown, so nothing may
+    /// be allocated.
     pub fn entries(&self) -> anyhow::Result<Vec<Entry>> {
         self.names()?.iter().filter_map(|name| self.read(name).transpose()).collect()
     }
@@ -158,7 +160,7 @@ impl<'h> Journal<'h> {
         Ok(names)
     }
 
-    /// Writes an entry (fsync). `_lock` is the VM's lock, which makes the entry alive.
+    /// Writes an entry (with fsync). `_lock` is the VM's lock, which makes the entry alive.
     pub fn write(&self, entry: &Entry, _lock: &VmLock) -> anyhow::Result<()> {
         let text = serde_json::to_string_pretty(entry)?;
         journal_folder(self.host)?;
@@ -166,7 +168,7 @@ impl<'h> Journal<'h> {
         Ok(replace_file::replace(&path, text.as_bytes(), PRIVATE, "journal")?)
     }
 
-    /// Removes an entry: its operation has ended or was undone.
+    /// Removes an entry whose operation has ended or was rolled back.
     pub fn remove(&self, name: &VmName, _lock: &VmLock) -> anyhow::Result<()> {
         match self.path(name.as_str()) {
             Some(path) => Ok(replace_file::remove(&path)?),

@@ -1,9 +1,10 @@
-//! What `blockhost-vm-metrics` remembers from one call to the next, in `<state>/metrics`.
+//! What `blockhost-vm-metrics` keeps from one call to the next, in `<state>/metrics`.
 //!
-//! A file per VM, `<name>.json`; two more, whose names no VM can have: `@all.json` with the looks of `--all`, which come
-//! from another source and never mix with the others, and `@cpu.json` with the CPU shares of all VMs, so that a monitor
-//! that starts a process for each VM asks the node once for all of them. Each is replaced whole and none is locked: of two
-//! callers at once the later one's file stays, and either is right. A file that cannot be read is a missing one.
+//! There is one file per VM, `<name>.json`, and two more whose names no VM can have: `@all.json` with the readings of
+//! `--all`, which come from another source and never mix with the others, and `@cpu.json` with the CPU shares of all
+//! VMs, so that a monitor that starts a process for each VM queries the node only once. Each file is replaced as a
+//! whole and none is locked: of two concurrent callers the later one's file stays, and either is right. An unreadable
+//! file counts as missing.
 
 use crate::host::replace_file::{self, PRIVATE};
 use crate::host::{Host, read_file};
@@ -14,74 +15,74 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// What is known of one VM.
+/// What is kept about one VM.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Sample {
-    /// Its VMID. A later VM of the same name has another one, or another identity.
+    /// Its VMID. A later VM of the same name has a different VMID or identity.
     pub vmid: u32,
-    /// What proved it.
+    /// The identity that was proven.
     pub identity: String,
-    /// The QEMU that was proven to be its.
+    /// The QEMU process that was proven to be the VM's.
     pub proof: Option<Proof>,
-    /// The last looks at its counters.
+    /// The last readings of its counters.
     pub looks: Readings,
-    /// What its guest agent said.
+    /// The last answer of its guest agent.
     pub agent: Option<AgentLook>,
 }
 
-/// A QEMU that was proven to be the VM's: as long as the process runs it is the same VM.
+/// A QEMU process that was proven to be the VM's; while the process is running, it is the same VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proof {
     /// When, in milliseconds since 1970.
     pub at_ms: i64,
-    /// Its process on the node.
+    /// PID of the QEMU process on the node.
     pub pid: u64,
-    /// How long it had been running, in seconds.
+    /// Its uptime then, in seconds.
     pub uptime: u64,
 }
 
-/// The last time the guest agent was asked.
+/// The last query of the guest agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentLook {
     /// When, in milliseconds since 1970.
     pub asked_ms: i64,
-    /// The VM's uptime then, in seconds: after a restart it is asked anew.
+    /// The VM's uptime then, in seconds; after a restart the agent is queried again.
     pub uptime: u64,
-    /// So many times in a row it did not answer.
+    /// How many times in a row it has not answered.
     pub misses: u32,
-    /// MiB used in the guest, where it has told.
+    /// MiB used in the guest; `None` until the agent has reported it.
     pub used_mb: Option<i64>,
     /// When it last answered, in milliseconds since 1970.
     pub answered_ms: Option<i64>,
 }
 
-/// The looks of `--all`, by VM.
+/// The readings of `--all`, by VM name.
 pub type AllSamples = BTreeMap<String, AllSample>;
 
-/// One VM's.
+/// The last reading of one VM.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AllSample {
     /// Its VMID.
     pub vmid: u32,
-    /// What proved it.
+    /// The identity that was proven.
     pub identity: String,
-    /// The look.
+    /// The reading.
     pub look: Reading,
-    /// The rates that were told then: they stay until the node has new figures.
+    /// The rates that were reported then; they are repeated until the node has new figures.
     pub rates: Rates,
 }
 
-/// What share of its CPUs each VM uses.
+/// The share of its CPUs that each VM uses.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct CpuShares {
     /// When, in milliseconds since 1970.
     pub at_ms: i64,
-    /// By VMID: the share, and the VM's uptime then, in seconds.
+    /// By VMID: the share (0 to 1), and the VM's uptime then, in seconds.
     pub shares: BTreeMap<u32, (f64, u64)>,
 }
 
-/// The folder of all that.
+/// The directory of these files.
 pub struct MetricSamples<'h> {
     host: &'h Host,
 }
@@ -113,7 +114,7 @@ impl<'h> MetricSamples<'h> {
         serde_json::from_slice(&bytes).unwrap_or_default()
     }
 
-    /// What cannot be written is missing next time: no reason to keep an answer back.
+    /// A failure to write only means that the data is missing next time, which is no reason to withhold an answer.
     fn write(&self, path: PathBuf, what: &impl Serialize) {
         let write = || -> anyhow::Result<()> {
             replace_file::make_folder(&self.folder(), 0o770)?;
@@ -124,7 +125,7 @@ impl<'h> MetricSamples<'h> {
         }
     }
 
-    /// What is known of a VM; nothing where the file is about another VM.
+    /// Returns what is kept about a VM; an empty sample if the file is about another VM.
     pub fn sample(&self, name: &VmName, vmid: u32, identity: &str) -> Sample {
         let found: Sample = self.read(self.of(name));
         if found.vmid == vmid && found.identity == identity {
@@ -133,19 +134,19 @@ impl<'h> MetricSamples<'h> {
         Sample { vmid, identity: identity.to_string(), ..Sample::default() }
     }
 
-    /// Remembers it.
+    /// Saves the sample of a VM.
     pub fn note(&self, name: &VmName, sample: &Sample) {
         self.write(self.of(name), sample);
     }
 
-    /// Forgets a VM that is gone.
+    /// Removes the sample of a VM that is gone.
     pub fn forget(&self, name: &VmName) {
         if let Err(error) = replace_file::remove(&self.of(name)) {
             tracing::debug!("{error}");
         }
     }
 
-    /// The looks of `--all`.
+    /// Returns the readings of `--all`.
     pub fn all(&self) -> AllSamples {
         self.read(self.all_path())
     }
@@ -155,7 +156,7 @@ impl<'h> MetricSamples<'h> {
         self.write(self.all_path(), all);
     }
 
-    /// The CPU shares that were last read from the node, by whomever.
+    /// Returns the CPU shares last read from the node, by any caller.
     pub fn cpu_shares(&self) -> CpuShares {
         self.read(self.cpu_path())
     }

@@ -1,4 +1,4 @@
-//! What is remembered: settings (read), the VM database (shared with others), the journal and the queue of creates.
+//! What is stored: settings (read only), the VM database (shared with others), the journal and the queue of creates.
 
 pub mod audit;
 pub mod audit_trail;

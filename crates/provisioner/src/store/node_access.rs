@@ -1,4 +1,4 @@
-//! How the node's API is reached: what terraform's folder and the token file say of it.
+//! How to reach the node's API, from the files in terraform's directory and the token file.
 
 use super::document::{self, Document};
 use super::settings::Settings;
@@ -14,24 +14,25 @@ use anyhow::Context;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// What create and the API need of terraform's folder and the token file.
+/// What create and the API need from terraform's directory and the token file.
 #[derive(Debug, Clone)]
 pub struct NodeAccess {
-    /// The node VMs are made on (`proxmox_node`).
+    /// The node that VMs are created on (`proxmox_node`).
     pub node: NodeName,
-    /// Storage of disks (`disk_datastore`, else `proxmox_storage`).
+    /// Storage of disks (`disk_datastore`, otherwise `proxmox_storage`).
     pub disk_datastore: StorageId,
-    /// Storage of the cloud-init drive (`cloudinit_datastore`, else as the disk).
+    /// Storage of the cloud-init drive (`cloudinit_datastore`, otherwise `proxmox_storage`, otherwise the storage of
+    /// disks).
     pub cloudinit_datastore: StorageId,
-    /// The guests' bridge (`proxmox_bridge`), where tfvars names one.
+    /// The guests' bridge (`proxmox_bridge`); `None` if tfvars does not set it.
     pub bridge: Option<BridgeName>,
     /// The API token.
     pub token: ApiToken,
-    /// The token of tfvars is another one (or missing): terraform must be told ours.
+    /// Whether tfvars has a different token or none, so that terraform must be given ours.
     pub token_overrides_tfvars: bool,
-    /// Where the API is.
+    /// The address of the API, for example `https://127.0.0.1:8006`.
     pub endpoint: String,
-    /// The node's own CA, where the operator has put one: terraform's provider has to trust it, too (H31).
+    /// File with the node's own CA, if the operator has provided one; terraform's provider must trust it, too (H31).
     pub own_ca: Option<PathBuf>,
 }
 
@@ -91,21 +92,22 @@ impl NodeAccess {
 }
 
 impl NodeAccess {
-    /// The node's API, with the node's own CA where the operator has put one (`pve-ca.pem`).
+    /// Returns a client for the node's API that trusts the node's own CA, if the operator has provided one
+    /// (`pve-ca.pem`).
     pub fn api(&self, host: &Host) -> anyhow::Result<ProxmoxApi> {
         let certificates = Some(host.config_file("pve-ca.pem"));
         ProxmoxApi::new(host.doors, &self.endpoint, self.token.clone(), certificates)
     }
 }
 
-/// What `provider.tf.json` says of where the API is, unchecked.
+/// Returns the API's address from `provider.tf.json`, unchecked.
 fn endpoint_of(doc: &Document) -> anyhow::Result<Option<&Value>> {
     let provider = doc.value("provider.proxmox")?.and_then(block);
     Ok(provider.and_then(|provider| provider.get("endpoint")))
 }
 
-/// Where the API is: what `provider.tf.json` of terraform's folder says, else on this node. For who may not fail for that
-/// file's sake: setup writes it.
+/// Returns the API's address from `provider.tf.json` in terraform's directory, or the local one. For callers that must
+/// not fail because of that file, since setup writes it.
 pub fn endpoint_or_local(folder: &Path) -> String {
     let doc = Document::read_json(&folder.join("provider.tf.json"));
     let named = doc.as_ref().ok().and_then(|doc| endpoint_of(doc).ok()??.as_str());

@@ -1,8 +1,8 @@
-//! Creates wait their turn, in order (hazard H18).
+//! Queues creates in order (hazard H18).
 //!
-//! Each create holds a ticket: a numbered file of `<run>/creates/` with a kernel lock on it. It may go on when
+//! Each create holds a ticket: a numbered file in `<run>/creates/` with a kernel lock on it. A create may proceed when
 //! fewer than the limit of the lower tickets are alive. `<run>/creates/queue.lock` guards the numbering and
-//! `<run>/provisioning.lock`, which engines read: it holds the PID of a create that is under way.
+//! `<run>/provisioning.lock`, which engines read: it contains the PID of a running create.
 
 use crate::host::Host;
 use crate::host::clock::Deadline;
@@ -15,11 +15,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const QUEUE_LOCK_WAIT: Duration = Duration::from_secs(20);
-/// Nobody gets so far by counting; above it the next number would soon be none.
+/// Higher than counting will ever reach; above it the numbering would soon overflow.
 const LAST: u64 = u64::MAX / 2;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// A place among the creates; leaving it (also by dying) lets the next one go on.
+/// A place in the queue of creates; giving it up (also by dying) lets the next create proceed.
 pub struct Ticket<'h> {
     host: &'h Host,
     number: u64,
@@ -42,7 +42,8 @@ impl<'h> Ticket<'h> {
         Ok(ticket)
     }
 
-    /// Waits until fewer than `limit` earlier creates are alive. `say` hears what is waited for.
+    /// Waits until fewer than `limit` earlier creates are alive. `say` is called with a message about what it waits
+    /// for.
     pub fn wait_turn(&self, limit: u32, deadline: Deadline, say: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
         let folder = self.host.run_dir.join("creates");
         let total = deadline.left();
@@ -86,7 +87,7 @@ impl<'h> Ticket<'h> {
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
         let folder = self.host.run_dir.join("creates");
-        // Whatever fails here, the kernel's lock goes with us and the next create tidies up.
+        // If anything here fails, the kernel's lock still ends with this process, and the next create cleans up.
         let guard = guard(self.host);
         if let Some(lock) = self.lock.take() {
             lock.remove();
@@ -97,8 +98,8 @@ impl Drop for Ticket<'_> {
     }
 }
 
-/// Removes what creates that died have left: their tickets, and `provisioning.lock`, by which engines see a create. For
-/// commands of any kind; a folder that is not there or not ours is none of their affairs.
+/// Removes the leftovers of creates that died: their tickets, and `provisioning.lock`, which tells engines that a
+/// create is running. Any command may call this; a directory that is missing or inaccessible is ignored.
 pub fn tidy(host: &Host) {
     let folder = host.run_dir.join("creates");
     let is_left = host.run_dir.join("provisioning.lock").exists()
@@ -128,8 +129,8 @@ fn guard(host: &Host) -> anyhow::Result<LockFile> {
         .context("failed to lock the queue of creates")
 }
 
-/// The numbers of all tickets, rising; dead ones included. A name that we would not write (`007`, one so large that
-/// numbering could not go on for ever) is no ticket.
+/// Returns the numbers of all tickets in ascending order, including dead ones. A name that we would not write (`007`,
+/// or a number too high to continue from) is not a ticket.
 fn tickets(folder: &Path) -> anyhow::Result<Vec<u64>> {
     let listing = std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let mut numbers: Vec<u64> = Vec::new();
@@ -146,8 +147,8 @@ fn tickets(folder: &Path) -> anyhow::Result<Vec<u64>> {
     Ok(numbers)
 }
 
-/// What a live ticket says (`PID name`); a dead one is removed. Called under the guard, so that a ticket is
-/// never seen between its making and its locking.
+/// Returns the note of a live ticket (`PID name`); a dead ticket is removed. Called with the queue locked, so that a
+/// ticket is never seen between its creation and its locking.
 fn alive(path: &Path) -> Option<String> {
     match LockFile::try_lock(path) {
         Ok(Some(dead)) => {
@@ -159,7 +160,7 @@ fn alive(path: &Path) -> Option<String> {
     }
 }
 
-/// Writes the PID of a create that is under way into `provisioning.lock`, or removes the file.
+/// Writes the PID of a running create into `provisioning.lock`, or removes the file.
 fn publish(host: &Host, folder: &Path) -> anyhow::Result<()> {
     let path: PathBuf = host.run_dir.join("provisioning.lock");
     let live = tickets(folder)?.into_iter().filter_map(|n| alive(&folder.join(n.to_string()))).next();

@@ -1,8 +1,8 @@
 //! A copy of each VM's record beside its terraform file: `<terraform_dir>/vms/<name>/record.json` (hazard H55).
 //!
-//! An engine writes the database without its lock and can drop a record at any time; this copy it cannot drop. It is
-//! written before the record is registered, after each change of ours, and by gc for what others have changed. It goes
-//! with the directory, so a destroyed VM has none.
+//! An engine that writes the database without its lock can drop a record at any time, but it cannot drop this copy. The
+//! copy is written before the record is registered, after each of our changes, and by gc for changes made by others. It
+//! is removed with the directory, so a destroyed VM has none.
 
 use super::settings::Settings;
 use super::vm_database::VmDatabase;
@@ -13,19 +13,19 @@ use anyhow::Context as _;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 
-/// A record's fields in their order.
+/// A record's fields, in order.
 pub type Fields = Map<String, Value>;
 
 fn path(settings: &Settings, name: &VmName) -> PathBuf {
     settings.terraform_dir.join("vms").join(name.as_str()).join("record.json")
 }
 
-/// Whether there is a copy.
+/// Whether the VM has a copy.
 pub fn exists(settings: &Settings, name: &VmName) -> bool {
     path(settings, name).exists()
 }
 
-/// The copy; `None` where there is none.
+/// Returns the copy; `None` if there is none.
 pub fn read(settings: &Settings, name: &VmName) -> anyhow::Result<Option<Fields>> {
     let path = path(settings, name);
     if !path.exists() {
@@ -35,7 +35,7 @@ pub fn read(settings: &Settings, name: &VmName) -> anyhow::Result<Option<Fields>
     copy.map(Some).with_context(|| format!("{} is not a copy of a record", path.display()))
 }
 
-/// Writes the copy, whole, where it differs. The VM's directory must be there: a copy never makes one.
+/// Writes the copy as a whole if it differs. The VM's directory must exist; writing a copy never creates it.
 pub fn write(settings: &Settings, name: &VmName, record: &Fields) -> anyhow::Result<()> {
     let path = path(settings, name);
     let text = serde_json::to_string_pretty(record)? + "\n";
@@ -45,7 +45,7 @@ pub fn write(settings: &Settings, name: &VmName, record: &Fields) -> anyhow::Res
     Ok(replace_file::replace(&path, text.as_bytes(), PRIVATE, "record-copy")?)
 }
 
-/// Writes what the database has now, of a VM that is live and has a directory of its own.
+/// Writes the database's current record of a VM that is live and has its own directory.
 pub fn refresh(settings: &Settings, database: &VmDatabase, name: &VmName) -> anyhow::Result<()> {
     if !path(settings, name).parent().is_some_and(|folder| folder.is_dir()) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! What operators and the installer decided: `db.yaml` and the files beside it (`facts/contract/configuration.md`).
+//! The settings of operators and the installer: `db.yaml` and the files beside it (`facts/contract/configuration.md`).
 
 use super::document::Document;
 use crate::host::Host;
@@ -12,25 +12,25 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How a VM's disk comes from the template's.
+/// How a VM's disk is made from the template's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloneMode {
-    /// A copy of its own.
+    /// A full copy.
     Full,
-    /// A difference to the template's disk, where the storage can.
+    /// A linked clone of the template's disk, if the storage supports it.
     Linked,
 }
 
-/// `db.yaml`, every key checked; what is absent has the contract's default.
+/// `db.yaml` with every key checked; missing keys have the contract's defaults.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The VM database.
     pub db_file: PathBuf,
-    /// Terraform's folder.
+    /// Terraform's directory.
     pub terraform_dir: PathBuf,
-    /// The guests' bridge, where tfvars does not name another.
+    /// The guests' bridge, unless tfvars names another one.
     pub bridge: BridgeName,
-    /// Days a VM lives when nobody said how long.
+    /// Days until a VM expires if the request does not say.
     pub default_expiry_days: u32,
     /// Days between suspension and destruction.
     pub gc_grace_days: u32,
@@ -47,25 +47,25 @@ pub struct Settings {
     pub guest_ready_timeout: Duration,
     /// How long gc gives guests to shut down before it switches them off.
     pub guest_shutdown_timeout: Duration,
-    /// Whether create asks the network who has an address before it gives it to a VM.
+    /// Whether create probes the network for an address before it assigns the address to a VM.
     pub probe_addresses: bool,
-    /// The template that is cloned where no other is asked for.
+    /// The template that is cloned unless another is requested.
     pub template_vmid: Vmid,
-    /// Creates that run side by side.
+    /// Maximum number of creates that run in parallel.
     pub max_parallel_creates: u32,
     /// Full or linked clones.
     pub clone_mode: CloneMode,
-    /// Storage whose snippets folder the root agent writes.
+    /// Storage with the snippets directory that the root agent writes.
     pub snippet_storage: StorageId,
-    /// The Proxmox pool our VMs are in; `None` where set to an empty text.
+    /// The Proxmox pool of our VMs; `None` if set to an empty string.
     pub pve_pool: Option<PlainName>,
-    /// gc's brake: the largest share of all VMs it may destroy in one run.
+    /// gc's check: the largest share of all VMs (0 to 1) that one run may destroy or suspend.
     pub gc_max_share: f64,
-    /// gc's brake: the largest number of days since its last run.
+    /// gc's check: the largest number of days since its last run.
     pub gc_max_gap_days: u32,
-    /// Whether VMs may send from their own addresses alone: of new VMs, and off for all where the site says so.
+    /// Whether new VMs may send from their own addresses only; if false, no VM of the site is restricted.
     pub anti_spoofing: bool,
-    /// Whether a VM stays off when its network cannot be guarded.
+    /// Whether a VM stays off if its network cannot be guarded.
     pub guard_required: bool,
     path: PathBuf,
 }
@@ -79,12 +79,12 @@ impl Settings {
         Settings::from_document(&document, &host.state_dir)
     }
 
-    /// Reads `db.yaml` where there is one: the installer's commands come before it.
+    /// Reads `db.yaml` if it exists: the installer's commands run before it is written.
     pub fn read_if_there(host: &Host) -> anyhow::Result<Option<Settings>> {
         host.config_file("db.yaml").exists().then(|| Settings::read(host)).transpose()
     }
 
-    /// Settings for `--mock`, which works with no configuration at all.
+    /// Settings for `--mock`, which works without any configuration.
     pub fn for_mock(host: &Host) -> anyhow::Result<Settings> {
         let mut settings = Settings::from_document(&Document::empty(Path::new("(mock)")), &host.state_dir)?;
         let network = Ipv4Network::parse("192.168.122.0/24")?;
@@ -172,12 +172,13 @@ impl Settings {
         })
     }
 
-    /// The VMIDs we hand out; an error where db.yaml does not say.
+    /// Returns the VMIDs to allocate from; fails if db.yaml does not set them.
     pub fn vmid_range(&self) -> anyhow::Result<VmidRange> {
         self.vmid_range.with_context(|| self.missing("vmid_range", "start, end"))
     }
 
-    /// That a key is missing, and which one may be a slip for it: keys of others are allowed, so nobody else can say.
+    /// Says that a key is missing, and which existing key may be a misspelling of it. Unknown keys are allowed, so
+    /// nothing else would report it.
     fn missing(&self, key: &str, parts: &str) -> String {
         let text = format!("{}: key {key} ({parts}) is missing", self.path.display());
         let document = Document::read_yaml(&self.path).ok();
@@ -188,12 +189,13 @@ impl Settings {
         }
     }
 
-    /// The IPv4 addresses we hand out; an error where db.yaml does not say.
+    /// Returns the IPv4 addresses to allocate from; fails if db.yaml does not set them.
     pub fn ipv4_pool(&self) -> anyhow::Result<Ipv4Pool> {
         self.ipv4_pool.with_context(|| self.missing("ip_pool", "network, start, end, gateway"))
     }
 
-    /// The IPv6 addresses we hand out, and the broker's DNS zone: `None` where there is no broker-allocation.json.
+    /// Returns the IPv6 addresses to allocate from and the broker's DNS zone; `None` if there is no
+    /// broker-allocation.json.
     pub fn broker(&self, host: &Host) -> anyhow::Result<Option<Broker>> {
         let path = host.config_file("broker-allocation.json");
         if !path.exists() {
@@ -217,12 +219,12 @@ impl Settings {
     }
 }
 
-/// What broker-allocation.json says.
+/// The contents of broker-allocation.json.
 #[derive(Debug, Clone)]
 pub struct Broker {
-    /// Addresses of VMs.
+    /// The addresses for VMs.
     pub pool: Ipv6Pool,
-    /// Zone in which each address has a name.
+    /// The zone in which each address has a name.
     pub dns_zone: Option<String>,
 }
 
@@ -249,8 +251,8 @@ fn vmid_range(doc: &Document) -> anyhow::Result<Option<VmidRange>> {
     Ok(None)
 }
 
-/// The guests' bridge: what terraform.tfvars names, else db.yaml, else Proxmox' first one. db.yaml is read only where it
-/// is needed: some of its callers must work while there is none.
+/// Returns the guests' bridge: from terraform.tfvars, otherwise from db.yaml, otherwise Proxmox' first one. db.yaml is
+/// read only if it is needed, because some callers must work without it.
 pub fn guests_bridge(
     in_tfvars: Option<BridgeName>,
     in_db_yaml: impl FnOnce() -> anyhow::Result<Option<BridgeName>>,
@@ -259,8 +261,8 @@ pub fn guests_bridge(
     Ok(named.unwrap_or_else(BridgeName::first_of_proxmox))
 }
 
-/// A pool of four keys: network, first and last address, gateway. The last three may be the last octet alone. Whether
-/// any address is left is for the caller to judge.
+/// Reads a pool from four keys: network, first and last address, gateway. The last three may be given as the last octet
+/// alone. The caller decides whether any address is left.
 pub fn pool_of_keys(doc: &Document, keys: [&str; 4]) -> anyhow::Result<Ipv4Pool> {
     let [network, start, end, gateway] = keys;
     let text = doc.require(network, doc.text(network)?)?;
@@ -288,7 +290,7 @@ fn ipv4_pool(doc: &Document) -> anyhow::Result<Option<Ipv4Pool>> {
 }
 
 fn field_names(doc: &Document) -> anyhow::Result<FieldNames> {
-    /// What the record holds under names that cannot be changed.
+    /// Fields of the record whose names cannot be changed.
     const TAKEN: [&str; 11] = [
         "ipv6_address",
         "purpose",
@@ -378,7 +380,7 @@ mod tests {
         assert_eq!(shown(named("vmbr2"), named("vmbr1")), "vmbr2");
         assert_eq!(shown(None, named("vmbr1")), "vmbr1");
         assert_eq!(shown(None, None), "vmbr0");
-        // A db.yaml that cannot be read keeps nobody from what tfvars names.
+        // An unreadable db.yaml does not matter if tfvars names the bridge.
         assert!(guests_bridge(None, || anyhow::bail!("broken")).is_err());
         assert!(guests_bridge(named("vmbr2"), || anyhow::bail!("broken")).is_ok());
     }

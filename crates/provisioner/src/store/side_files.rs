@@ -1,5 +1,5 @@
-//! What create reads beside db.yaml: network modes, the one-time password's form, the engine's form of a wallet, name
-//! servers.
+//! What create reads beside db.yaml: network modes, the format of one-time passwords, the engine's format of a wallet,
+//! name servers.
 
 use super::document::Document;
 use super::settings::Settings;
@@ -9,7 +9,8 @@ use crate::value::wallet::WalletAddress;
 use anyhow::Context;
 use std::net::IpAddr;
 
-/// The mode of the network plugins, written into each new record: the one entry of `network-modes.enabled`.
+/// Returns the mode of the network plugins, which is written into each new record: the chosen one, or the only entry of
+/// `network-modes.enabled`.
 pub fn network_mode(host: &Host, chosen: Option<&PlainName>) -> anyhow::Result<Option<String>> {
     let folder = host.config_file("network-modes.enabled");
     if !folder.exists() {
@@ -26,7 +27,7 @@ pub fn network_mode(host: &Host, chosen: Option<&PlainName>) -> anyhow::Result<O
         let entry = entry.with_context(|| format!("cannot read {}", folder.display()))?;
         let name = entry.file_name();
         if let Some(mode) = name.to_str().and_then(|n| n.strip_suffix(".json")) {
-            // The dispatcher of network modes refuses such a one too, but only when the VM is there.
+            // The dispatcher of network modes also refuses a dangling link, but only once the VM exists.
             anyhow::ensure!(
                 entry.path().exists(),
                 "network mode {mode} is not enabled: {} is a dangling link; enable the mode again or remove the link",
@@ -51,7 +52,7 @@ pub fn network_mode(host: &Host, chosen: Option<&PlainName>) -> anyhow::Result<O
     }
 }
 
-/// One-time-password settings of web3-defaults.yaml: length and life in seconds.
+/// Reads the settings of one-time passwords from web3-defaults.yaml: length in characters and lifetime in seconds.
 pub fn one_time_password(host: &Host) -> anyhow::Result<(u64, u64)> {
     let path = host.config_file("web3-defaults.yaml");
     if !path.exists() {
@@ -79,7 +80,7 @@ pub fn check_wallet(host: &Host, wallet: &WalletAddress) -> anyhow::Result<()> {
             path.display()
         )
     })?;
-    // The pattern of all chains of Ethereum's kind, which a person can be told in words.
+    // The pattern of all Ethereum-like chains, which can be put into words.
     let form = match pattern.as_str() {
         "^0x[0-9a-fA-F]{40}$" => "expected 0x and 40 hexadecimal digits".to_string(),
         other => format!("it does not match {other}"),
@@ -92,8 +93,8 @@ pub fn check_wallet(host: &Host, wallet: &WalletAddress) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The name servers that a `resolv.conf` names and a guest can reach: none on loopback, none that are only known on one
-/// link of the host (H37, H61). At most three, as Proxmox takes them.
+/// Returns the name servers in a `resolv.conf` that a guest can reach: none on loopback, and none that exist on a
+/// single link of the host only (H37, H61). At most three, because Proxmox accepts no more.
 pub fn host_name_servers(resolv_conf: &str) -> Vec<IpAddr> {
     let of_the_link_only = |ip: &IpAddr| match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
@@ -108,11 +109,11 @@ pub fn host_name_servers(resolv_conf: &str) -> Vec<IpAddr> {
         .collect()
 }
 
-/// The name servers of new guests: those of db.yaml, else the host's, else those behind its resolver on loopback. A
-/// guest without any would get the node's own resolver from Proxmox, anew at each start.
+/// Returns the name servers of new guests: those in db.yaml, otherwise the host's, otherwise those behind the host's
+/// resolver on loopback. A guest without any would get the node's own resolver from Proxmox, again at each start.
 ///
 /// # Errors
-/// There are none.
+/// No name servers are found.
 pub fn name_servers(settings: &Settings) -> anyhow::Result<Vec<IpAddr>> {
     const HOST: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
     let named = settings.dns_servers.clone().filter(|list| !list.is_empty());

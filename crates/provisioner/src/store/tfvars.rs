@@ -1,8 +1,8 @@
-//! `terraform.tfvars`: lines of `key = "value"`, as the installer writes them and an operator edits them.
+//! `terraform.tfvars`: lines of `key = "value"`, as written by the installer and edited by operators.
 
 use std::path::Path;
 
-/// The values that are plain texts or numbers, in file order. Lists and maps are other people's and left out.
+/// The values that are plain strings or numbers, in file order. Lists and maps belong to others and are left out.
 #[derive(Debug, Clone, Default)]
 pub struct Tfvars(Vec<(String, String)>);
 
@@ -18,23 +18,23 @@ impl Tfvars {
         self.0.iter().map(|(key, _)| key.as_str())
     }
 
-    /// The value of `key`.
+    /// Returns the value of `key`; `None` if it is missing, a list or a map.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v.as_str())
     }
 }
 
-/// A value to be written.
+/// A value to write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Setting {
-    /// A text, quoted and escaped where it is written.
+    /// A string; quoted and escaped when it is written.
     Text(String),
     /// A whole number.
     Number(u64),
 }
 
-/// `text` with `keys` set; lines of others, comments, lists and maps stay as they are. A text that cannot be read is
-/// refused (hazard H17); the error names the line and never its value.
+/// Returns `text` with `keys` set; other lines, comments, lists and maps stay as they are. Fails if the text cannot be
+/// parsed (hazard H17); the error names the line but never its value.
 pub fn set(text: &str, keys: &[(&str, Setting)]) -> Result<String, String> {
     parse(text)?;
     let mut lines: Vec<String> = Vec::new();
@@ -53,7 +53,7 @@ pub fn set(text: &str, keys: &[(&str, Setting)]) -> Result<String, String> {
         }
         match keys.iter().position(|(own, _)| *own == key) {
             Some(_) if depth > 0 => return Err(format!("{key} is a list or a map")),
-            // terraform refuses a key that is set twice.
+            // Terraform refuses a key that is set twice.
             Some(index) if written[index] => {}
             Some(index) => {
                 written[index] = true;
@@ -79,7 +79,7 @@ fn render(key: &str, setting: &Setting) -> String {
     }
 }
 
-/// Parses the text. Errors name the line and never repeat its value, which may be a token.
+/// Parses the text. Errors name the line but never repeat its value, which may be a token.
 fn parse(text: &str) -> Result<Tfvars, String> {
     let mut values = Vec::new();
     let mut depth = 0i32; // inside a list or map of somebody else
@@ -152,7 +152,7 @@ fn scalar(text: &str) -> Option<String> {
                 c @ ('"' | '\\') => c,
                 _ => return None,
             }),
-            // `$${` and `%%{` are terraform's way of writing `${` and `%{`.
+            // `$${` and `%%{` are terraform's escapes for `${` and `%{`.
             c @ ('$' | '%') => {
                 value.push(c);
                 let mut ahead = chars.clone();

@@ -1,8 +1,8 @@
 //! The VM database: one JSON file that programs in other languages read and write at any moment
 //! (`facts/contract/database.md`; hazards H14 to H17).
 //!
-//! Readers take no lock: rename makes each read whole, and what is half-written (one engine writes in place)
-//! is read again for up to a second. Writers hold `<file>.lock`. Values we do not change keep their exact text.
+//! Readers take no lock: rename makes each read consistent, and a half-written file (one engine writes in place) is
+//! read again for up to a second. Writers hold `<file>.lock`. Values that do not change keep their exact text.
 
 mod contents;
 mod record;
@@ -30,9 +30,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Bytes that the database may have; far beyond a hundred thousand VMs.
+/// Maximum size of the database in bytes; enough for far more than a hundred thousand VMs.
 const LIMIT: u64 = 1 << 30;
-/// How long a file that does not parse is read again before it is called corrupt.
+/// How long a file that does not parse is read again before it is reported as corrupt.
 const TORN_READ: Duration = Duration::from_secs(1);
 /// How long a writer waits for the lock. Other writers hold it for milliseconds.
 const LOCK_WAIT: Duration = Duration::from_secs(20);
@@ -40,15 +40,15 @@ const LOCK_WAIT: Duration = Duration::from_secs(20);
 /// Why the database cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DatabaseError {
-    /// There is no file.
+    /// The file does not exist.
     #[error(
         "the VM database {0} does not exist; if VMs were created on this host it was lost: restore it from a backup"
     )]
     Missing(String),
-    /// There is a file that cannot be read.
+    /// The file cannot be read.
     #[error("cannot read the VM database {0}: {1}")]
     Unreadable(String, String),
-    /// The file is not what it should be; it is left as it is.
+    /// The contents of the file are not valid; it is left unchanged.
     #[error(
         "the VM database {path} is corrupt: {why}; left unchanged (restore it from a backup or repair it manually)"
     )]
@@ -60,13 +60,13 @@ pub enum DatabaseError {
     },
 }
 
-/// The database file and how its fields are called.
+/// The database file and the names of its fields.
 #[derive(Debug, Clone)]
 pub struct VmDatabase {
     path: PathBuf,
     fields: FieldNames,
     torn_read: Duration,
-    /// It has been read again for the whole of that time in vain: a command that reads it five times waits once.
+    /// The file stayed unreadable for the whole time, so a command that reads it five times waits only once.
     is_corrupt: Arc<AtomicBool>,
 }
 
@@ -81,7 +81,7 @@ impl VmDatabase {
         }
     }
 
-    /// The same for a caller who cannot wait as long as a torn file is usually read again.
+    /// The same, for a caller that cannot wait for the usual time while a torn file is read again.
     pub fn giving_up_after(self, torn_read: Duration) -> VmDatabase {
         VmDatabase { torn_read, ..self }
     }
@@ -91,7 +91,7 @@ impl VmDatabase {
         &self.path
     }
 
-    /// The record of `name`, without reading more of the others than it must.
+    /// Returns the record of `name`, reading as little as possible of the others.
     pub fn record(&self, name: &str) -> Result<Option<Result<VmRecord, String>>, DatabaseError> {
         let query = Query::at(&self.fields, name);
         self.read(|file| {
@@ -100,8 +100,8 @@ impl VmDatabase {
         })
     }
 
-    /// Shows `visit` these fields of every record, in file order. What it gathers is begun anew (`new`) where the file
-    /// turns out to be torn and is read again: half of the records of a torn file are worth nothing.
+    /// Calls `visit` with these fields of every record, in file order. If the file turns out to be torn and is read
+    /// again, gathering starts over (`new`), because half of the records of a torn file are useless.
     pub fn gather<T>(
         &self,
         fields: Fields,
@@ -115,18 +115,18 @@ impl VmDatabase {
         })
     }
 
-    /// `next_vmid` as it stands now, read without judging the records: good enough to ask the node beforehand.
+    /// Returns the current `next_vmid`, without checking the records: good enough to query the node beforehand.
     pub fn next_vmid_hint(&self) -> Result<Option<u32>, DatabaseError> {
         let json = self.read(|file| scan::top_level(file, "next_vmid"))?;
         Ok(json.and_then(|json| whole_number(&json)))
     }
 
-    /// The whole contents, for a look that changes nothing.
+    /// Passes the whole contents to `look`, which changes nothing.
     pub fn inspect<T>(&self, read: impl FnOnce(&Contents<'_>) -> anyhow::Result<T>) -> anyhow::Result<T> {
         self.with_contents(|contents| read(contents))
     }
 
-    /// Reads, changes and writes under the lock. When `change` fails, nothing is written.
+    /// Reads, changes and writes the file under its lock. If `change` fails, nothing is written.
     pub fn update<T>(
         &self,
         change: impl FnOnce(&mut Contents<'_>) -> anyhow::Result<T>,
@@ -141,7 +141,8 @@ impl VmDatabase {
         })
     }
 
-    /// Makes an empty database where there is none. `loss` says why a missing file is a loss, not a beginning.
+    /// Creates an empty database if there is none. `loss` says why a missing file means that the database was lost, if
+    /// it does.
     pub fn make_if_missing(
         &self,
         first_vmid: u32,
@@ -163,7 +164,7 @@ impl VmDatabase {
         Ok(replace_file::replace(&self.path, empty.as_bytes(), SHARED, "database")?)
     }
 
-    /// A missing file that is a loss, because of `why`.
+    /// Returns the error for a file that must have been lost, because of `why`.
     pub fn lost(&self, why: &str) -> anyhow::Error {
         anyhow::anyhow!(
             "the VM database {} is missing although {why}: it was lost; restore it from a backup before creating VMs",
@@ -174,12 +175,13 @@ impl VmDatabase {
     fn lock(&self) -> anyhow::Result<LockFile> {
         let mut path = self.path.clone().into_os_string();
         path.push(".lock");
-        // Never interrupted: held for milliseconds, and undo needs it after a signal.
+        // Never interrupted: the lock is held for milliseconds, and rolling back after a signal needs it.
         LockFile::lock(Path::new(&path), Deadline::after(LOCK_WAIT), &Interrupt::never())
             .context("failed to lock the VM database")
     }
 
-    /// Reads and parses the file, again while it does not parse, for up to a second; then `work` gets it.
+    /// Reads and parses the file and passes the contents to `work`. A file that does not parse is read again for up to
+    /// a second.
     fn with_contents<T>(
         &self,
         work: impl FnOnce(&mut Contents<'_>) -> anyhow::Result<T>,
@@ -197,7 +199,7 @@ impl VmDatabase {
         }
     }
 
-    /// The same for a look that goes through the file once.
+    /// The same, for a single pass through the file.
     fn read<T>(
         &self,
         mut pass: impl FnMut(&mut File) -> io::Result<Result<T, String>>,

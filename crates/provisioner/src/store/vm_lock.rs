@@ -1,4 +1,4 @@
-//! One VM, one operation (hazard H19): every command that changes a VM holds `<state>/journal/<name>.lock`.
+//! One operation per VM at a time (hazard H19): every command that changes a VM holds `<state>/journal/<name>.lock`.
 
 use crate::host::Host;
 use crate::host::clock::Deadline;
@@ -10,10 +10,11 @@ use anyhow::Context;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long nothing is said of a wait.
+/// How long to wait before saying so.
 const SILENT: Duration = Duration::from_secs(1);
 
-/// The folder of journal entries and VM locks, made on first use; group blockhost may write it.
+/// Returns the directory of journal entries and VM locks, which is created on first use and is writable by group
+/// blockhost.
 pub fn journal_folder(host: &Host) -> anyhow::Result<PathBuf> {
     let folder = host.state_dir.join("journal");
     replace_file::make_folder(&folder, 0o770)?;
@@ -25,7 +26,8 @@ pub fn journal_folder(host: &Host) -> anyhow::Result<PathBuf> {
 pub struct VmLock(LockFile);
 
 impl VmLock {
-    /// Waits for other operations on the VM, at most `limit`. `verb` is for the message others get.
+    /// Waits for other operations on the VM, for `limit` at most. `verb` is shown to other commands that wait for this
+    /// one.
     pub fn acquire(host: &Host, name: &VmName, verb: &str, limit: Duration) -> anyhow::Result<VmLock> {
         let path = journal_folder(host)?.join(format!("{name}.lock"));
         let limit = failpoint::limit("vm-lock", limit);
@@ -47,7 +49,7 @@ impl VmLock {
         Ok(VmLock::noted(lock.with_context(|| format!("VM {name}"))?, verb))
     }
 
-    /// The lock if nobody holds it.
+    /// Takes the lock if nobody holds it.
     pub fn try_take(host: &Host, name: &VmName, verb: &str) -> anyhow::Result<Option<VmLock>> {
         let path = journal_folder(host)?.join(format!("{name}.lock"));
         Ok(LockFile::try_lock(&path)?.map(|lock| VmLock::noted(lock, verb)))
@@ -58,7 +60,7 @@ impl VmLock {
         VmLock(lock)
     }
 
-    /// Lets go and removes the lock file: for a VM that is gone.
+    /// Releases the lock and removes its file, for a VM that is gone.
     pub fn forget(self) {
         self.0.remove();
     }

@@ -1,8 +1,9 @@
-//! VMIDs that are not to be handed out for a while, one file each: `<state>/withheld/<vmid>.json`.
+//! VMIDs that are not allocated for a while, one file each: `<state>/withheld/<vmid>.json`.
 //!
-//! Two reasons. Something of Proxmox says "exists" about the number (a left-over volume, a stuck lock: hazard H63); the
-//! next create would fail on it as the last one did. Or a request of a create that died may still be on its way to the
-//! node (hazard H57): a machine may appear there after the create was undone, and must not meet another VM's.
+//! There are two reasons. Either Proxmox says "exists" about the VMID (a leftover volume, a stuck lock: hazard H63),
+//! and the next create would fail on it like the last one. Or a request of a create that died may still be on its way
+//! to the node (hazard H57): a VM may appear there after the create was rolled back, and its VMID must not have been
+//! given to another VM.
 
 use crate::host::read_file::text_for_people;
 use crate::host::replace_file::{self, PRIVATE};
@@ -14,35 +15,35 @@ use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// How long a VMID that cannot be used is passed over: long enough for somebody to free what holds it.
+/// How long an unusable VMID is skipped: long enough for somebody to remove what blocks it.
 const UNUSABLE: Duration = Duration::from_secs(24 * 3600);
-/// How late a request may arrive: Proxmox' proxy gives its workers 30 s, a task queues behind locks for minutes.
+/// How late a request may arrive: Proxmox' proxy gives its workers 30 s, and a task may wait behind locks for minutes.
 const LATE: Duration = Duration::from_secs(600);
 
-/// One VMID.
+/// A withheld VMID.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Withheld {
     /// The number.
     pub vmid: u32,
-    /// Why, for a person.
+    /// The reason, for a person.
     pub reason: String,
-    /// When this was last seen to hold.
+    /// When the reason was last seen to hold.
     pub since: DateTime<Utc>,
-    /// A create that died and whose machine may still appear.
+    /// The create that died and whose VM may still appear.
     pub late: Option<Late>,
 }
 
-/// Whose machine may appear.
+/// The VM that may appear.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Late {
-    /// The VM that was to be made.
+    /// The name of the VM that was being created.
     pub name: String,
-    /// The identity it was to have.
+    /// The identity that the VM was to get.
     pub smbios_uuid: Uuid,
 }
 
 impl Withheld {
-    /// Whether its time is over. A time in the future is one of a clock that was wrong.
+    /// Whether the time is over. A time too far in the future was written with a wrong clock.
     pub fn is_over(&self, now: DateTime<Utc>) -> bool {
         let limit = match self.late {
             Some(_) => failpoint::limit("late-request", LATE),
@@ -53,7 +54,7 @@ impl Withheld {
     }
 }
 
-/// The folder of them.
+/// The directory of withheld VMIDs.
 pub struct WithheldVmids<'h> {
     host: &'h Host,
 }
@@ -72,8 +73,8 @@ impl<'h> WithheldVmids<'h> {
         self.folder().join(format!("{vmid}.json"))
     }
 
-    /// All of them, in rising order. Those that cannot be used are forgotten when their time is over; those that are
-    /// watched only by [`WithheldVmids::forget`]. A file that cannot be read withholds its number.
+    /// Returns all of them in ascending order. Unusable VMIDs expire; watched ones are removed only by
+    /// [`WithheldVmids::forget`]. An unreadable file withholds its VMID.
     pub fn all(&self) -> Vec<Withheld> {
         let files = std::fs::read_dir(self.folder()).into_iter().flatten().flatten();
         let names = files.filter_map(|file| file.file_name().into_string().ok());
@@ -118,7 +119,7 @@ impl<'h> WithheldVmids<'h> {
         Some(one)
     }
 
-    /// Withholds a VMID from now on. One that is watched stays watched.
+    /// Withholds a VMID from now on. A watched VMID stays watched.
     pub fn withhold(&self, vmid: Vmid, reason: &str, late: Option<Late>) -> anyhow::Result<()> {
         let watched = self.read(vmid.get()).and_then(|one| one.late);
         let reason: String = reason.chars().take(500).collect();
@@ -128,7 +129,7 @@ impl<'h> WithheldVmids<'h> {
         Ok(replace_file::replace(&self.path(vmid.get()), text.as_bytes(), PRIVATE, "withheld")?)
     }
 
-    /// Hands a VMID out again.
+    /// Makes a VMID available again.
     pub fn forget(&self, vmid: u32) {
         if let Err(error) = replace_file::remove(&self.path(vmid)) {
             tracing::warn!("VMID {vmid} stays withheld: {error}");

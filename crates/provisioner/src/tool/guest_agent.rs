@@ -1,10 +1,10 @@
-//! Commands in a guest, through the root agent and QEMU's guest agent (`facts/proxmox.md`, section 1; hazard H25).
+//! Runs commands in a guest through the root agent and QEMU's guest agent (`facts/proxmox.md`, section 1; hazard H25).
 
 //!
-//! The end of a command is told by the agent once, and each question costs one start of `qm` in the root agent's
-//! one lane. So the root agent asks once by itself, after the command's start, which is enough for a quick command
-//! (a start of `qm` takes longer than the command); what runs on is looked at in pauses that grow with what a look
-//! costs (hazard H20).
+//! The guest agent reports the end of a command only once, and each query costs one start of `qm` in the root agent's
+//! single lane. So the root agent itself queries once after starting the command, which is enough for a quick command
+//! (a start of `qm` takes longer than the command). A command that is still running is polled, with pauses that grow
+//! with the cost of a poll (hazard H20).
 
 use super::node::{Asked, Node};
 use crate::host::clock::{Deadline, Stopwatch};
@@ -17,35 +17,36 @@ use base64::Engine as _;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
-/// How long the root agent itself waits for a quick command, which saves a second request.
+/// How long, in seconds, the root agent itself waits for a quick command; saves a second request.
 const QUICK: f64 = 1.0;
-/// Pauses between looks at a command that runs on.
+/// Shortest and longest pause between polls of a running command.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(1000));
-/// A pause is at least so many times as long as the last look took.
+/// A pause is at least this many times as long as the last poll took.
 const SHARE: u32 = 2;
 
-/// Pause before a command that was surely not begun is asked for again.
+/// Pause before trying again a command that certainly was not started.
 const AGAIN: Duration = Duration::from_secs(1);
-/// So often an agent that is silent is asked again.
+/// How many times to try again if the guest agent does not answer.
 const SILENT_TRIES: u32 = 1;
-/// What an error begins with where nothing was begun.
+/// Start of an error message if nothing was started.
 const NOT_RUN: &str = "could not run the command";
 
 /// A command that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
-    /// Its exit code; 128 + N where signal N ended it.
+    /// Its exit code; 128 + N if it was killed by signal N.
     pub exit_code: u8,
-    /// What it printed, byte for byte.
+    /// Its standard output, byte for byte.
     pub stdout: Vec<u8>,
-    /// What it complained.
+    /// Its standard error, byte for byte.
     pub stderr: Vec<u8>,
-    /// Some of the output is missing: the agent keeps 16 MiB of each stream, the root agent passes 1 MiB on.
+    /// Whether some of the output is missing: the agent keeps 16 MiB of each stream, and the root agent passes on 1
+    /// MiB.
     pub truncated: bool,
 }
 
-/// Runs `command` in the guest and waits for its end; `Ok(None)`: it was begun, and the deadline came first. Whether
-/// it was begun at all is waited for up to `grace` longer: that is what the caller has to know.
+/// Runs `command` in the guest and waits for its end; `Ok(None)`: it was started, but the deadline came first. To find
+/// out whether it was started at all, waits up to `grace` longer, because the caller must know that.
 pub fn run(
     node: &Node,
     vmid: Vmid,
@@ -82,7 +83,7 @@ pub fn run(
     }
 }
 
-/// Waits for the end of what an answer of `qm-guest-exec` or `qm-update-gecos` tells of; `Ok(None)` when the deadline
+/// Waits for the end of the command in an answer of `qm-guest-exec` or `qm-update-gecos`; `Ok(None)` if the deadline
 /// came first.
 pub fn end_of(
     node: &Node,
@@ -99,17 +100,17 @@ pub fn end_of(
     wait_for(node, vmid, identity, pid, job_of(answer), deadline)
 }
 
-/// The `qm` that has not answered yet.
+/// Returns the job of a `qm` that has not answered yet.
 fn job_of(answer: &Map<String, Value>) -> Option<u64> {
     answer.get("job").and_then(Value::as_u64)
 }
 
-/// Whether it is not even known whether the command was begun: the node's `qm` is still at it.
+/// Whether it is still unknown whether the command was started, because the node's `qm` has not answered.
 pub fn is_job(answer: &Map<String, Value>) -> bool {
     answer.get("pid").is_none() && job_of(answer).is_some()
 }
 
-/// Waits until a slow `qm` has said whether the command was begun.
+/// Waits until a slow `qm` has reported whether the command was started.
 pub fn until_begun(
     node: &Node,
     vmid: Vmid,
@@ -118,7 +119,7 @@ pub fn until_begun(
     deadline: Deadline,
 ) -> Result<Map<String, Value>, AgentError> {
     while is_job(&answer) && deadline.left() > PAUSES.1 {
-        // A signal ends the wait at once; whether it was begun stays open.
+        // A signal ends the wait at once; it stays unknown whether the command was started.
         if node.pause(PAUSES.0 * 4).is_err() {
             break;
         }
@@ -128,8 +129,8 @@ pub fn until_begun(
     Ok(answer)
 }
 
-/// Whether the command was surely not begun, and the reason may pass: a guest that is frozen for a backup, an agent
-/// that misses the ping before the command (once: most often it is simply not there).
+/// Whether the command certainly was not started and the cause may go away: a guest frozen for a backup, or an agent
+/// that misses the ping before the command (tried again once, since usually the agent is simply not running).
 fn may_begin_again(error: &AgentError, patience: &mut Option<u32>) -> bool {
     let AgentError::Said { error: words, unknown: false, .. } = error else { return false };
     if is_frozen(words) {
@@ -139,17 +140,17 @@ fn may_begin_again(error: &AgentError, patience: &mut Option<u32>) -> bool {
     words.contains("QEMU guest agent is not running") && patience.is_some()
 }
 
-/// The agent's refusal of everything but a few commands between freeze and thaw.
+/// Whether this is the agent's refusal: between freeze and thaw it allows only a few commands.
 fn is_frozen(words: &str) -> bool {
     words.contains("frozen")
 }
 
-/// What a tool on the node said: it may repeat the command or what it printed, so the audit trail leaves it out.
+/// The output of a tool on the node. It may repeat the command or its output, so the audit trail leaves it out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ToolWords(String);
 
-/// A refusal in the tool's own words.
+/// Turns a refusal into an error with the tool's own words.
 fn plain(error: AgentError) -> anyhow::Error {
     match error {
         AgentError::Said { error, .. } => ToolWords(with_way_out(&error)).into(),
@@ -157,8 +158,8 @@ fn plain(error: AgentError) -> anyhow::Error {
     }
 }
 
-/// Looks at a process of the guest until it has ended. A look that fails is tried again, because a busy or frozen
-/// guest refuses it while the command goes on; unless the agent has forgotten the process, or the guest is off.
+/// Polls a process of the guest until it has ended. A failed poll is repeated, because a busy or frozen guest refuses
+/// it while the command goes on; but not if the agent has forgotten the process or the guest is off.
 fn wait_for(
     node: &Node,
     vmid: Vmid,
@@ -182,7 +183,7 @@ fn wait_for(
                 }
                 job = job_of(&answer);
             }
-            // This look was cut short by the limit itself.
+            // The deadline itself cut this poll short.
             Err(error) if deadline.passed() => {
                 tracing::debug!("{error}");
                 return Ok(None);
@@ -202,8 +203,8 @@ fn wait_for(
     }
 }
 
-/// Whether asking again is of no use: another machine, a process that the agent does not know (any more), a guest
-/// that is off, in which no command goes on.
+/// Whether polling again is useless: a different VM, a process that the agent does not know or no longer knows, or a
+/// guest that is off, where no command can be running.
 fn is_lost(node: &Node, vmid: Vmid, error: &AgentError, deadline: Deadline) -> bool {
     let AgentError::Said { error: words, code, .. } = error else { return false };
     matches!(code.as_str(), "identity" | "missing" | "range" | "elsewhere")
@@ -211,7 +212,7 @@ fn is_lost(node: &Node, vmid: Vmid, error: &AgentError, deadline: Deadline) -> b
         || node.state(vmid, None, deadline).is_ok_and(|state| !state.running)
 }
 
-/// Reads an answer: `None` while the command runs. Only `exited` with an exit code or a signal is an end.
+/// Reads an answer; `None` while the command is running. Only `exited` with an exit code or a signal is an end.
 fn ended(answer: &Map<String, Value>) -> anyhow::Result<Option<Ended>> {
     let has_ended = answer.get("exited").is_none_or(|e| e.as_bool() == Some(true) || e.as_u64() == Some(1));
     let number = |key: &str| answer.get(key).and_then(Value::as_u64);
@@ -231,7 +232,7 @@ fn ended(answer: &Map<String, Value>) -> anyhow::Result<Option<Ended>> {
     }))
 }
 
-/// What is no text comes as base64 beside a readable beginning.
+/// Output that is not text comes as base64, in addition to a readable beginning.
 fn output(answer: &Map<String, Value>, key: &str) -> anyhow::Result<Vec<u8>> {
     let text = |key: &str| answer.get(key).and_then(Value::as_str);
     match text(&format!("{key}_base64")) {

@@ -1,64 +1,64 @@
-//! A VM's configuration as `qm config` prints it, and what `qm` and `pvesm` print besides.
+//! A VM's configuration as printed by `qm config`, and other output of `qm` and `pvesm`.
 
 use percent_encoding::percent_decode_str;
 use regex_lite::Regex;
 use std::collections::BTreeMap;
 
-/// The keys of one VM.
+/// The keys of one VM's configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GuestConfig(BTreeMap<String, String>);
 
 impl GuestConfig {
-    /// Reads `key: value` lines.
+    /// Parses lines of `key: value`.
     pub fn parse(text: &str) -> GuestConfig {
         let pairs = text.lines().filter_map(|line| line.split_once(": "));
         GuestConfig(pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
     }
 
-    /// A value as it is printed.
+    /// Returns a value as printed; empty if the key is missing.
     pub fn get(&self, key: &str) -> &str {
         self.0.get(key).map_or("", String::as_str)
     }
 
-    /// The name; empty where the VM has none.
+    /// Returns the name; empty if the VM has none.
     pub fn name(&self) -> &str {
         self.get("name")
     }
 
-    /// Whether it says that it is a template; its disks may tell another story (H32).
+    /// Whether the configuration says that the VM is a template; its disks may say otherwise (H32).
     pub fn is_template(&self) -> bool {
         self.get("template") == "1"
     }
 
-    /// The SMBIOS UUID.
+    /// Returns the SMBIOS UUID; empty if there is none.
     pub fn uuid(&self) -> &str {
         self.get("smbios1").split(',').find_map(|part| part.strip_prefix("uuid=")).unwrap_or_default()
     }
 
-    /// The description, decoded, without the line end that Proxmox adds.
+    /// Returns the decoded description, without the newline that Proxmox appends.
     pub fn description(&self) -> String {
         percent_decode_str(self.get("description")).decode_utf8_lossy().trim_end().to_owned()
     }
 
-    /// What holds it (`clone`, `backup` …).
+    /// Returns the lock on the configuration (`clone`, `backup` …).
     pub fn lock(&self) -> Option<&str> {
         self.0.get("lock").map(String::as_str)
     }
 
-    /// The volume of a drive or of an `unusedN`, without options.
+    /// Returns the volume of a drive or of an `unusedN`, without options.
     pub fn volume(&self, key: &str) -> Option<&str> {
         let first = self.0.get(key)?.split(',').next()?;
         let volume = first.strip_prefix("file=").or_else(|| first.strip_prefix("volume=")).unwrap_or(first);
         volume.contains(':').then_some(volume)
     }
 
-    /// The volumes of all drives and `unusedN`, CD images of others left out.
+    /// Returns the volumes of all drives and `unusedN`, except CD images, which belong to others.
     pub fn volumes(&self) -> Vec<&str> {
         let drives = self.0.keys().filter(|key| is_drive(key));
         drives.filter_map(|key| self.volume(key)).filter(|volume| !volume.contains(":iso/")).collect()
     }
 
-    /// Keys and volumes of disks that no drive uses.
+    /// Returns the keys and volumes of disks that no drive uses.
     pub fn unused(&self) -> BTreeMap<String, String> {
         let keys = self.0.keys().filter(|key| numbered(key, "unused"));
         keys.filter_map(|key| Some((key.clone(), self.volume(key)?.to_owned()))).collect()
@@ -73,7 +73,8 @@ fn numbered(key: &str, prefix: &str) -> bool {
     key.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// Key and volume that an import says it has made; Proxmox changed the wording with qemu-server 8.2.7 (PVE 8.3).
+/// Returns the key and volume that an import reports to have created; Proxmox changed the wording with qemu-server
+/// 8.2.7 (PVE 8.3).
 pub fn imported(output: &str) -> Option<(String, String)> {
     const FORMS: [&str; 2] =
         [r"^Successfully imported disk as '(\w+):([^']+)'", r"^(\w+): successfully imported disk '([^',]+)"];
@@ -85,7 +86,7 @@ pub fn imported(output: &str) -> Option<(String, String)> {
     })
 }
 
-/// The percentage of a line like `transferred 1.0 GiB of 3.0 GiB (33.33%)`.
+/// Returns the percentage from a line like `transferred 1.0 GiB of 3.0 GiB (33.33%)`.
 pub fn transferred(line: &str) -> Option<u64> {
     let percent = line.strip_prefix("transferred ")?.rsplit_once('(')?.1.strip_suffix("%)")?;
     percent
@@ -95,17 +96,17 @@ pub fn transferred(line: &str) -> Option<u64> {
         .map(|percent| percent as u64)
 }
 
-/// A volume on a storage, as `pvesm list` shows it.
+/// A volume on a storage, from `pvesm list`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedVolume {
-    /// `local-lvm:vm-100-disk-0`; a linked clone has its base before its own name.
+    /// For example `local-lvm:vm-100-disk-0`; a linked clone has its base before its own name.
     pub volid: String,
-    /// The VM whose name it carries.
+    /// The VMID in the volume's name.
     pub vmid: Option<u32>,
 }
 
-/// Disks among the rows of `pvesm list`. A storage that takes snippets as well lists those of everybody, whichever VMID was
-/// asked for: whoever frees what is listed must never be given one.
+/// Returns the disks in the output of `pvesm list`. A storage that also takes snippets lists all of those, whichever
+/// VMID was requested; a caller that frees what is listed must never be given one.
 pub fn volumes(output: &str) -> Vec<ListedVolume> {
     let rows = output.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let rows = rows.filter(|cells| cells.len() >= 4 && cells[0].contains(':'));
@@ -114,18 +115,18 @@ pub fn volumes(output: &str) -> Vec<ListedVolume> {
         .collect()
 }
 
-/// A storage, as `pvesm status` shows it.
+/// A storage, from `pvesm status`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StorageRow {
     /// `lvmthin`, `zfspool`, `dir` …
     pub kind: String,
-    /// Neither disabled nor out of reach.
+    /// Whether it is enabled and can be reached.
     pub active: bool,
     /// Free space in KiB.
     pub available_kib: u64,
 }
 
-/// The row of one storage; its name has no blanks, and headings have other words in PVE 8 and 9.
+/// Returns the row of one storage. Its name has no blanks, and the headings differ between PVE 8 and 9.
 pub fn storage(output: &str, name: &str) -> Option<StorageRow> {
     let rows = output.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let row = rows.into_iter().find(|cells| cells.len() == 7 && cells[0] == name)?;

@@ -26,12 +26,12 @@ pub struct Decision {
     pub limits: Option<Limits>,
 }
 
-/// What came of it.
+/// Result of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Guarded {
     /// The VM runs, and everything is in place.
     pub applied: bool,
-    /// What is not, one sentence each.
+    /// What is not in place, one sentence each.
     pub missing: Vec<String>,
 }
 

@@ -1,8 +1,9 @@
 //! The host's side of a guest's network, through the root agent: its IPv6 route and the isolation of its port.
 //!
-//! Routes are an action of our own plugin, which accepts the guests' bridge whatever its name. The daemon's own accepts
-//! five bridges by name (`facts/contract/root-agent.md`); it is asked where the plugin is older than this command, and
-//! where terraform's variables name another bridge than db.yaml, of which the plugin wants to know nothing.
+//! Routes are an action of our own plugin, which accepts the guests' bridge whatever its name. The daemon's own action
+//! accepts five bridges by name (`facts/contract/root-agent.md`); it is used if the plugin is older than this command,
+//! and if the plugin refuses the route: for a bridge that db.yaml does not name (terraform's variables may name
+//! another), or for an address outside the broker's prefix.
 
 use super::node::Node;
 use crate::host::clock::Deadline;
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use std::net::Ipv6Addr;
 
 impl Node {
-    /// Makes the host route to the guest's IPv6 address; one that is there is replaced.
+    /// Creates the host route to the guest's IPv6 address; an existing route is replaced.
     pub fn add_route(
         &self,
         address: Ipv6Addr,
@@ -23,7 +24,7 @@ impl Node {
         self.route(("guest-route-add", "ip6-route-add"), address, bridge, deadline)
     }
 
-    /// Removes it. Only an older root agent says that there was none.
+    /// Removes the route. Only an older root agent reports an error if there was none.
     pub fn remove_route(
         &self,
         address: Ipv6Addr,
@@ -49,7 +50,7 @@ impl Node {
         }
     }
 
-    /// Isolates the guest's first card from other guests. Our VMs have no firewall bridge, so the tap is the
+    /// Isolates the guest's first network card from other guests. Our VMs have no firewall bridge, so the tap is the
     /// bridge's port (H36).
     pub fn isolate(&self, vmid: Vmid, deadline: Deadline) -> Result<(), AgentError> {
         self.act("bridge-port-isolate", json!({ "dev": format!("tap{vmid}i0") }), deadline).map(drop)

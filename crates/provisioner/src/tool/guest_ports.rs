@@ -1,5 +1,5 @@
-//! What root sets on the host for guests' cards: rules (`nft`), the isolation of a bridge's port (`bridge`), the qdisc
-//! of a tap (`tc`) and the host route to a guest (`ip`). Each call sets what is there already without a complaint.
+//! What root sets on the host for guests' network cards: rules (`nft`), the isolation of a bridge's port (`bridge`),
+//! the qdisc of a tap (`tc`) and the host route to a guest (`ip`). Each call succeeds if the setting is already there.
 
 use crate::host::interrupt::Interrupt;
 use crate::host::run_process::{self, Ended, Input, Program, RunError};
@@ -8,10 +8,10 @@ use std::net::Ipv6Addr;
 use std::path::Path;
 use std::time::Duration;
 
-/// Each of these takes milliseconds; a start of a VM waits for them, under its lock (hazard H23).
+/// Limit of each call. They take milliseconds, but the start of a VM waits for them, under its lock (hazard H23).
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// The doors to the four programs.
+/// Runs the four programs.
 #[derive(Debug)]
 pub struct GuestPorts<'a> {
     /// SIGTERM and SIGINT.
@@ -35,18 +35,18 @@ impl GuestPorts<'_> {
         self.run(name, words, Input::Nothing).map(drop)
     }
 
-    /// Gives the kernel one transaction of rules: all of it, or nothing.
+    /// Loads one transaction of rules into the kernel: all of it or nothing.
     pub fn load_rules(&self, transaction: String) -> Result<(), RunError> {
         self.run("nft", &["-f", "-"], Input::Text(transaction)).map(drop)
     }
 
-    /// Keeps a port from reaching other isolated ports, or lets it.
+    /// Sets whether a port is isolated from other isolated ports.
     pub fn isolate(&self, port: &str, isolated: bool) -> Result<(), RunError> {
         let word = if isolated { "on" } else { "off" };
         self.done("bridge", &["link", "set", "dev", port, "isolated", word])
     }
 
-    /// Limits what leaves the host by this tap, which is what its guest receives.
+    /// Limits the traffic that leaves the host through this tap, which is what its guest receives.
     pub fn limit_received(&self, tap: &str, kbps: u32) -> Result<(), RunError> {
         let limit = receive_limit(kbps);
         let mut words = vec!["qdisc", "replace", "dev", tap, "root"];
@@ -54,19 +54,19 @@ impl GuestPorts<'_> {
         self.done("tc", &words)
     }
 
-    /// Takes a limit of ours off, and leaves a qdisc of anybody else's.
+    /// Removes our limit; a qdisc of anybody else is left alone.
     pub fn unlimit_received(&self, tap: &str) -> Result<(), RunError> {
         let shown = self.run("tc", &["qdisc", "show", "dev", tap], Input::Nothing)?;
         let ours = shown.stdout.lines().any(|line| line.split(' ').any(|word| word == HANDLE));
         if ours { self.done("tc", &["qdisc", "del", "dev", tap, "root"]) } else { Ok(()) }
     }
 
-    /// The host's route to a guest.
+    /// Sets the host's route to a guest.
     pub fn add_route(&self, address: Ipv6Addr, bridge: &str) -> Result<(), RunError> {
         self.done("ip", &["-6", "route", "replace", &format!("{address}/128"), "dev", bridge])
     }
 
-    /// Takes it away; gone already, with its bridge perhaps, is what was wanted.
+    /// Removes the route to a guest. A route that is already gone, perhaps with its bridge, is not an error.
     pub fn remove_route(&self, address: Ipv6Addr, bridge: &str) -> Result<(), RunError> {
         match self.done("ip", &["-6", "route", "del", &format!("{address}/128"), "dev", bridge]) {
             Err(RunError::Failed { last_words, .. })
@@ -78,7 +78,8 @@ impl GuestPorts<'_> {
         }
     }
 
-    /// A line for the system's log, beside what the starter of the VM reads. A host without a log is no reason to fail.
+    /// Writes a line to the system log, in addition to the output that whatever starts the VM reads. A host without a
+    /// system log is not an error.
     pub fn log(&self, text: &str) {
         let _ = self.done("logger", &["-t", "blockhost-guard", "-p", "daemon.err", "--", text]);
     }

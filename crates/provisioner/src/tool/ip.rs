@@ -1,4 +1,5 @@
-//! `ip` of iproute2: the host's interfaces, addresses and default routes. Reads for all, changes for [`crate::operation::setup`].
+//! `ip` of iproute2: the host's interfaces, addresses and default routes. Anybody may read them;
+//! [`crate::operation::setup`] changes them.
 
 use crate::host::clock::Deadline;
 use crate::host::interrupt::Interrupt;
@@ -10,44 +11,45 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
-/// The host's interfaces and default routes: asks the kernel.
+/// Queries the kernel for the host's interfaces and default routes.
 pub fn network(deadline: Deadline) -> anyhow::Result<Network> {
     let addresses = ip(&["-j", "-d", "address", "show"], deadline)?;
     let routes = ip(&["-j", "-4", "route", "show", "default"], deadline)?;
     parse(&addresses, &routes)
 }
 
-/// Every address that this host itself has or needs, of both families: those on its interfaces, whatever their scope,
-/// and its routers'. None of them may be given to a guest (H55).
+/// Returns every address that this host itself has or needs, of both families: those on its interfaces, whatever their
+/// scope, and its routers'. None of them may be assigned to a guest (H55).
 pub fn host_addresses(deadline: Deadline) -> anyhow::Result<Vec<IpAddr>> {
     let interfaces = rows::<AddressRow>(&ip(&["-j", "-d", "address", "show"], deadline)?)?;
     let infos = interfaces.into_iter().flat_map(|row| row.addr_info);
     let mut found: Vec<IpAddr> = infos.filter_map(|info| info.local).collect();
     for family in ["-4", "-6"] {
-        // A host without this family has no such route, and some have no such kernel.
+        // A host without this family has no such route, and some kernels do not support it.
         let routes = ip(&["-j", family, "route", "show", "default"], deadline).unwrap_or_default();
         found.extend(rows::<RouteRow>(&routes).unwrap_or_default().into_iter().filter_map(|row| row.gateway));
     }
     Ok(found)
 }
 
-/// What the kernel's neighbour table says of an address.
+/// An entry of the kernel's neighbour table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Neighbour {
-    /// The hardware address that answered, or was set by hand.
+    /// The hardware address that answered or was set manually.
     pub lladdr: Option<String>,
     /// `REACHABLE`, `STALE`, `FAILED` …
     pub states: Vec<String>,
 }
 
 impl Neighbour {
-    /// One of these states.
+    /// Whether the entry is in one of these states.
     pub fn is(&self, states: &[&str]) -> bool {
         self.states.iter().any(|state| states.contains(&state.as_str()))
     }
 }
 
-/// The neighbour table's entry of an address; `None` where it is not on a link of ours, or nobody has asked.
+/// Returns the neighbour table's entry of an address; `None` if the address is not on one of our links, or nobody has
+/// asked for it.
 pub fn neighbour(address: IpAddr, deadline: Deadline) -> anyhow::Result<Option<Neighbour>> {
     let entries = rows::<NeighbourRow>(&ip(&["-j", "neigh", "show", "to", &address.to_string()], deadline)?)?;
     let row = entries.into_iter().find(|row| row.dst == Some(address));
@@ -80,7 +82,7 @@ pub fn neighbours(deadline: Deadline) -> anyhow::Result<Vec<(IpAddr, String)>> {
     Ok(answering.filter_map(|row| Some((row.dst?, row.lladdr?))).collect())
 }
 
-/// Runs `ip`; its standard output.
+/// Runs `ip` and returns its standard output.
 pub fn ip(arguments: &[&str], deadline: Deadline) -> anyhow::Result<String> {
     let program = Program {
         name: "ip",
@@ -89,7 +91,7 @@ pub fn ip(arguments: &[&str], deadline: Deadline) -> anyhow::Result<String> {
         environment: vec![],
         without: &[],
     };
-    // Never interrupted: short, and putting a network back must not be.
+    // Never interrupted: it is short, and restoring a network must not be interrupted.
     let ended = run_process::run(&program, Input::Nothing, deadline.left(), &Interrupt::never(), |_, _| {})?;
     Ok(ended.successful(&program)?.stdout)
 }
@@ -133,7 +135,7 @@ struct NeighbourRow {
     state: Vec<String>,
 }
 
-/// `ip -j` prints nothing at all where there is nothing to tell, and empty objects among others.
+/// `ip -j` prints nothing at all if there is nothing to report, and mixes in empty objects.
 fn rows<T: for<'a> Deserialize<'a>>(text: &str) -> anyhow::Result<Vec<T>> {
     let text = text.trim();
     if text.is_empty() {
@@ -147,7 +149,7 @@ fn parse(addresses: &str, routes: &str) -> anyhow::Result<Network> {
     let interfaces = rows::<AddressRow>(addresses)?.into_iter().filter_map(|row| {
         let addresses = row.addr_info.into_iter().filter(|info| info.scope.as_deref() == Some("global"));
         Some(Interface {
-            // `eth0@if7` is shown as `eth0` with a link of its own in JSON.
+            // `eth0@if7` appears in JSON as `eth0` with a separate link.
             name: row.ifname?,
             master: row.master,
             is_bridge: row.linkinfo.and_then(|info| info.info_kind).as_deref() == Some("bridge"),

@@ -1,4 +1,4 @@
-//! One wrapper per outside tool, built on the doors of [`crate::host`].
+//! One wrapper per external tool, built on [`crate::host`].
 
 pub mod guest_adoption;
 pub mod guest_agent;

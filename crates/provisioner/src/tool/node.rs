@@ -1,5 +1,5 @@
-//! What we ask of the node through the root agent (`facts/contract/root-agent.md`). Actions trigger and return; waiting
-//! is done here, by asking for the state, because the agent serves one request at a time (hazard H20).
+//! Actions and queries on the node through the root agent (`facts/contract/root-agent.md`). Actions start something and
+//! return; waiting is done here by polling the state, because the agent serves one request at a time (hazard H20).
 
 use super::vm_state::state_in;
 use crate::host::Host;
@@ -19,17 +19,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// How long one action may take, waiting behind others included: another package's action holds the agent's one lane for
-/// up to 30 s. Callers' own limits are shorter.
+/// Time limit for one action, including the wait behind others: another package's action can occupy the agent's single
+/// lane for up to 30 s. Callers' own limits are shorter.
 const ACTION: Duration = Duration::from_secs(60);
-/// How long a request that was not answered may take to show in the state before it is asked for again.
+/// How long an unanswered request may take to show in the state before it is repeated.
 const UNANSWERED: Duration = Duration::from_secs(3);
-/// How often the state is looked at while waiting.
+/// How often the state is polled while waiting.
 const POLL: Duration = Duration::from_millis(250);
-/// An act is not tried again with less time than this: its answer would come too late, and with it the reason.
+/// An act is not repeated if less time than this is left: its answer, and with it the reason of a failure, would come
+/// too late.
 const LAST_CALL: Duration = Duration::from_millis(500);
 
-/// What proves the VM, among a request's parameters.
+/// Adds the VM's proof of identity to a request's parameters.
 pub(super) fn put(identity: &Identity, params: &mut Map<String, Value>) {
     match identity {
         Identity::Uuid(uuid) => params.insert("uuid".into(), uuid.to_string().into()),
@@ -37,36 +38,36 @@ pub(super) fn put(identity: &Identity, params: &mut Map<String, Value>) {
     };
 }
 
-/// What is asked about in a guest.
+/// What to query in a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
-    /// A process, by its PID there.
+    /// A process, by its PID in the guest.
     Process(u64),
-    /// A `qm` of the root agent's that had not answered in time.
+    /// A `qm` of the root agent that had not answered in time.
     Job(u64),
 }
 
-/// What the guests' configurations of the cluster hold.
+/// What the configurations of the cluster's guests hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Guests {
-    /// VMIDs of our range that are in use, whoever uses them.
+    /// VMIDs of our range that are in use by anybody.
     pub vmids: Vec<u32>,
-    /// Static addresses of all guests, and the cluster's own nodes.
+    /// Static addresses of all guests and of the cluster's nodes.
     pub addresses: Vec<IpAddr>,
-    /// VMs that are ours by the mark in their description.
+    /// VMs that are ours according to the mark in their description.
     pub ours: Vec<Ours>,
     /// How many configurations could not be read: what they hold is not among these.
     pub unread: u64,
 }
 
-/// A VM that is ours by its mark.
+/// A VM that is ours according to its mark.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ours {
     /// Its VMID.
     pub vmid: u32,
-    /// The name it was made under.
+    /// The name it was created with.
     pub name: String,
-    /// The identity it was made with.
+    /// The identity it was created with.
     pub uuid: Uuid,
 }
 
@@ -85,7 +86,7 @@ impl Guests {
     }
 }
 
-/// The node, through the root agent.
+/// The node, accessed through the root agent.
 #[derive(Debug, Clone)]
 pub struct Node {
     socket: PathBuf,
@@ -100,14 +101,14 @@ impl Node {
         Node { socket: host.agent_socket(), doors: host.doors, interrupt, patient: true }
     }
 
-    /// The same, but a VM that is busy is a refusal at once: for callers that have others to look after meanwhile.
+    /// The same, but a busy VM is refused at once: for callers that have other VMs to handle meanwhile.
     pub fn impatient(mut self) -> Node {
         self.patient = false;
         self
     }
 
-    /// What the node says about `vmid`. Starts no process there. Of a guest that is not the one of `identity` it says
-    /// little, and nothing where the VMID cannot be ours.
+    /// Returns the state that the node reports for `vmid`, without starting a process there. For a guest that is not
+    /// the one of `identity` it reports little, and nothing if the VMID cannot be ours.
     pub fn state(
         &self,
         vmid: Vmid,
@@ -123,8 +124,8 @@ impl Node {
         state_in(&answer).ok_or_else(|| AgentError::NotJson("vm-state".to_string()))
     }
 
-    /// The VMs of the whole cluster that are, or may be, the one of this identity (`address`: or have this address in
-    /// their configuration), in words. An error means that it cannot be known.
+    /// Describes the VMs in the whole cluster that have or may have this identity (`address`: or that have this address
+    /// in their configuration). An error means that it cannot be determined.
     pub fn find(
         &self,
         identity: &Identity,
@@ -151,8 +152,8 @@ impl Node {
             .collect())
     }
 
-    /// The guests of the whole cluster, as far as they hold what we hand out; `None` from a root agent that cannot tell
-    /// (its plugin is older than this command).
+    /// Returns what the guests of the whole cluster hold of the VMIDs and addresses that we allocate; `None` if the
+    /// root agent cannot tell (its plugin is older than this command).
     pub fn guests(&self, deadline: Deadline) -> Result<Option<Guests>, AgentError> {
         match self.act("guest-list", json!({}), deadline) {
             Ok(answer) => Ok(Some(Guests::from_answer(&answer))),
@@ -166,12 +167,12 @@ impl Node {
         self.forceful("qm-start", vmid, identity, json!({}), deadline).map(drop)
     }
 
-    /// Switches it off at once.
+    /// Switches the VM off at once.
     pub fn stop(&self, vmid: Vmid, identity: &Identity, deadline: Deadline) -> Result<(), AgentError> {
         self.forceful("qm-stop", vmid, identity, json!({ "timeout": 10 }), deadline).map(drop)
     }
 
-    /// Asks the guest to shut down within `limit`; returns at once.
+    /// Tells the guest to shut down within `limit`; returns at once.
     pub fn shutdown(
         &self,
         vmid: Vmid,
@@ -183,13 +184,13 @@ impl Node {
             .map(drop)
     }
 
-    /// Continues a paused guest.
+    /// Resumes a paused guest.
     pub fn resume(&self, vmid: Vmid, identity: &Identity, deadline: Deadline) -> Result<(), AgentError> {
         self.forceful("qm-resume", vmid, identity, json!({}), deadline).map(drop)
     }
 
-    /// Deletes a stopped VM with its disks and waits until it is gone; also names the disks that could not be
-    /// freed, which `qm` calls a success (H32).
+    /// Deletes a stopped VM with its disks and waits until it is gone. Also returns the disks that could not be freed,
+    /// which `qm` treats as a success (H32).
     pub fn destroy(
         &self,
         vmid: Vmid,
@@ -206,7 +207,7 @@ impl Node {
         Ok((waited, leftovers))
     }
 
-    /// The same by one request, for callers who look again before they repeat it.
+    /// The same with a single request, for callers that check again before they repeat it.
     pub fn destroy_once(
         &self,
         vmid: Vmid,
@@ -217,7 +218,7 @@ impl Node {
         self.act_once(Act { vmid, identity, action: "qm-destroy", deadline }, destroy, |s| !s.exists)
     }
 
-    /// Whether the node starts the VM when it boots itself.
+    /// Sets whether the node starts the VM when the node boots.
     pub fn set_onboot(
         &self,
         vmid: Vmid,
@@ -231,7 +232,7 @@ impl Node {
         if answer.get("pending") != Some(&Value::Bool(true)) {
             return Ok(());
         }
-        // A busy node takes longer for one `qm` than the root agent waits for it.
+        // On a busy node, one `qm` can take longer than the root agent waits for it.
         let said = |words: &str, unknown: bool| AgentError::Said {
             action: SET.to_string(),
             error: words.to_string(),
@@ -250,12 +251,13 @@ impl Node {
         }
     }
 
-    /// Whether the guest agent answers.
+    /// Fails unless the guest agent answers.
     pub fn guest_ping(&self, vmid: Vmid, identity: &Identity, deadline: Deadline) -> Result<(), AgentError> {
         self.forceful("qm-guest-ping", vmid, identity, json!({}), deadline).map(drop)
     }
 
-    /// Runs `command` by the guest's `/bin/sh -c`, waiting `wait` seconds for its end; the answer has `pid` when it goes on.
+    /// Runs `command` with the guest's `/bin/sh -c` and waits `wait` seconds for its end; the answer has `pid` if the
+    /// command is still running.
     pub fn guest_exec(
         &self,
         vmid: Vmid,
@@ -267,7 +269,7 @@ impl Node {
         self.forceful("qm-guest-exec", vmid, identity, json!({ "command": command, "wait": wait }), deadline)
     }
 
-    /// Looks at a process of the guest. Its end is told once.
+    /// Queries a process of the guest. Its end is reported only once.
     pub fn guest_exec_status(
         &self,
         vmid: Vmid,
@@ -282,7 +284,7 @@ impl Node {
         self.forceful("qm-guest-exec-status", vmid, identity, about, deadline)
     }
 
-    /// Sets a guest user's GECOS; the answer is as that of [`Node::guest_exec`].
+    /// Sets a guest user's GECOS; the answer is like that of [`Node::guest_exec`].
     pub fn update_gecos(
         &self,
         vmid: Vmid,
@@ -310,7 +312,7 @@ impl Node {
     ) -> Result<(), AgentError> {
         let params = json!({ "name": name.as_str(), "kind": kind, "text": text });
         self.act("snippet-put", params, deadline).map(drop).map_err(|error| match error {
-            // The agent answers an exception with its words, and those may repeat the text (H30).
+            // The agent answers with the text of an exception, which may repeat the snippet (H30).
             AgentError::Said { action, error, code, unknown } => {
                 let lines = text.lines().map(str::trim).filter(|line| line.len() >= 8);
                 let error = lines.fold(error, |words, line| words.replace(line, "[secret]"));
@@ -320,7 +322,7 @@ impl Node {
         })
     }
 
-    /// Removes a snippet; gone already is fine.
+    /// Removes a snippet; it is not an error if it is already gone.
     pub fn delete_snippet(&self, name: &VmName, kind: &str, deadline: Deadline) -> Result<(), AgentError> {
         self.act("snippet-delete", json!({ "name": name.as_str(), "kind": kind }), deadline).map(drop)
     }
@@ -342,7 +344,7 @@ impl Node {
         self.act(action, Value::Object(params), deadline)
     }
 
-    /// One action, again with growing pauses while the VM is busy (H22), inside the deadline.
+    /// Runs one action; repeats it with growing pauses while the VM is busy (H22), within the deadline.
     pub(super) fn act(
         &self,
         action: &str,
@@ -374,10 +376,9 @@ impl Node {
         }
     }
 
-    /// Asks for an act (`action`, by `ask`) and waits until `done`. The root agent answers before a slow act has
-    /// ended; one that failed later because the VM was busy is asked for again (H22), any other failure ends the
-    /// wait with the tool's words. Whether a request that was not answered is carried out is unknown: the state
-    /// tells (H48).
+    /// Requests an act (`action`, by calling `ask`) and waits until `done`. The root agent answers before a slow act
+    /// has ended. An act that fails later because the VM was busy is requested again (H22); any other failure ends the
+    /// wait with the tool's output. Whether an unanswered request was carried out is unknown; the state shows it (H48).
     pub fn act_and_wait(
         &self,
         act: Act<'_>,
@@ -391,7 +392,7 @@ impl Node {
                 Attempt::Done(state) => return Ok(Waited::Done(state)),
                 Attempt::Failed(words) => return Ok(Waited::Failed(words)),
                 Attempt::TimedOut(state) => return Ok(Waited::TimedOut(state)),
-                // Each of these acts does no harm when it is asked for twice.
+                // Each of these acts can safely be requested twice.
                 Attempt::Lost => {}
                 Attempt::Busy(words) if !self.patient || deadline.left() < pause + LAST_CALL => {
                     return Ok(Waited::Failed(words));
@@ -405,7 +406,7 @@ impl Node {
         }
     }
 
-    /// Asks once for an act and waits until `done`, or until it is known that nothing comes of it.
+    /// Requests an act once and waits until `done`, or until it is known to have failed.
     fn act_once(
         &self,
         act: Act<'_>,
@@ -440,13 +441,13 @@ impl Node {
         Ok(if is_busy(&words) { Attempt::Busy(words) } else { Attempt::Failed(words) })
     }
 
-    /// Sleeps; an error when a signal arrives.
+    /// Sleeps; fails if a signal arrives.
     pub fn pause(&self, time: Duration) -> anyhow::Result<()> {
         self.interrupt.sleep(self.doors, time);
         self.interrupt.check()
     }
 
-    /// Looks at the state until `done` says yes; the last state seen, or what kept us from seeing it.
+    /// Polls the state until `done` returns true. Returns the last state seen, or the error that prevented reading it.
     pub fn wait_for(
         &self,
         vmid: Vmid,
@@ -465,7 +466,7 @@ impl Node {
                 Err(_) => {}
             }
             if deadline.passed() {
-                // The last look often ends with the deadline itself: what was seen before it is the better answer.
+                // The last poll often ends with the deadline itself; the state seen before it is the better answer.
                 return match (last_seen, seen) {
                     (Some(state), _) | (None, Ok(state)) => Ok(Waited::TimedOut(state)),
                     (None, Err(error)) => Err(error.into()),
@@ -480,31 +481,31 @@ impl Node {
     }
 }
 
-/// An act on a VM that is waited for.
+/// An act on a VM whose end is waited for.
 #[derive(Debug, Clone, Copy)]
 pub struct Act<'a> {
     /// The VM.
     pub vmid: Vmid,
-    /// What proves it.
+    /// The UUID or name that identifies it.
     pub identity: &'a Identity,
-    /// The root agent's action, by which a failure after its answer is known as this act's.
+    /// The root agent's action; a failure reported after its answer is matched to this act by it.
     pub action: &'a str,
-    /// When waiting ends.
+    /// When the wait ends.
     pub deadline: Deadline,
 }
 
-/// What came of one request for an act.
+/// The result of requesting an act once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
-    /// The state that was wanted.
+    /// The wanted state was reached.
     Done(VmState),
-    /// It failed, in the tool's words.
+    /// The act failed, with the tool's output.
     Failed(String),
-    /// Likewise, because the VM was busy: worth another try.
+    /// The act failed because the VM was busy, with the tool's output; can be tried again.
     Busy(String),
-    /// There was no answer, and the state does not show it: worth another try.
+    /// There was no answer, and the state does not show the act; can be tried again.
     Lost,
-    /// The last state before the deadline.
+    /// The deadline passed; the last state before it.
     TimedOut(VmState),
 }
 
@@ -513,14 +514,14 @@ pub enum Attempt {
 pub enum Waited {
     /// The state that was waited for.
     Done(VmState),
-    /// The last state before the deadline.
+    /// The deadline passed; the last state before it.
     TimedOut(VmState),
-    /// The act that should have led there failed, in the tool's words.
+    /// The act that should have led to the state failed, with the tool's output.
     Failed(String),
 }
 
 impl AgentError {
-    /// PVE's own lock on a VM's configuration, held by a backup or a task that ends soon.
+    /// Whether the cause is PVE's own lock on a VM's configuration, held by a backup or a task that ends soon.
     pub fn is_busy(&self) -> bool {
         matches!(self, AgentError::Said { error, code, .. } if code == "locked" || is_busy(error))
     }

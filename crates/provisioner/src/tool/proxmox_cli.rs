@@ -1,11 +1,11 @@
-//! Proxmox VE's own command line as root runs it: `qm`, `pvesm`, `pvesh` and `pveum`, on this node or on another one by
+//! Proxmox VE's own command line, run as root: `qm`, `pvesm`, `pvesh` and `pveum`, on this node or on another one by
 //! ssh.
 //!
-//! This is for the installer's commands alone. What concerns customers' VMs goes through the root agent
-//! ([`super::node`]), which checks for itself.
+//! Only for the installer's commands. Anything that concerns customers' VMs goes through the root agent
+//! ([`super::node`]), which does its own checks.
 //!
-//! An exit code proves little (hazard H32): `pvesh` does not turn a failed task into one, and `qm` warns where it has not
-//! done what it was asked for. Whoever changes something reads the state back.
+//! An exit code proves little (hazard H32): `pvesh` does not return one for a failed task, and `qm` only warns when it
+//! has not done what was requested. Read the state back after every change.
 
 mod rows;
 mod template;
@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 use std::path::Path;
 use std::time::Duration;
 
-/// Limit of a call that only looks, or changes a line of a configuration; `qm` waits 10 s for a lock by itself.
+/// Limit of a call that only reads, or changes a line of a configuration; `qm` itself waits 10 s for a lock.
 const SHORT: Duration = Duration::from_secs(60);
 
 /// The tools of one node.
@@ -34,33 +34,34 @@ const SHORT: Duration = Duration::from_secs(60);
 pub struct ProxmoxCli {
     host: ProxmoxHost,
     interrupt: Interrupt,
-    /// Where there is one, it holds for all calls together; else each has a limit of its own.
+    /// If set, the deadline of all calls together; otherwise each call has its own limit.
     deadline: Option<Deadline>,
 }
 
 impl ProxmoxCli {
-    /// The tools of this node, which must have answered by `deadline`; waits end with a signal to us.
+    /// The tools of this node, which must all have answered by `deadline`; a signal to this process ends waits.
     pub fn here(host: &Host, deadline: Deadline) -> ProxmoxCli {
         let interrupt = host.interrupt.clone();
         ProxmoxCli { host: ProxmoxHost::Local, interrupt, deadline: Some(deadline) }
     }
 
-    /// The tools of a node, each call with the limit that suits it; waits end with `interrupt`.
+    /// The tools of a node, with a limit of its own for each call; `interrupt` ends waits.
     pub fn on(host: ProxmoxHost, interrupt: Interrupt) -> ProxmoxCli {
         ProxmoxCli { host, interrupt, deadline: None }
     }
 
-    /// The same for undo, which a signal does not stop.
+    /// The same for rolling back, which a signal does not stop.
     pub fn uninterrupted(&self) -> ProxmoxCli {
         ProxmoxCli { interrupt: Interrupt::never(), ..self.clone() }
     }
 
-    /// The same for undo within `limit` from now.
+    /// The same for rolling back within `limit` from now.
     pub fn undoing(&self, limit: Duration) -> ProxmoxCli {
         ProxmoxCli { deadline: Some(Deadline::after(limit)), ..self.uninterrupted() }
     }
 
-    /// Runs a tool to its end, whatever that is. Arguments hold no secret: every local user can read them.
+    /// Runs a tool until it ends, successfully or not. Arguments must not contain a secret: every local user can read
+    /// them.
     fn call(
         &self,
         name: &str,
@@ -84,13 +85,13 @@ impl ProxmoxCli {
         })
     }
 
-    /// Runs a tool; an exit code other than 0 is an error with its last words.
+    /// Runs a tool; an exit code other than 0 is an error with the end of its output.
     pub fn run(&self, name: &str, arguments: &[&str]) -> Result<Ended, RunError> {
         let ended = self.call(name, arguments, Input::Nothing, SHORT, |_| {})?;
         ended.successful_as(|| [&[name], arguments].concat().join(" "))
     }
 
-    /// Runs a tool that prints JSON.
+    /// Runs a tool and parses its JSON output.
     fn json<T: DeserializeOwned>(&self, name: &str, arguments: &[&str]) -> anyhow::Result<T> {
         let arguments = [arguments, &["--output-format", "json"]].concat();
         let ended = self.run(name, &arguments)?;
@@ -98,48 +99,48 @@ impl ProxmoxCli {
             .with_context(|| format!("{name} {} did not print JSON", arguments.join(" ")))
     }
 
-    /// Runs a tool that prints a list as JSON.
+    /// Runs a tool and parses its output as a JSON list.
     fn rows<T: DeserializeOwned>(&self, name: &str, arguments: &[&str]) -> anyhow::Result<Vec<T>> {
         let list: serde_json::Value = self.json(name, arguments)?;
         serde_json::from_value(list)
             .map_err(|_| anyhow::anyhow!("{name} {} did not print a list", arguments.join(" ")))
     }
 
-    /// The major release of Proxmox VE: 8, 9.
+    /// Returns the major release of Proxmox VE, for example 8 or 9.
     pub fn release(&self) -> anyhow::Result<u32> {
         let version: rows::Version = self.json("pvesh", &["get", "/version"])?;
         let release = version.release.as_deref().and_then(|text| text.split('.').next()?.parse().ok());
         release.context("pvesh get /version does not report the release")
     }
 
-    /// The name of this node.
+    /// Returns the name of this node.
     pub fn node_name(&self) -> anyhow::Result<String> {
         let rows: Vec<rows::ClusterMember> = self.rows("pvesh", &["get", "/cluster/status"])?;
         let own = rows.into_iter().find(|row| row.kind.as_deref() == Some("node") && row.is_this);
         own.and_then(|row| row.name).context("pvesh get /cluster/status does not report which node this is")
     }
 
-    /// The VMs and containers of all nodes.
+    /// Returns the VMs and containers of all nodes.
     pub fn guests(&self) -> anyhow::Result<Vec<ClusterGuest>> {
         self.rows("pvesh", &["get", "/cluster/resources", "--type", "vm"])
     }
 
-    /// A node's storages that are not disabled.
+    /// Returns a node's enabled storages.
     pub fn storages(&self, node: &str) -> anyhow::Result<Vec<NodeStorage>> {
         self.rows("pvesh", &["get", &format!("/nodes/{node}/storage"), "--enabled", "1"])
     }
 
-    /// A node's interfaces as they are configured, changes that were not applied included.
+    /// Returns a node's interfaces as configured, including changes that have not been applied.
     pub fn interfaces(&self, node: &NodeName) -> anyhow::Result<Vec<ConfiguredInterface>> {
         self.rows("pvesh", &["get", &network_of(node)])
     }
 
-    /// Configures an interface that is not there yet; nothing is applied. `options` are pairs of an option's name and value.
+    /// Configures a new interface without applying it. `options` are pairs of an option's name and value.
     pub fn add_interface(&self, node: &NodeName, options: &[(&str, String)]) -> Result<(), RunError> {
         self.configure(&["create", &network_of(node)], options)
     }
 
-    /// Changes the configuration of an interface; nothing is applied.
+    /// Changes the configuration of an interface without applying it.
     pub fn change_interface(
         &self,
         node: &NodeName,
@@ -156,12 +157,12 @@ impl ProxmoxCli {
         self.run("pvesh", &words).map(drop)
     }
 
-    /// Applies all network changes that are pending. It says nothing about how that task ends.
+    /// Applies all pending network changes. Does not report how that task ends.
     pub fn apply_network(&self, node: &NodeName) -> Result<(), RunError> {
         self.run("pvesh", &["set", &network_of(node)]).map(drop)
     }
 
-    /// Takes back all network changes that were not applied.
+    /// Reverts all network changes that have not been applied.
     pub fn revert_network(&self, node: &NodeName) -> Result<(), RunError> {
         self.run("pvesh", &["delete", &network_of(node)]).map(drop)
     }
@@ -172,26 +173,26 @@ impl ProxmoxCli {
         Ok(rows.iter().any(|row| row.name.as_deref() == Some(name)))
     }
 
-    /// Whether there is a user of this name, realm included.
+    /// Whether there is a user of this name (with its realm).
     pub fn has_user(&self, name: &str) -> anyhow::Result<bool> {
         let rows: Vec<rows::User> = self.rows("pveum", &["user", "list"])?;
         Ok(rows.iter().any(|row| row.name.as_deref() == Some(name)))
     }
 
-    /// All roles.
+    /// Returns all roles.
     pub fn roles(&self) -> anyhow::Result<Vec<Role>> {
         self.rows("pveum", &["role", "list"])
     }
 
-    /// The tokens of a user.
+    /// Returns the tokens of a user.
     pub fn tokens(&self, user: &str) -> anyhow::Result<Vec<ApiToken>> {
         self.rows("pveum", &["user", "token", "list", user])
     }
 
-    /// Makes a token with privileges of its own; its secret, which is told this once. `made` is called once there is a
-    /// token, whatever is wrong with what was printed of it.
+    /// Creates a token with separate privileges and returns its secret, which is shown only this once. `made` is called
+    /// as soon as the token exists, even if the output about it is unusable.
     pub fn add_token(&self, user: &str, name: &str, made: impl FnOnce()) -> anyhow::Result<String> {
-        // By way of a value: an error of the reader would repeat what it read.
+        // Parsed in two steps: an error of the typed parser would quote what it read, which is the secret.
         let printed: serde_json::Value =
             self.json("pveum", &["user", "token", "add", user, name, "--privsep", "1"])?;
         made();
@@ -199,25 +200,26 @@ impl ProxmoxCli {
         token.value.context("pveum printed no token secret")
     }
 
-    /// Who may do what where.
+    /// Returns all access rules: who may do what where.
     pub fn acl(&self) -> anyhow::Result<Vec<AclEntry>> {
         self.rows("pveum", &["acl", "list"])
     }
 }
 
-/// Where `pvesh` has the interfaces of a node.
+/// Returns the path of a node's interfaces for `pvesh`.
 fn network_of(node: &NodeName) -> String {
     format!("/nodes/{node}/network")
 }
 
-/// Arguments of ssh. It gives one line to a shell over there: each word is quoted (hazard H27).
+/// Returns the arguments for ssh. It passes a single line to a shell on the other side, so each word is quoted (hazard
+/// H27).
 fn over_ssh(target: &str, name: &str, words: &[&str]) -> Vec<std::ffi::OsString> {
     let line: Vec<String> = std::iter::once(&name).chain(words).map(|word| quoted(word)).collect();
     let options = ["-o", "BatchMode=yes", "-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=15"];
     options.into_iter().chain(["--", target]).map(Into::into).chain([line.join(" ").into()]).collect()
 }
 
-/// A word for the shell at the other end of ssh.
+/// Quotes a word for the shell at the other end of ssh.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }

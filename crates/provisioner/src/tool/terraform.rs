@@ -1,4 +1,4 @@
-//! Terraform for one VM: a folder and a state of its own (`SPECIAL.md#decisions`; hazards H21, H43, H44, H52).
+//! Terraform for one VM, with its own directory and state (`SPECIAL.md#decisions`; hazards H21, H43, H44, H52).
 //!
 //! ```text
 //! <terraform_dir>/provider.tf.json variables.tf.json terraform.tfvars .terraform/ .terraform.lock.hcl
@@ -9,8 +9,8 @@
 //!                            terraform.lock        locked (flock) while a terraform or its provider lives
 //! ```
 //!
-//! Terraform outlives us: it writes to a file, not to a pipe of ours, and holds `terraform.lock` as its
-//! standard input, so the kernel tells whether it still runs, whoever started it.
+//! Terraform outlives this process: it writes to a file, not to a pipe of ours, and holds `terraform.lock` as its
+//! standard input, so the kernel shows whether it is still running, whoever started it.
 
 use super::terraform_events::{Diagnostic, Event, WAS_KILLED, parse_line};
 use super::terraform_state::{StateFile, attributes_in, label_in, read_state, secure_state};
@@ -34,35 +34,36 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Files that each VM's folder shares with the parent.
+/// Files in each VM's directory that are links to those of the parent directory.
 const SHARED_FILES: [&str; 3] = ["provider.tf.json", "variables.tf.json", ".terraform.lock.hcl"];
 const TOKEN_FILE: &str = "pve-token.tfvars.json";
 pub(super) const STATE: &str = "terraform.tfstate";
 pub(super) const STATE_COPY: &str = "terraform.tfstate.blockhost";
-/// Variables of the caller that would change what terraform does.
+/// Variables in the caller's environment that would change what terraform does.
 const NOT_PASSED_ON: [&str; 7] =
     ["PROXMOX_VE_", "TF_CLI_ARGS", "TF_VAR_", "TF_WORKSPACE", "TF_DATA_DIR", "TF_REATTACH", "TF_LOG"];
-/// With less than this terraform can write neither its state nor its log whole.
+/// With less free space than this, terraform can write neither its state nor its log in full.
 const NO_SPACE_KIB: u64 = 64;
-/// How long terraform waits for its own state lock: another one of the same VM may be ending.
+/// How long terraform waits for its own state lock: another terraform for the same VM may be about to end.
 const LOCK_TIMEOUT: &str = "-lock-timeout=30s";
-/// How long a terraform that works in the same folder is waited for.
+/// How long to wait for a terraform that is running in the same directory.
 pub(super) const FOLDER_WAIT: Duration = Duration::from_secs(20);
-/// After SIGTERM terraform ends its step and saves its state; the provider does not stop a clone half-way.
+/// How long terraform gets after SIGTERM to finish its step and save its state; the provider does not stop a clone
+/// halfway.
 const AFTER_SIGTERM: Duration = Duration::from_secs(120);
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Exit code 0. Ask the node whether it is true (H44).
+    /// Exit code 0. Query the node whether it is true (H44).
     Done,
-    /// Any other end.
+    /// Any other result.
     Failed(Vec<Diagnostic>),
-    /// The deadline passed; terraform goes on.
+    /// The deadline passed; terraform is still running.
     StillRunning,
 }
 
-/// The terraform folder of one VM.
+/// The terraform directory of one VM.
 pub struct VmFolder {
     doors: Doors,
     dir: PathBuf,
@@ -73,7 +74,7 @@ pub struct VmFolder {
 }
 
 impl VmFolder {
-    /// The folder of `name`; nothing is touched.
+    /// Returns the directory of `name`, without touching anything.
     pub fn new(host: &Host, settings: &Settings, name: &VmName) -> VmFolder {
         let parent = settings.terraform_dir.clone();
         let home = host.home.clone().unwrap_or_else(|| host.state_dir.clone());
@@ -82,7 +83,7 @@ impl VmFolder {
         VmFolder { doors: host.doors, dir, parent, home, temporary, name: name.clone() }
     }
 
-    /// Where it is.
+    /// Returns its path.
     pub fn path(&self) -> &Path {
         &self.dir
     }
@@ -92,12 +93,12 @@ impl VmFolder {
         &self.temporary
     }
 
-    /// Whether it is there.
+    /// Whether it exists.
     pub fn exists(&self) -> bool {
         self.dir.exists()
     }
 
-    /// That terraform is installed and has been initialised: known before a VMID is taken.
+    /// Checks that terraform is installed and has been initialised, so that this is known before a VMID is allocated.
     pub fn check_terraform(&self) -> anyhow::Result<()> {
         anyhow::ensure!(
             run_process::find("terraform").is_some(),
@@ -112,7 +113,7 @@ impl VmFolder {
         Ok(())
     }
 
-    /// Makes the folder, its links and the VM's file, whole and in that order; what is there already is replaced.
+    /// Creates the directory, its links and the VM's complete file, in that order; existing ones are replaced.
     pub fn prepare(&self, file: &str) -> anyhow::Result<()> {
         self.check_terraform()?;
         replace_file::make_folder(&self.parent.join("vms"), 0o750)?;
@@ -127,8 +128,8 @@ impl VmFolder {
         self.dir.join(format!("{}.tf.json", self.name))
     }
 
-    /// The machine that the VM's own file describes: its VMID and its SMBIOS UUID; `None` where the file is missing
-    /// or does not say.
+    /// Returns the VM that the VM's own file describes: its VMID and its SMBIOS UUID; `None` if the file is missing or
+    /// does not say.
     pub fn machine(&self) -> anyhow::Result<Option<(Vmid, Uuid)>> {
         let path = self.vm_file();
         if !path.exists() {
@@ -144,8 +145,8 @@ impl VmFolder {
         Ok(vmid.zip(uuid.and_then(|text| Uuid::parse_str(text).ok())))
     }
 
-    /// Fails unless an apply here can only make this machine: the file describes it, there is no state that could
-    /// name a stranger, and nothing else that terraform would read (H02). To be asked right before the apply.
+    /// Fails unless an apply here can only create this VM: the file describes it, there is no state that could name
+    /// somebody else's VM, and nothing else that terraform would read (H02). Call this right before the apply.
     pub fn ensure_fresh(&self, vmid: Vmid, uuid: Uuid) -> anyhow::Result<()> {
         let dir = self.dir.display();
         anyhow::ensure!(
@@ -182,27 +183,27 @@ impl VmFolder {
         }
     }
 
-    /// What the state says.
+    /// Reads the state.
     pub fn state(&self) -> anyhow::Result<StateFile> {
         read_state(&self.dir.join(STATE))
     }
 
-    /// What the last terraform here printed.
+    /// Returns the path of the log of the last terraform in this directory.
     pub fn log(&self) -> PathBuf {
         self.dir.join("terraform.log")
     }
 
-    /// Whether a terraform was ever started here.
+    /// Whether terraform was ever started in this directory.
     pub fn was_run(&self) -> bool {
         self.log().exists()
     }
 
-    /// Whether a terraform (or its provider) of this VM lives.
+    /// Whether a terraform (or its provider) is running for this VM.
     pub fn is_busy(&self) -> anyhow::Result<bool> {
         is_busy(&self.dir)
     }
 
-    /// Waits for a terraform that somebody else left running; past the deadline it is asked to end (SIGTERM), once.
+    /// Waits for a terraform that another process has left running; when the deadline has passed, it gets SIGTERM once.
     pub fn wait_until_idle(
         &self,
         pid: Option<u32>,
@@ -228,21 +229,21 @@ impl VmFolder {
         Ok(true)
     }
 
-    /// Starts `terraform apply` or `destroy` for the VM's resource alone.
+    /// Starts `terraform apply` or `destroy` for the VM's resource only.
     pub fn run(&self, verb: &str, addresses: &[String], access: &NodeAccess) -> anyhow::Result<Run> {
         let places =
             Places { dir: &self.dir, parent: &self.parent, home: &self.home, temporary: &self.temporary };
         run(&places, "../../terraform.tfvars", verb, addresses, access)
     }
 
-    /// Removes the folder with its state.
+    /// Removes the directory with its state.
     pub fn remove(&self) -> anyhow::Result<()> {
         replace_file::remove_tree(&self.temporary)?;
         Ok(replace_file::remove_tree(&self.dir)?)
     }
 }
 
-/// The shared folder of the older package, where its VMs still have their files and their state.
+/// The older package's shared directory, where its VMs still have their files and their state.
 pub struct LegacyFolder {
     pub(super) dir: PathBuf,
     home: PathBuf,
@@ -251,7 +252,7 @@ pub struct LegacyFolder {
 }
 
 impl LegacyFolder {
-    /// The shared folder, for the VM `name`.
+    /// Returns the shared directory, for the VM `name`.
     pub fn new(host: &Host, settings: &Settings, name: &VmName) -> LegacyFolder {
         let home = host.home.clone().unwrap_or_else(|| host.state_dir.clone());
         let dir = settings.terraform_dir.clone();
@@ -262,63 +263,63 @@ impl LegacyFolder {
         self.dir.join(format!("{}.tf.json", self.name))
     }
 
-    /// Whether this VM has its file here.
+    /// Whether this VM has its file in the shared directory.
     pub fn has_file(&self) -> bool {
         self.vm_file().exists()
     }
 
-    /// The label of the VM's resource: from its file, else by the older package's rule.
+    /// Returns the label of the VM's resource: from its file, otherwise by the older package's rule.
     pub fn label(&self) -> String {
         label_in(&self.vm_file()).ok().flatten().unwrap_or_else(|| self.name.legacy_resource_label())
     }
 
-    /// The address of the VM's own resource.
+    /// Returns the terraform address of the VM's own resource.
     pub fn vm_address(&self) -> String {
         format!("proxmox_virtual_environment_vm.{}", self.label())
     }
 
-    /// The address of its cloud-init file, a resource of its own (`facts/terraform.md`).
+    /// Returns the terraform address of its cloud-init file, which is a separate resource (`facts/terraform.md`).
     pub fn file_address(&self) -> String {
         format!("proxmox_virtual_environment_file.cloud_config_{}", self.label())
     }
 
-    /// The VMID of the VM's resource in the shared state.
+    /// Returns the VMID of the VM's resource in the shared state.
     pub fn vmid_in_state(&self) -> anyhow::Result<Option<u32>> {
         let attributes = attributes_in(&self.dir.join(STATE), &self.vm_address())?;
         let vmid = attributes.as_ref().and_then(|a| a.get("vm_id")).and_then(Value::as_u64);
         Ok(vmid.and_then(|n| u32::try_from(n).ok()))
     }
 
-    /// The volume that the shared state names as the VM's cloud-init file.
+    /// Returns the volume that the shared state names as the VM's cloud-init file.
     pub fn file_in_state(&self) -> anyhow::Result<Option<String>> {
         let attributes = attributes_in(&self.dir.join(STATE), &self.file_address())?;
         Ok(attributes.as_ref().and_then(|a| a.get("id")).and_then(Value::as_str).map(str::to_string))
     }
 
-    /// Whether this volume is the file that the older package made for the VM.
+    /// Whether this volume is the file that the older package created for the VM.
     pub fn is_its_file(&self, volume: &str) -> bool {
         volume.ends_with(&format!(":snippets/{}-cloud-config.yaml", self.name))
     }
 
-    /// Makes sure that the next run sees the last good state: a torn one is replaced by our copy or terraform's
-    /// own backup, a good one is copied aside. `Torn` where nothing good is left.
+    /// Makes sure that the next run sees the last good state: a torn state is replaced by our copy or terraform's own
+    /// backup, and a good one is copied. Returns `Torn` if there is no good state left.
     pub fn secure_state(&self) -> anyhow::Result<StateFile> {
         secure_state(&self.dir.join(STATE), &self.dir.join(STATE_COPY))
     }
 
-    /// Whether a terraform of ours works in the shared folder.
+    /// Whether a terraform of ours is running in the shared directory.
     pub fn is_busy(&self) -> anyhow::Result<bool> {
         is_busy(&self.dir)
     }
 
-    /// Starts what takes the VM out of the shared state and leaves the node alone (`terraform state rm`).
+    /// Starts `terraform state rm`, which removes the VM from the shared state and leaves the node alone.
     pub fn forget_machine(&self, access: &NodeAccess) -> anyhow::Result<Run> {
         let arguments = ["state", "rm", LOCK_TIMEOUT, "-backup=terraform.tfstate.backup", &self.vm_address()];
         start(&self.places(), arguments.map(OsString::from).to_vec(), access)
     }
 
-    /// Starts `terraform destroy` for the VM's cloud-init file. The state must not hold the VM any more: terraform
-    /// destroys what depends on a target, too.
+    /// Starts `terraform destroy` for the VM's cloud-init file. The state must no longer contain the VM, because
+    /// terraform also destroys what depends on a target.
     pub fn destroy_file(&self, access: &NodeAccess) -> anyhow::Result<Run> {
         anyhow::ensure!(
             !self.left_in_state()?.contains(&self.vm_address()),
@@ -332,7 +333,7 @@ impl LegacyFolder {
         Places { dir: &self.dir, parent: &self.dir, home: &self.home, temporary: &self.temporary }
     }
 
-    /// The addresses that the shared state still holds of this VM.
+    /// Returns the addresses of this VM that the shared state still contains.
     pub fn left_in_state(&self) -> anyhow::Result<Vec<String>> {
         let ours = [self.vm_address(), self.file_address()];
         Ok(match read_state(&self.dir.join(STATE))? {
@@ -344,7 +345,7 @@ impl LegacyFolder {
         })
     }
 
-    /// Removes the VM's two files from the shared folder.
+    /// Removes the VM's two files from the shared directory.
     pub fn remove_files(&self) -> anyhow::Result<()> {
         replace_file::remove(&self.vm_file())?;
         Ok(replace_file::remove(&self.cloud_config())?)
@@ -356,7 +357,7 @@ impl LegacyFolder {
     }
 }
 
-/// A terraform that runs.
+/// A running terraform.
 pub struct Run {
     child: Child,
     temporary: PathBuf,
@@ -364,18 +365,18 @@ pub struct Run {
     read_so_far: usize,
     secrets: Vec<String>,
     diagnostics: Vec<Diagnostic>,
-    /// Of a destroy: each may be something that was left over. An apply warns of what create itself waits for.
+    /// Set for a destroy, where each warning may be a leftover. An apply only warns about what create itself waits for.
     warnings_matter: bool,
 }
 
 impl Run {
-    /// Its PID.
+    /// Returns its PID.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Waits for its end. On a signal to us it gets SIGTERM once and time to save its state; past the deadline
-    /// it goes on without us.
+    /// Waits for its end. On a signal to this process, terraform gets SIGTERM once and time to save its state; past the
+    /// deadline it keeps running without us.
     pub fn wait(mut self, deadline: Deadline, interrupt: &Interrupt) -> anyhow::Result<Outcome> {
         let mut deadline = deadline;
         let mut asked = false;
@@ -403,8 +404,8 @@ impl Run {
         }
     }
 
-    /// Removes its TMPDIR, under the folder's lock: VMs of the older package share a folder, and the next terraform in it
-    /// may have begun already. Best effort: whoever begins next makes it anew.
+    /// Removes its TMPDIR, under the directory's lock: VMs of the older package share a directory, and the next
+    /// terraform there may already have started. Best effort: the next terraform creates the TMPDIR anew.
     fn tidy(&self) {
         let lock = self.log.with_file_name("terraform.lock");
         if let Ok(Some(_lock)) = LockFile::try_lock(&lock) {
@@ -438,7 +439,7 @@ impl Run {
         }
     }
 
-    /// Secrets out of other programs' words (H30).
+    /// Removes secrets from the output of other programs (H30).
     fn blotted(&self, text: &str) -> String {
         self.secrets.iter().filter(|s| !s.is_empty()).fold(text.to_string(), |t, s| t.replace(s, "[secret]"))
     }
@@ -457,7 +458,7 @@ impl Run {
                 Some(_) => format!("{WAS_KILLED} ({status}); its log is {log}"),
                 None => format!("terraform exited with {status} and no output; its log is {log}"),
             };
-            // It cannot say so itself: its words go to the same disk.
+            // Terraform cannot report this itself: its output goes to the same disk.
             if let Some(left) = self.log.parent().and_then(host::free_kib).filter(|left| *left < NO_SPACE_KIB)
             {
                 summary = format!("{summary}: No space left on device there ({left} KiB free)");
@@ -468,7 +469,7 @@ impl Run {
     }
 }
 
-/// Where a terraform works.
+/// The directories that a terraform uses.
 struct Places<'a> {
     dir: &'a Path,
     parent: &'a Path,
@@ -476,8 +477,9 @@ struct Places<'a> {
     temporary: &'a Path,
 }
 
-/// The TMPDIR of the terraforms of one folder, their own: in the common one any local user could hold the lock that the
-/// provider takes at each start. Short, because terraform puts a socket there, whose path may have 107 bytes.
+/// Returns the TMPDIR for the terraforms of one directory. It is separate because in the common one any local user
+/// could hold the lock that the provider takes at each start; and short because terraform creates a socket there, whose
+/// path is limited to 107 bytes.
 fn temporary_of(host: &Host, dir: &Path) -> PathBuf {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
@@ -498,7 +500,8 @@ fn run(
         .map(OsString::from)
         .collect();
     arguments.push(format!("-var-file={variables}").into());
-    // The token of /etc/blockhost/pve-token wins over the one in tfvars: a later -var-file wins (and argv stays clean).
+    // The token in /etc/blockhost/pve-token takes precedence over the one in tfvars, because a later -var-file wins
+    // (and the token stays out of argv).
     let token_file = dir.join(TOKEN_FILE);
     if access.token_overrides_tfvars {
         let text = serde_json::json!({ "proxmox_api_token": access.token.reveal() }).to_string();
@@ -513,10 +516,10 @@ fn run(
 
 fn start(places: &Places<'_>, arguments: Vec<OsString>, access: &NodeAccess) -> anyhow::Result<Run> {
     let Places { dir, parent, home, temporary } = places;
-    // Two VMs of the older package share a folder: the second waits for the first.
+    // Two VMs of the older package share a directory: the second waits for the first.
     let lock = LockFile::lock(&dir.join("terraform.lock"), Deadline::after(FOLDER_WAIT), &Interrupt::never())
         .with_context(|| format!("another terraform is running in {}", dir.display()))?;
-    // What a terraform of a killed command left; under the lock nobody uses it.
+    // Left by a terraform whose command was killed; while we hold the lock, nothing uses it.
     replace_file::remove_tree(temporary)?;
     replace_file::make_folder(temporary, 0o700)?;
     let verb = arguments.first().map(|verb| verb.to_string_lossy().into_owned()).unwrap_or_default();
@@ -527,7 +530,7 @@ fn start(places: &Places<'_>, arguments: Vec<OsString>, access: &NodeAccess) -> 
         ("HOME", home.as_os_str().to_os_string()),
         ("TMPDIR", temporary.as_os_str().to_os_string()),
     ];
-    // Go reads this file in the place of the system's bundle, and the system's folder of certificates besides.
+    // Go reads this file instead of the system's bundle, and the system's directory of certificates in addition.
     environment.extend(access.own_ca.iter().map(|path| ("SSL_CERT_FILE", path.as_os_str().to_os_string())));
     let program = Program { name: "terraform", arguments, folder: dir, environment, without: &NOT_PASSED_ON };
     let log = dir.join("terraform.log");
@@ -553,7 +556,7 @@ fn is_busy(dir: &Path) -> anyhow::Result<bool> {
     Ok(LockFile::try_lock(&path)?.is_none())
 }
 
-/// Whether PID is a terraform that works in `dir` (PIDs are used again).
+/// Whether PID is a terraform that is running in `dir` (PIDs are reused).
 fn terraform_of(pid: u32, dir: &Path) -> bool {
     let process = PathBuf::from(format!("/proc/{pid}"));
     let is_terraform = crate::host::read_file::bytes(process.join("cmdline"))

@@ -1,11 +1,11 @@
-//! What `terraform … -json` prints, read line by line (`facts/terraform.md`, section 3).
+//! Reads the output of `terraform … -json` line by line (`facts/terraform.md`, section 3).
 
 use serde_json::Value;
 
-/// A diagnostic of severity error.
+/// A diagnostic: an error or a warning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// What failed, in the words of terraform or the provider.
+    /// What failed, as reported by terraform or the provider.
     pub summary: String,
     /// Why.
     pub detail: String,
@@ -21,23 +21,23 @@ impl std::fmt::Display for Diagnostic {
     }
 }
 
-/// A line of the log that matters.
+/// A relevant line of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Something has begun or ended, for the progress display.
+    /// Something started or ended; for the progress display.
     Progress(String),
     /// An error.
     Error(Diagnostic),
-    /// Something that went on all the same: a disk that could not be freed.
+    /// A problem that did not stop the run, like a disk that could not be freed.
     Warning(Diagnostic),
-    /// A line that is no JSON: terraform's own complaint before it could speak JSON.
+    /// A line that is not JSON: an error of terraform from before it can print JSON.
     Plain(String),
 }
 
-/// Terraform's warnings about `-target`, which every run of ours has.
+/// Terraform's warnings about `-target`, which occur in all our runs.
 const ABOUT_TARGETS: [&str; 2] = ["Resource targeting is in effect", "Applied changes may be incomplete"];
 
-/// Reads one line; `None` for what nobody needs to see (warnings about targets among it).
+/// Reads one line; `None` for lines that nobody needs to see (including warnings about targets).
 pub fn parse_line(line: &str) -> Option<Event> {
     let line = line.trim();
     if line.is_empty() {
@@ -68,20 +68,21 @@ pub fn parse_line(line: &str) -> Option<Event> {
     }
 }
 
-/// What a failure means for the next try.
+/// What a failure means for the next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureKind {
-    /// The VMID belongs to somebody else by now: choose another (H46).
+    /// Somebody else has taken the VMID in the meantime: choose another (H46).
     VmidTaken,
-    /// Template or guest were busy: the same again, later (H22).
+    /// Template or guest were busy: try the same again later (H22).
     Busy,
-    /// Anything else.
+    /// Any other failure.
     Other,
 }
 
-/// Anything that is there already though nothing of this VMID should be: a configuration, a volume, an rbd image, a
-/// dataset, a logical volume. Each storage has a wording of its own (`facts/proxmox.md`), and all of them say "exists".
-/// Words about another VM alone are not about this one, and a unit of systemd that is going goes by itself.
+/// Whether something already exists that should not for this VMID: a configuration, a volume, an rbd image, a dataset,
+/// a logical volume. Each storage has its own wording (`facts/proxmox.md`), but all of them contain "exists". Messages
+/// that only name another VM do not count, and neither does a systemd unit that is being stopped, which goes away by
+/// itself.
 fn says_exists(words: &str, vmid: u32) -> bool {
     let words = words.to_ascii_lowercase();
     let mut said = words.match_indices("exists").map(|(at, _)| &words[..at]);
@@ -104,7 +105,7 @@ fn says_exists(words: &str, vmid: u32) -> bool {
     named.is_empty() || named.contains(&vmid)
 }
 
-/// The volume of this VMID that an error names: `local-lvm:vm-100-cloudinit`, or without its storage.
+/// Returns the volume of this VMID named in an error: `local-lvm:vm-100-cloudinit`, or without its storage.
 pub fn volume_of(words: &str, vmid: u32) -> Option<String> {
     let parts = words.split(|c: char| c.is_whitespace() || "'\"`(),;[]".contains(c));
     let names = parts.map(|part| part.trim_end_matches([':', '.', '!']));
@@ -114,7 +115,7 @@ pub fn volume_of(words: &str, vmid: u32) -> Option<String> {
         let folder = format!("/{vmid}");
         of_vm.then(|| match part.contains(':') {
             true => part.to_string(),
-            // Directory storages keep images in a folder of the VMID.
+            // Directory storages keep images in a directory named after the VMID.
             false if place.ends_with(&folder) => format!("{vmid}/{name}"),
             false => name.to_string(),
         })
@@ -125,7 +126,7 @@ pub fn volume_of(words: &str, vmid: u32) -> Option<String> {
 /// How the message about a terraform begins that a signal ended: nothing is known of the requests it had sent.
 pub const WAS_KILLED: &str = "terraform was killed";
 
-/// Whether a request may have been carried out although its answer never came (H57).
+/// Whether a request may have been carried out although its answer was lost (H57).
 pub fn lost_its_answer(diagnostics: &[Diagnostic]) -> bool {
     const LOST: [&str; 15] = [
         "EOF",
@@ -145,11 +146,11 @@ pub fn lost_its_answer(diagnostics: &[Diagnostic]) -> bool {
         "HTTP 599",
     ];
     let words: String = diagnostics.iter().map(|d| format!("{} {}\n", d.summary, d.detail)).collect();
-    // One that said nothing was killed.
+    // A terraform that ended without output was killed.
     LOST.iter().any(|w| words.contains(w)) || words.contains(WAS_KILLED)
 }
 
-/// Sorts a failure by its words (`facts/provider.md`, section 4).
+/// Classifies a failure by its message (`facts/provider.md`, section 4).
 pub fn kind_of(diagnostics: &[Diagnostic], vmid: u32) -> FailureKind {
     let words: String = diagnostics.iter().map(|d| format!("{} {}\n", d.summary, d.detail)).collect();
     if says_exists(&words, vmid) || words.contains(&format!("lock-{vmid}.conf")) {
@@ -161,13 +162,14 @@ pub fn kind_of(diagnostics: &[Diagnostic], vmid: u32) -> FailureKind {
     }
 }
 
-/// Whether these words are of a state that passes by itself: a lock that was not got in time, a cluster without quorum,
-/// systemd still busy, a storage or another node out of reach, the API's daemon restarting (`facts/provider.md`, section 4).
+/// Whether the message is about a condition that goes away by itself: a lock not acquired in time, a cluster without
+/// quorum, systemd still busy, a storage or another node unreachable, the API's daemon restarting (`facts/provider.md`,
+/// section 4).
 pub fn is_passing(words: &str) -> bool {
     let words = words.to_lowercase();
     let has = |some: &str| words.contains(some);
-    // A class of Proxmox's own sources each: PVE::Tools::lock_file, PVE::Cluster::cfs_lock, the file system's write
-    // guard, PVE::AbstractConfig, PVE::Systemd, PVE::Storage, the proxy between nodes.
+    // One class for each of Proxmox's own sources: PVE::Tools::lock_file, PVE::Cluster::cfs_lock, the file system's
+    // write guard, PVE::AbstractConfig, PVE::Systemd, PVE::Storage, the proxy between nodes.
     let lock = has("got timeout") && (has("lock file") || has("trying to acquire") || has("lock-"))
         || has("got lock request timeout")
         || has("lock") && has("unable to acquire")
@@ -178,7 +180,7 @@ pub fn is_passing(words: &str) -> bool {
         || has("cluster filesystem not online")
         || has("configuration filesystem not mounted");
     let guest = has("vm is locked (");
-    // Both are systemd's; 249 and 252, which Proxmox VE 8 has, say the second.
+    // Both are from systemd; 249 and 252, which Proxmox VE 8 has, print the second.
     let scope = has(".scope already exists") || has(".scope was already loaded");
     let systemd = has("timeout waiting on systemd") || scope;
     let storage = has("storage '") && (has("is not online") || has("connection check for storage"))
@@ -202,8 +204,8 @@ pub fn is_passing(words: &str) -> bool {
     lock || cluster || guest || systemd || storage || proxy || http || connection
 }
 
-/// The errors of one run for a person: each reason once. The provider repeats it in brackets (`X (X)`) and for each of
-/// its own tries (`#1: X #2: X #3: X`).
+/// Returns the errors of one run for a person, each reason once. The provider repeats it in parentheses (`X (X)`) and
+/// for each of its own tries (`#1: X #2: X #3: X`).
 pub fn said_once(diagnostics: &[Diagnostic]) -> String {
     let mut all: Vec<String> = Vec::new();
     for diagnostic in diagnostics {
@@ -234,7 +236,7 @@ fn without_repetition(words: &str) -> String {
     format!("{head}{}", reasons.join("; then "))
 }
 
-/// `… X (X)` without its echo.
+/// Returns `… X (X)` without the repetition.
 fn without_echo(words: &str) -> String {
     let trimmed = words.trim();
     let Some(inner) = trimmed.strip_suffix(')') else { return trimmed.to_string() };
@@ -367,7 +369,7 @@ mod tests {
             "read tcp 127.0.0.1:1->127.0.0.1:8006: read: connection reset by peer",
         ] {
             assert!(is_passing(passing), "{passing}");
-            // None of them is about a VMID that is somebody's.
+            // None of them means that somebody has the VMID.
             if !passing.contains("lock-") {
                 let said = [Diagnostic { summary: passing.into(), detail: String::new() }];
                 assert_eq!(kind_of(&said, 105), FailureKind::Busy, "{passing}");

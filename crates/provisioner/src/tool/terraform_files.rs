@@ -1,9 +1,9 @@
-//! What the terraform directories hold: VMIDs and addresses of every VM that has a file or a state there, whether the
-//! database knows it or not (hazard H55).
+//! The contents of the terraform directories: VMIDs and addresses of every VM that has a file or a state there, whether
+//! the database knows it or not (hazard H55).
 //!
-//! An engine that writes the database without its lock can drop a record; it cannot drop these files. So they are read
-//! before anything is handed out. A file that cannot be read is passed over with a warning: its record, the journal and
-//! the node still hold what is its.
+//! An engine that writes the database without its lock can drop a record, but it cannot drop these files. So they are
+//! read before anything is allocated. An unreadable file is skipped with a warning: the record, the journal and the
+//! node still hold what is the VM's.
 
 use crate::host::read_file::text_for_people;
 use crate::store::settings::Settings;
@@ -20,17 +20,17 @@ const RESOURCE: &str = "proxmox_virtual_environment_vm";
 /// What one file says about a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Described {
-    /// The VM, as its file or its resource calls it.
+    /// The VM's name according to its file or its resource.
     pub name: String,
     /// Its VMID.
     pub vmid: Option<Vmid>,
     /// Its SMBIOS UUID; files of the older package have none.
     pub uuid: Option<Uuid>,
-    /// Its addresses.
+    /// Its IPv4 and IPv6 addresses.
     pub addresses: Vec<IpAddr>,
 }
 
-/// The directories, read once; what is new there since is read by another [`TerraformFiles::read_new`].
+/// The contents of the directories, read once; [`TerraformFiles::read_new`] reads what has been added since.
 #[derive(Debug, Clone, Default)]
 pub struct TerraformFiles {
     read: HashSet<PathBuf>,
@@ -39,7 +39,7 @@ pub struct TerraformFiles {
 }
 
 impl TerraformFiles {
-    /// Reads what has come since the last time, the first time all. The shared state is read once.
+    /// Reads what has been added since the last call; the first call reads everything. The shared state is read once.
     pub fn read_new(&mut self, settings: &Settings) {
         let shared = &settings.terraform_dir;
         for name in vm_folders(settings) {
@@ -60,7 +60,7 @@ impl TerraformFiles {
         }
     }
 
-    /// What the directory of one VM says: its file, or its state where the file is missing.
+    /// Returns what the directory of one VM says: its file, or its state if the file is missing.
     pub fn of_vm(settings: &Settings, name: &VmName) -> Vec<Described> {
         let folder = settings.terraform_dir.join("vms").join(name.as_str());
         let file = folder.join(format!("{name}.tf.json"));
@@ -79,7 +79,7 @@ impl TerraformFiles {
     }
 }
 
-/// The VMs that have a folder of their own.
+/// Returns the VMs that have their own directory.
 pub fn vm_folders(settings: &Settings) -> Vec<VmName> {
     let folders = listing(&settings.terraform_dir.join("vms")).into_iter();
     let mut names: Vec<VmName> = folders
@@ -113,7 +113,7 @@ fn json(path: &Path) -> Option<Value> {
     read.map_err(|error| tracing::warn!("{}: cannot read what it holds: {error:#}", path.display())).ok()
 }
 
-/// Of a resource in a file, or of its attributes in a state, where blocks are lists.
+/// Reads a resource in a file, or its attributes in a state, where blocks are lists.
 fn described(vm: &Value) -> Described {
     let vmid = vm.get("vm_id").and_then(Value::as_u64).and_then(|n| Vmid::new(n).ok());
     let smbios = vm.get("smbios").map(|block| block.get(0).unwrap_or(block));
@@ -128,7 +128,7 @@ fn described(vm: &Value) -> Described {
     }
 }
 
-/// Every `"address": "10.0.0.5/24"`, however deep: versions and packages nest their blocks differently.
+/// Collects every `"address": "10.0.0.5/24"`, however deep: versions and packages nest their blocks differently.
 fn collect_addresses(value: &Value, found: &mut Vec<IpAddr>) {
     match value {
         Value::Array(items) => items.iter().for_each(|item| collect_addresses(item, found)),

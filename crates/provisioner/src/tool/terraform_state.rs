@@ -1,23 +1,24 @@
-//! Terraform's state files, read as claims: what one says is compared with the node before anything is done, and one that
-//! a killed terraform tore is never believed (hazard H52).
+//! Terraform's state files, read as claims: what a state says is compared with the node before anything is done, and a
+//! state torn by a killed terraform is never trusted (hazard H52).
 
 use crate::host::replace_file::{self, PRIVATE};
 use anyhow::Context;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// What a state file says.
+/// The contents of a state file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StateFile {
-    /// No file: terraform has made nothing here.
+    /// No file: terraform has created nothing here.
     Missing,
-    /// 0 bytes or not JSON: terraform was killed while it wrote (H52). Never believed.
+    /// 0 bytes or not JSON: terraform was killed while writing it (H52). Never trusted.
     Torn,
-    /// A state that holds these resources (`type.name`).
+    /// A state that contains these resources (`type.name`).
     Holds(Vec<String>),
 }
 
-/// The attributes of the resource at this address (`type.name`) in a state file; `None` where it has none such.
+/// Returns the attributes of the resource at this address (`type.name`) in a state file; `None` if it has no such
+/// resource.
 pub(super) fn attributes_in(state: &Path, address: &str) -> anyhow::Result<Option<Value>> {
     if !state.exists() {
         return Ok(None);
@@ -52,7 +53,7 @@ pub(super) fn read_state(path: &Path) -> anyhow::Result<StateFile> {
     ))
 }
 
-/// Copies a good state aside, or restores a torn one.
+/// Copies a good state, or restores a torn one.
 pub(super) fn secure_state(state: &Path, copy: &Path) -> anyhow::Result<StateFile> {
     match read_state(state)? {
         StateFile::Missing => Ok(StateFile::Missing),
@@ -79,7 +80,7 @@ pub(super) fn secure_state(state: &Path, copy: &Path) -> anyhow::Result<StateFil
     }
 }
 
-/// The label of the only VM resource in a `.tf.json` file.
+/// Returns the label of the only VM resource in a `.tf.json` file.
 pub(super) fn label_in(path: &Path) -> anyhow::Result<Option<String>> {
     if !path.exists() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! The root agent's actions for limits, and the API's view of those in a VM's configuration.
+//! The root agent's actions for limits, and the API's view of the limits in a VM's configuration.
 
 use super::node::Node;
 use crate::host::clock::Deadline;
@@ -9,10 +9,11 @@ use crate::value::limits::Limit;
 use crate::value::vmid::Vmid;
 use serde_json::{Map, Value, json};
 
-/// The action that sets CPU and IOPS limits, by which a failure after its answer is known.
+/// The action that sets CPU and IOPS limits; a failure reported after its answer has this name.
 pub const SET: &str = "pve-set-throttle";
 
-/// A VM's configuration, what counts now beside what waits for its next start (`facts/proxmox.md` section 2).
+/// Returns a VM's configuration: what is in force now, and what is pending until its next start (`facts/proxmox.md`
+/// section 2).
 pub fn configuration(
     api: &ProxmoxApi,
     node: &str,
@@ -23,8 +24,8 @@ pub fn configuration(
 }
 
 impl Node {
-    /// Sets limits of the VM's configuration on a running VM. Whether it has ended: a busy node takes longer for one `qm`
-    /// than the root agent waits for it.
+    /// Sets limits in the configuration of a running VM. Returns whether that has ended: on a busy node, one `qm` can
+    /// take longer than the root agent waits for it.
     pub fn set_throttle(
         &self,
         vmid: Vmid,
@@ -36,8 +37,8 @@ impl Node {
         Ok(answer.get("pending") != Some(&Value::Bool(true)))
     }
 
-    /// Limits one direction of the first card's traffic, until the VM stops; 0 removes the limit. `limit` is one of the two
-    /// of bandwidth, `kbps` are kilobits per second.
+    /// Limits one direction of the first network card's traffic until the VM stops; 0 removes the limit. `limit` is one
+    /// of the two bandwidth limits; `kbps` is in kilobits per second.
     pub fn limit_rate(
         &self,
         vmid: Vmid,

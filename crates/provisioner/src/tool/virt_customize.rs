@@ -1,7 +1,7 @@
-//! `virt-customize`: runs our scripts inside an image, in a small machine of its own (libguestfs).
+//! `virt-customize`: runs our scripts inside an image, in a small VM of its own (libguestfs).
 //!
-//! It prints a line for each step on stdout. What the scripts say is kept in the image and comes on stderr only when one
-//! fails; then the lines that are marked for the operator make the error.
+//! It prints a line for each step on stdout. The scripts' output is kept in the image and appears on stderr only if a
+//! script fails; then the lines marked for the operator become the error.
 
 use crate::host;
 use crate::host::interrupt::Interrupt;
@@ -11,22 +11,22 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-/// Without KVM a small host needs ten minutes and more.
+/// A small host without KVM needs more than ten minutes.
 const LIMIT: Duration = Duration::from_secs(1500);
-/// Bytes of a failure's words that the error repeats.
+/// Maximum length in bytes of the output that an error repeats.
 const WORDS: usize = 2_000;
 
-/// One thing done to the image.
+/// One change of the image.
 pub enum Act {
-    /// A folder is made, with its parents.
+    /// Creates a directory, with its parents.
     MakeFolder(String),
-    /// A file of the working folder gets this path.
+    /// Copies a file of the working directory to this path.
     Upload(String, String),
-    /// A script of the working folder is run.
+    /// Runs a script of the working directory.
     Run(String),
 }
 
-/// Whether it can be called at all.
+/// Checks that it is installed.
 pub fn check() -> anyhow::Result<()> {
     anyhow::ensure!(
         run_process::find("virt-customize").is_some(),
@@ -35,8 +35,8 @@ pub fn check() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Changes `image`, a file of `folder`, where the files of the acts lie too; a failure leaves it half changed. All names
-/// are plain ones of ours: the tool splits them at colons. `heard` is told each step.
+/// Changes `image`, a file in `folder`, which also contains the files of the acts; a failure leaves it half changed.
+/// All names must be plain ones of ours, because the tool splits them at colons. `heard` is called for each step.
 pub fn customise(
     folder: &Path,
     image: &str,
@@ -57,7 +57,7 @@ pub fn customise(
         arguments.push(value.into());
     }
     let mut environment = Vec::new();
-    // Its temporary files are large, and /tmp may be memory (Debian 13); in our folder they go with the next run.
+    // Its temporary files are large, and /tmp may be in memory (Debian 13); in our directory the next run removes them.
     if host::variable("LIBGUESTFS_TMPDIR").is_none() {
         environment.push(("LIBGUESTFS_TMPDIR", folder.as_os_str().to_owned()));
     }
@@ -78,7 +78,7 @@ pub fn customise(
     let failed = match ended {
         Ok(ended) if ended.status.success() => return Ok(()),
         Ok(ended) => {
-            // Neither marked nor its own: killed by a signal, perhaps for want of memory.
+            // No marked line and none of its own: killed by a signal, perhaps for lack of memory.
             if own.is_empty() {
                 ended.successful(&short(&program)).err().map_or(own, |e| e.to_string())
             } else {
@@ -105,7 +105,7 @@ fn add(words: &mut String, line: &str) {
     }
 }
 
-/// The program without its many arguments, for a message.
+/// Returns the program without its many arguments, for a message.
 fn short<'a>(program: &Program<'a>) -> Program<'a> {
     let environment = Vec::new();
     Program { name: program.name, arguments: vec![], folder: program.folder, environment, without: &[] }

@@ -1,4 +1,4 @@
-//! What the root agent's `vm-state` answers, read into [`VmState`] (`facts/contract/root-agent.md`).
+//! Reads an answer of the root agent's `vm-state` into [`VmState`] (`facts/contract/root-agent.md`).
 
 use crate::host::root_agent::with_way_out;
 use crate::value::limits::Limits;
@@ -6,7 +6,7 @@ use crate::value::vm_state::{FailedAct, GuardReport, VmState};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-/// The state in an answer; `None` where it is none.
+/// Returns the state in an answer; `None` if the answer is not a state.
 pub(super) fn state_in(answer: &Map<String, Value>) -> Option<VmState> {
     let text = |key: &str| answer.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
     let flag = |key: &str| match answer.get(key) {

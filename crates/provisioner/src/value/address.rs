@@ -3,7 +3,7 @@
 use super::Refused;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// An IPv4 network, `192.168.122.0/24`.
+/// An IPv4 network, for example `192.168.122.0/24`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ipv4Network {
     address: Ipv4Addr,
@@ -11,7 +11,7 @@ pub struct Ipv4Network {
 }
 
 impl Ipv4Network {
-    /// Checks `A.B.C.D/N`; host bits are cleared.
+    /// Parses `A.B.C.D/N`; host bits are cleared.
     pub fn parse(text: &str) -> Result<Self, Refused> {
         let refuse = || Refused::new("IPv4 network", text, "it must look like 192.168.122.0/24");
         let (address, prefix) = text.trim().split_once('/').ok_or_else(refuse)?;
@@ -34,22 +34,22 @@ impl Ipv4Network {
         self.prefix
     }
 
-    /// The network's own address.
+    /// Returns the network address.
     pub fn address(&self) -> Ipv4Addr {
         self.address
     }
 
-    /// The broadcast address.
+    /// Returns the broadcast address.
     pub fn broadcast(&self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.address) | !self.mask())
     }
 
-    /// Whether `address` lies in the network.
+    /// Whether `address` is in the network.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         u32::from(address) & self.mask() == u32::from(self.address)
     }
 
-    /// The end of a pool: a full address, or the last octet ("200", 200) of this network.
+    /// Parses one end of a pool: a full address, or the last octet ("200", 200) of this network.
     pub fn pool_end(&self, text: &str) -> Result<Ipv4Addr, Refused> {
         let address = match text.trim().parse::<u8>() {
             Ok(octet) => {
@@ -73,21 +73,22 @@ impl std::fmt::Display for Ipv4Network {
     }
 }
 
-/// The addresses handed out to VMs (`ip_pool`), both ends included.
+/// The addresses to assign to VMs (`ip_pool`), both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ipv4Pool {
-    /// The network, whose prefix length the guests get.
+    /// The network; guests get its prefix length.
     pub network: Ipv4Network,
     /// The first address.
     pub start: Ipv4Addr,
     /// The last address.
     pub end: Ipv4Addr,
-    /// The guests' gateway, never handed out.
+    /// The guests' gateway, which is never assigned.
     pub gateway: Ipv4Addr,
 }
 
 impl Ipv4Pool {
-    /// Whether `address` could be a guest's: in the network, not gateway, network or broadcast address.
+    /// Whether `address` could be a guest's: it is in the network, and is not the gateway, network or broadcast
+    /// address.
     pub fn usable(&self, address: Ipv4Addr) -> bool {
         self.network.contains(address)
             && address != self.gateway
@@ -95,7 +96,7 @@ impl Ipv4Pool {
             && address != self.network.broadcast()
     }
 
-    /// All addresses that may be handed out, in rising order.
+    /// Returns all addresses that may be assigned, in ascending order.
     pub fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
         (u32::from(self.start)..=u32::from(self.end)).map(Ipv4Addr::from).filter(|a| self.usable(*a))
     }
@@ -107,7 +108,7 @@ impl std::fmt::Display for Ipv4Pool {
     }
 }
 
-/// An IPv6 prefix, `2a11:6c7:f04:276::/120`.
+/// An IPv6 prefix, for example `2a11:6c7:f04:276::/120`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ipv6Prefix {
     address: Ipv6Addr,
@@ -115,7 +116,7 @@ pub struct Ipv6Prefix {
 }
 
 impl Ipv6Prefix {
-    /// Checks `ADDRESS/N`, N between 16 and 126; host bits are cleared.
+    /// Parses `ADDRESS/N`, where N is 16 to 126; host bits are cleared.
     pub fn parse(text: &str) -> Result<Self, Refused> {
         let refuse =
             || Refused::new("IPv6 prefix", text, "it must look like 2001:db8::/120, length 16 to 126");
@@ -131,13 +132,13 @@ impl Ipv6Prefix {
         self.length
     }
 
-    /// The address at `offset` of the prefix, or `None` beyond its end.
+    /// Returns the address at `offset` in the prefix; `None` beyond its end.
     pub fn at(&self, offset: u64) -> Option<Ipv6Addr> {
         let size = 1u128 << (128 - self.length);
         (u128::from(offset) < size).then(|| Ipv6Addr::from(u128::from(self.address) + u128::from(offset)))
     }
 
-    /// Whether `address` lies in the prefix.
+    /// Whether `address` is in the prefix.
     pub fn contains(&self, address: Ipv6Addr) -> bool {
         let mask = u128::MAX << (128 - self.length);
         u128::from(address) & mask == u128::from(self.address)
@@ -150,21 +151,21 @@ impl std::fmt::Display for Ipv6Prefix {
     }
 }
 
-/// The IPv6 addresses handed out: `prefix + start` to `prefix + end`; the gateway is `prefix + 1`.
+/// The IPv6 addresses to assign: `prefix + start` to `prefix + end`; the gateway is `prefix + 1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ipv6Pool {
     /// The broker's (or the operator's) prefix.
     pub prefix: Ipv6Prefix,
-    /// First offset (2).
+    /// First offset (default 2).
     pub start: u64,
-    /// Last offset (254).
+    /// Last offset (default 254).
     pub end: u64,
-    /// The gateway of the guests, never handed out.
+    /// The guests' gateway, which is never assigned.
     pub gateway: Ipv6Addr,
 }
 
 impl Ipv6Pool {
-    /// All addresses that may be handed out, in rising order.
+    /// Returns all addresses that may be assigned, in ascending order.
     pub fn addresses(&self) -> impl Iterator<Item = Ipv6Addr> + '_ {
         (self.start..=self.end).map_while(|offset| self.prefix.at(offset)).filter(|a| *a != self.gateway)
     }

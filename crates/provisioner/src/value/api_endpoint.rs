@@ -1,9 +1,9 @@
-//! Where a node's API is.
+//! The address of a node's API.
 
-/// Where a node's own API is, for programs of that node.
+/// The address of a node's own API, for programs on that node.
 pub const LOCAL_ENDPOINT: &str = "https://127.0.0.1:8006";
 
-/// The host part of `https://host[:port]`; `None` for anything else.
+/// Returns the host part of `https://host[:port]`; `None` for anything else.
 pub fn host_of(endpoint: &str) -> Option<&str> {
     let authority = endpoint.strip_prefix("https://")?.split('/').next()?;
     let host = match authority.strip_prefix('[') {

@@ -1,14 +1,14 @@
-//! Where apt finds a signed repository: it checks signatures itself, so http and files will do as well.
+//! The address of a signed repository for apt. Apt checks signatures itself, so http and files are acceptable.
 
 use super::{Refused, checked_text};
 
-/// The address of a repository, as one word of an apt source.
+/// The address of a repository, as a single word of an apt source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AptRepository(String);
 checked_text!(AptRepository);
 
 impl AptRepository {
-    /// Checks `text`: `https://`, `http://` or `file:/`, without anything that means something to apt.
+    /// Checks `text`: `https://`, `http://` or `file:/`, without characters that are special to apt.
     pub fn parse(text: &str) -> Result<Self, Refused> {
         let rest = ["https://", "http://", "file:///", "file:/"].iter().find_map(|s| text.strip_prefix(s));
         let plain = |rest: &str| {

@@ -1,10 +1,10 @@
-//! VMs and storages as Proxmox lists them. A field that is missing, or of another type than it is in PVE 8 and 9, is
-//! nothing ([`super::lenient`]).
+//! VMs and storages as listed by Proxmox. A field that is missing, or of a different type than in PVE 8 and 9, counts
+//! as missing ([`super::lenient`]).
 
 use super::lenient;
 use serde::Deserialize;
 
-/// A VM or container, as `pvesh get /cluster/resources --type vm` shows it.
+/// A VM or container, from `pvesh get /cluster/resources --type vm`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ClusterGuest {
@@ -14,7 +14,7 @@ pub struct ClusterGuest {
     /// Its name.
     #[serde(deserialize_with = "lenient::text")]
     pub name: Option<String>,
-    /// It says that it is a template; its disks may tell another story (H32).
+    /// Whether it is marked as a template; its disks may say otherwise (H32).
     #[serde(rename = "template", deserialize_with = "lenient::is_one")]
     pub is_template: bool,
     /// The pool that it is in.
@@ -22,7 +22,7 @@ pub struct ClusterGuest {
     pub pool: Option<String>,
 }
 
-/// A storage, as `pvesh get /nodes/NODE/storage` shows it.
+/// A storage, from `pvesh get /nodes/NODE/storage`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct NodeStorage {
@@ -32,10 +32,10 @@ pub struct NodeStorage {
     /// `lvmthin`, `dir` …
     #[serde(rename = "type", deserialize_with = "lenient::text")]
     pub kind: Option<String>,
-    /// What it takes, separated by commas: `images`, `iso` …
+    /// The content it accepts, separated by commas: `images`, `iso` …
     #[serde(deserialize_with = "lenient::text")]
     pub content: Option<String>,
-    /// It can be reached.
+    /// Whether it can be reached.
     #[serde(rename = "active", deserialize_with = "lenient::is_one")]
     pub is_active: bool,
     /// Its size in bytes.

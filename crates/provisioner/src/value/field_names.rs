@@ -1,6 +1,6 @@
-//! How the record's fields are called in the database file.
+//! The names of the record's fields in the database file.
 
-/// Names of the record's fields in the database file, which `fields:` of db.yaml may change.
+/// Names of the record's fields in the database file; `fields:` in db.yaml can change them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldNames {
     /// `vm_name`

@@ -1,10 +1,10 @@
-//! The network of a host: what the kernel has, and what Proxmox has configured.
+//! The network of a host: what the kernel has, and what is configured in Proxmox.
 
 use super::lenient;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
-/// An address with the length of its network.
+/// An address with the prefix length of its network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Address {
     /// The address.
@@ -19,16 +19,16 @@ impl std::fmt::Display for Address {
     }
 }
 
-/// An interface as the kernel has it.
+/// An interface, as the kernel has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
     /// Its name.
     pub name: String,
-    /// The bridge it is a port of.
+    /// The bridge that it is a port of.
     pub master: Option<String>,
-    /// It is a bridge.
+    /// Whether it is a bridge.
     pub is_bridge: bool,
-    /// It is set up (administratively).
+    /// Whether it is administratively up.
     pub is_up: bool,
     /// Addresses of global scope.
     pub addresses: Vec<Address>,
@@ -39,27 +39,27 @@ pub struct Interface {
 pub struct DefaultRoute {
     /// The router.
     pub gateway: IpAddr,
-    /// Through which interface.
+    /// The interface that the route goes through.
     #[serde(rename = "dev")]
     pub device: String,
 }
 
-/// Interfaces and routes at one moment.
+/// A snapshot of interfaces and routes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
     /// All interfaces.
     pub interfaces: Vec<Interface>,
-    /// The IPv4 default routes, the preferred one first.
+    /// The IPv4 default routes, in order of preference.
     pub default_routes: Vec<DefaultRoute>,
 }
 
 impl Network {
-    /// The interface of this name.
+    /// Returns the interface of this name.
     pub fn interface(&self, name: &str) -> Option<&Interface> {
         self.interfaces.iter().find(|interface| interface.name == name)
     }
 
-    /// Names of the ports of a bridge, guests' taps left out.
+    /// Returns the names of a bridge's ports, except guests' taps.
     pub fn ports_of(&self, bridge: &str) -> Vec<&str> {
         let ports = self.interfaces.iter().filter(|one| one.master.as_deref() == Some(bridge));
         ports
@@ -68,14 +68,14 @@ impl Network {
             .collect()
     }
 
-    /// The interface of the preferred default route, with the route.
+    /// Returns the interface of the preferred default route, and the route.
     pub fn uplink(&self) -> Option<(&Interface, &DefaultRoute)> {
         let route = self.default_routes.first()?;
         Some((self.interface(&route.device)?, route))
     }
 }
 
-/// An interface as Proxmox has configured it, changes that were not applied included.
+/// An interface as configured in Proxmox, including changes that have not been applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct ConfiguredInterface {
@@ -85,7 +85,7 @@ pub struct ConfiguredInterface {
     /// `eth`, `bridge`, `OVSBridge` …
     #[serde(rename = "type", deserialize_with = "lenient::text")]
     pub kind: Option<String>,
-    /// It is started with the node.
+    /// Whether it is started at boot.
     #[serde(rename = "autostart", deserialize_with = "lenient::is_one")]
     pub starts_with_node: bool,
     /// `static`, `manual`, `dhcp` …
@@ -118,17 +118,17 @@ pub struct ConfiguredInterface {
 }
 
 impl ConfiguredInterface {
-    /// The interface of this name.
+    /// Returns the interface of this name.
     pub fn find<'a>(name: &str, all: &'a [ConfiguredInterface]) -> Option<&'a ConfiguredInterface> {
         all.iter().find(|one| one.name.as_deref() == Some(name))
     }
 
-    /// Its type; empty where it has none.
+    /// Returns its type; empty if it has none.
     pub fn kind(&self) -> &str {
         self.kind.as_deref().unwrap_or_default()
     }
 
-    /// The settings that it gives up when a bridge takes them over, by the names that Proxmox has for them.
+    /// Returns the settings that it gives up when a bridge takes them over, by their names in Proxmox.
     pub fn held(&self) -> Vec<&'static str> {
         let settings = [
             ("cidr", &self.cidr),

@@ -1,14 +1,14 @@
-//! What proves that a machine is the one a record means.
+//! What proves that a VM is the one a record refers to.
 
 use super::vm_name::VmName;
 use uuid::Uuid;
 
-/// How a VM is known to be ours (hazard H02).
+/// How a VM is identified as ours (hazard H02).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
-    /// The SMBIOS UUID given at creation.
+    /// The SMBIOS UUID assigned at creation.
     Uuid(Uuid),
-    /// The name: all that records of the older package have.
+    /// The name, which is all that records of the older package have.
     Name(VmName),
 }
 
@@ -21,7 +21,7 @@ impl std::fmt::Display for Identity {
     }
 }
 
-/// The VM's description on the node: by it a VM whose create died during the clone is known as ours.
+/// Returns the VM's description on the node; it identifies a VM as ours if its create died during the clone.
 pub fn description(name: &VmName, smbios_uuid: Uuid) -> String {
     format!("BlockHost VM {name} {smbios_uuid}")
 }

@@ -1,29 +1,29 @@
-//! JSON as text: checked and taken apart without being built.
+//! JSON as text: checked and taken apart without building a tree.
 //!
-//! The VM database is looked at by ten commands in two seconds and holds thousands of records of which one is
-//! wanted. A tree of values, or a general reader that takes one byte at a time, costs more than everything else a
-//! command does. A [`Cursor`] walks over a slice, checks all of it (RFC 8259), and hands out pieces of the text as
-//! they stand, so that numbers beyond 64 bits and lone surrogates of other programs survive a rewrite.
+//! Ten commands read the VM database within two seconds, and of its thousands of records one is wanted. A tree of
+//! values, or a general reader that takes one byte at a time, costs more than everything else a command does. A
+//! [`Cursor`] walks over a slice, checks all of it (RFC 8259), and returns pieces of the text unchanged, so that
+//! numbers beyond 64 bits and lone surrogates written by other programs survive a rewrite.
 //!
-//! A slice may be the beginning of a longer text: [`Stop::End`] then asks for more, and nothing is lost by starting
-//! the same step again.
+//! A slice may be the beginning of a longer text: [`Stop::End`] then asks for more, and the same step can be repeated
+//! without loss.
 
 use std::borrow::Cow;
 use wide::u8x16;
 
-/// Why a cursor cannot go on.
+/// Why a cursor cannot continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// The text ends inside of a value. Every text that is looked at is an object, so even a number is cut off here.
+    /// The text ends inside a value. Every text read here is an object, so even a number at the end is incomplete.
     End,
-    /// This byte (counted from the beginning of the slice) cannot stand there; what was expected.
+    /// This byte (counted from the start of the slice) is not valid here; what was expected.
     Bad(usize, &'static str),
 }
 
-/// What [`Stop::Bad`] says of bytes that are no UTF-8.
+/// What [`Stop::Bad`] expects in place of bytes that are not UTF-8.
 pub const NOT_UTF_8: &str = "UTF-8";
 
-/// A JSON string as it stands in the text, without its quotes.
+/// A JSON string as it is in the text, without its quotes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RawText<'t> {
     written: &'t [u8],
@@ -31,38 +31,39 @@ pub struct RawText<'t> {
 }
 
 impl<'t> RawText<'t> {
-    /// Of a text that a cursor has walked over before.
+    /// From a string that a cursor has already checked.
     pub fn checked(written: &'t str) -> RawText<'t> {
         RawText { written: written.as_bytes(), has_escapes: written.contains('\\') }
     }
 
-    /// What stands between the quotes.
+    /// Returns the text between the quotes.
     pub fn as_written(self) -> &'t str {
-        // The cursor has checked it.
+        // The cursor has checked that it is UTF-8.
         std::str::from_utf8(self.written).unwrap_or_default()
     }
 
-    /// What it means. A lone surrogate, which no Rust text can hold, becomes U+FFFD: good for a look, not for writing.
+    /// Returns the decoded string. A lone surrogate, which a Rust string cannot contain, becomes U+FFFD: good enough
+    /// for reading, not for writing.
     pub fn meaning(self) -> Cow<'t, str> {
         let written = self.as_written();
         if self.has_escapes { Cow::Owned(unescaped(written)) } else { Cow::Borrowed(written) }
     }
 
-    /// Whether it means `text`.
+    /// Whether the decoded string is `text`.
     #[inline]
     pub fn is(self, text: &str) -> bool {
         if self.has_escapes { self.meaning() == text } else { self.written == text.as_bytes() }
     }
 }
 
-/// The meaning of a JSON text that a cursor has walked over, quotes included, or `None` for any other value.
+/// Decodes a JSON string, quotes included, that a cursor has checked; `None` for any other value.
 pub fn text_of(json: &str) -> Option<Cow<'_, str>> {
     let written = json.strip_prefix('"')?.strip_suffix('"')?;
     let has_escapes = written.as_bytes().contains(&b'\\');
     Some(if has_escapes { Cow::Owned(unescaped(written)) } else { Cow::Borrowed(written) })
 }
 
-/// A whole number of a JSON text that a cursor has walked over, also one written as a text: an engine's setup writes
+/// Returns a whole number from JSON that a cursor has checked. It may be written as a string: an engine's setup writes
 /// `"next_vmid": "100"`.
 pub fn whole_number(json: &str) -> Option<u32> {
     match text_of(json) {
@@ -71,7 +72,7 @@ pub fn whole_number(json: &str) -> Option<u32> {
     }
 }
 
-/// The meaning of a checked JSON string with escapes.
+/// Decodes a checked JSON string with escapes.
 fn unescaped(written: &str) -> String {
     let mut text = String::with_capacity(written.len());
     let mut rest = written;
@@ -103,7 +104,7 @@ fn unescaped(written: &str) -> String {
     text
 }
 
-/// A place in a JSON text.
+/// A position in a JSON text.
 #[derive(Debug, Clone)]
 pub struct Cursor<'t> {
     bytes: &'t [u8],
@@ -111,17 +112,17 @@ pub struct Cursor<'t> {
 }
 
 impl<'t> Cursor<'t> {
-    /// At the beginning of a text.
+    /// Starts at the beginning of a text.
     pub fn new(bytes: &'t [u8]) -> Cursor<'t> {
         Cursor { bytes, at: 0 }
     }
 
-    /// How many bytes lie behind.
+    /// Returns how many bytes have been stepped over.
     pub fn at(&self) -> usize {
         self.at
     }
 
-    /// The next byte that is no white space, which stays where it is.
+    /// Returns the next byte that is not white space, without stepping over it.
     #[inline]
     pub fn peek(&mut self) -> Result<u8, Stop> {
         match self.bytes.get(self.at) {
@@ -132,7 +133,7 @@ impl<'t> Cursor<'t> {
     }
 
     fn peek_behind_space(&mut self) -> Result<u8, Stop> {
-        // The indentation of a record's fields, as every writer of the file makes it.
+        // The indentation of a record's fields, which is the same for all writers of the file.
         if let Some(indentation) = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<8>())
             && indentation == b"\n      \""
         {
@@ -148,7 +149,7 @@ impl<'t> Cursor<'t> {
         }
     }
 
-    /// Whether nothing but white space is left.
+    /// Whether only white space is left.
     pub fn is_at_end(&mut self) -> bool {
         matches!(self.peek(), Err(Stop::End))
     }
@@ -163,8 +164,8 @@ impl<'t> Cursor<'t> {
         Ok(())
     }
 
-    /// The key of the next entry of an object whose brace was stepped over, or `None` behind its last. The cursor then
-    /// stands before the value, which must be stepped over before the next call.
+    /// Returns the key of the next entry of an object whose opening brace was stepped over; `None` after the last
+    /// entry. The cursor is then before the value, which must be stepped over before the next call.
     #[inline]
     pub fn next_key(&mut self, is_first: bool) -> Result<Option<RawText<'t>>, Stop> {
         match self.peek()? {
@@ -184,8 +185,8 @@ impl<'t> Cursor<'t> {
         Ok(Some(key))
     }
 
-    /// Whether an element follows in a list whose bracket was stepped over; the cursor then stands before it, else behind
-    /// the list.
+    /// Whether a list whose opening bracket was stepped over has another element. The cursor is then before that
+    /// element, or after the list.
     pub fn next_item(&mut self, is_first: bool) -> Result<bool, Stop> {
         match self.peek()? {
             b']' => {
@@ -199,7 +200,7 @@ impl<'t> Cursor<'t> {
         Ok(true)
     }
 
-    /// Steps over a string.
+    /// Steps over a string and returns it.
     #[inline]
     pub fn string(&mut self) -> Result<RawText<'t>, Stop> {
         if self.peek()? != b'"' {
@@ -232,8 +233,8 @@ impl<'t> Cursor<'t> {
         }
     }
 
-    /// Behind a value in an object: steps over the entries that follow in the layout that the file's writers use, and
-    /// shows them. What is left of the object is for [`Cursor::next_key`].
+    /// After a value in an object: steps over the following entries that are in the usual layout of the file's writers,
+    /// and passes them to `visit`. The rest of the object is left to [`Cursor::next_key`].
     #[inline]
     pub fn usual_entries(&mut self, mut visit: impl FnMut(RawText<'t>, &'t [u8])) {
         let mut rest = self.bytes.get(self.at..).unwrap_or_default();
@@ -244,7 +245,7 @@ impl<'t> Cursor<'t> {
         self.at = self.bytes.len() - rest.len();
     }
 
-    /// A number, `true`, `false` or `null`.
+    /// Steps over a number, `true`, `false` or `null`.
     fn skip_word(&mut self) -> Result<(), Stop> {
         let rest = &self.bytes[self.at..];
         for word in [b"true".as_slice(), b"false", b"null"] {
@@ -289,26 +290,26 @@ impl<'t> Cursor<'t> {
         Ok(())
     }
 
-    /// What stands here cannot stand here.
+    /// The error for a byte that is not valid here.
     pub fn bad(&self, expected: &'static str) -> Stop {
         Stop::Bad(self.at, expected)
     }
 }
 
-/// How deep a walk over a value is, and what may come next. It can be left at a [`Stop::End`] and taken up again in a
-/// longer slice: a list of a hundred thousand addresses needs no buffer of its size.
+/// The nesting of a value that is being walked over, and what may come next. The walk can stop at a [`Stop::End`] and
+/// continue in a longer slice, so a list of a hundred thousand addresses does not need a buffer of its size.
 #[derive(Debug, Clone, Default)]
 pub struct Nesting {
-    /// Open brackets, innermost last; true: an object.
+    /// Open brackets, innermost last; true for an object.
     open: Vec<bool>,
-    /// Behind a value, not before one.
+    /// Whether the cursor is after a value, not before one.
     is_behind: bool,
-    /// Nothing has followed the innermost opening bracket yet.
+    /// Whether nothing has followed the innermost opening bracket yet.
     is_fresh: bool,
 }
 
 impl Nesting {
-    /// Goes on until the value has ended. At [`Stop::End`] the cursor stands behind the last whole token.
+    /// Continues to the end of the value. At [`Stop::End`] the cursor is after the last complete token.
     pub fn skip(&mut self, cursor: &mut Cursor<'_>) -> Result<(), Stop> {
         loop {
             if self.is_behind && self.open == [false] {
@@ -361,7 +362,8 @@ impl Nesting {
     }
 }
 
-/// Behind the items `,\n    "text"` of a top-level list, likewise: the lists of addresses.
+/// Returns the position after the items `,\n    "text"` of a top-level list, which is the usual layout of the lists of
+/// addresses.
 fn behind_usual_items(bytes: &[u8], from: usize) -> usize {
     let mut rest = bytes.get(from..).unwrap_or_default();
     while let Some((b",\n    \"", text)) = rest.split_first_chunk::<7>()
@@ -372,7 +374,7 @@ fn behind_usual_items(bytes: &[u8], from: usize) -> usize {
     bytes.len() - rest.len()
 }
 
-/// Behind the closing quote of a text without escapes, all of it ASCII; `None` for any other.
+/// Returns what follows the closing quote of an ASCII string without escapes; `None` for any other string.
 #[inline(always)]
 fn behind_plain_text(mut rest: &[u8]) -> Option<&[u8]> {
     loop {
@@ -387,9 +389,9 @@ fn behind_plain_text(mut rest: &[u8]) -> Option<&[u8]> {
     }
 }
 
-/// The entry `,\n      "key": "text"` or `,\n      "key": 123` that follows, in just this layout, which is that of nearly
-/// everything in the file: comparing it as a whole is what makes a pass over ten thousand records cheap. Its key, its
-/// value, and what stands behind it. Whatever looks otherwise, be it right or wrong, is left to [`Cursor::next_key`] and
+/// Returns the entry that follows if it has exactly the layout `,\n      "key": "text"` or `,\n      "key": 123`, which
+/// nearly everything in the file has: its key, its value, and the rest. Comparing the layout as a whole is what makes a
+/// pass over ten thousand records cheap. Anything else, valid or not, is left to [`Cursor::next_key`] and
 /// [`Cursor::skip_value`].
 #[inline(always)]
 fn usual_entry(rest: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
@@ -400,7 +402,7 @@ fn usual_entry(rest: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
         (b'"', text) => behind_plain_text(text)?,
         (b'1'..=b'9', digits) => {
             let behind = &digits[digits.iter().take_while(|byte| byte.is_ascii_digit()).count()..];
-            // Anything else may go on with the number.
+            // Any other byte could continue the number.
             behind.starts_with(b",").then_some(behind)?
         }
         _ => return None,
@@ -408,13 +410,13 @@ fn usual_entry(rest: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     Some((&key[..key.len() - end.len() - 1], &value[..value.len() - behind.len()], behind))
 }
 
-/// Where the string that begins at `at` (behind its quote) ends: the place of its closing quote. And whether it has
-/// escapes.
+/// Returns where the string that begins at `at` (after its opening quote) ends: the position of its closing quote, and
+/// whether it has escapes.
 #[inline]
 fn end_of_string(bytes: &[u8], mut at: usize) -> Result<(usize, bool), Stop> {
     let mut has_escapes = false;
     loop {
-        // Sixteen bytes at once, as long as none of them is a quote, a backslash, a control character or not ASCII.
+        // Takes sixteen bytes at once while none of them is a quote, a backslash, a control character or non-ASCII.
         let mut rest = bytes.get(at..).unwrap_or_default();
         while let Some((sixteen, behind)) = rest.split_first_chunk::<16>() {
             let special = special_bytes(sixteen);
@@ -435,14 +437,14 @@ fn end_of_string(bytes: &[u8], mut at: usize) -> Result<(usize, bool), Stop> {
     }
 }
 
-/// A bit for each byte that needs a look of its own: a quote, a backslash, a control character, or not ASCII.
+/// Returns a bit for each byte that needs a closer check: a quote, a backslash, a control character, or non-ASCII.
 #[inline(always)]
 fn special_bytes(sixteen: &[u8; 16]) -> u32 {
     let bytes = u8x16::new(*sixteen);
     let special = bytes.simd_eq(u8x16::splat(b'"'))
         | bytes.simd_eq(u8x16::splat(b'\\'))
         | bytes.simd_eq(bytes.min(u8x16::splat(0x1f)))
-        // The highest bit counts, and what is not ASCII has it.
+        // Only the highest bit of each byte counts, and non-ASCII bytes have it set.
         | bytes;
     special.to_bitmask()
 }

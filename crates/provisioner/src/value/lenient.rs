@@ -1,11 +1,11 @@
-//! Fields of what Proxmox prints as JSON. Its Perl writes a number as a text and a text as a number, by version and by
-//! where the value comes from; a field that is not what it should be counts as missing, so that one odd row does not
-//! hide all others.
+//! Fields of the JSON that Proxmox prints. Its Perl may write a number as a string or a string as a number, depending
+//! on the version and on where the value comes from. A field of an unexpected type counts as missing, so that one odd
+//! row does not hide all others.
 
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-/// A text; a number or truth value as it is written.
+/// Reads a string; a number or boolean is read as it is written.
 pub fn text<'de, D: Deserializer<'de>>(field: D) -> Result<Option<String>, D::Error> {
     Ok(match Value::deserialize(field)? {
         Value::String(text) => Some(text),
@@ -14,24 +14,24 @@ pub fn text<'de, D: Deserializer<'de>>(field: D) -> Result<Option<String>, D::Er
     })
 }
 
-/// A whole number, or a text that is one.
+/// Reads a whole number, or a string that contains one.
 pub fn number<'de, D: Deserializer<'de>>(field: D) -> Result<Option<u64>, D::Error> {
     let value = Value::deserialize(field)?;
     Ok(value.as_u64().or_else(|| value.as_str()?.parse().ok()))
 }
 
-/// A switch that is set by 1.
+/// Reads a flag that is set if it is 1.
 pub fn is_one<'de, D: Deserializer<'de>>(field: D) -> Result<bool, D::Error> {
     Ok(number(field)? == Some(1))
 }
 
-/// A switch that is set unless it says 0 or false; so is one that is missing ([`yes`]).
+/// Reads a flag that is set unless it is 0 or false; a missing one is set, too ([`yes`]).
 pub fn unless_off<'de, D: Deserializer<'de>>(field: D) -> Result<bool, D::Error> {
     let value = Value::deserialize(field)?;
     Ok(value != Value::Bool(false) && value.as_u64() != Some(0) && value.as_str() != Some("0"))
 }
 
-/// What [`unless_off`] is where the field is missing.
+/// The default for [`unless_off`] if the field is missing.
 pub fn yes() -> bool {
     true
 }

@@ -1,23 +1,23 @@
-//! What a VM is limited to (`facts/contract/commands.md#throttle`), and how its record keeps that.
+//! The limits of a VM (`facts/contract/commands.md#throttle`), and how its record stores them.
 //!
-//! The record's key is [`FIELD`], an object with the keys of [`Limit::key`]; a limit that is not there is unlimited. Keys of
-//! others in it stay.
+//! The record stores them under the key [`FIELD`], in an object with the keys of [`Limit::key`]; a missing limit is
+//! unlimited. Keys of other programs in it are kept.
 
 use serde_json::{Map, Value};
 
-/// The key of a record that holds its limits.
+/// The record's key for its limits.
 pub const FIELD: &str = "limits";
 
-/// One thing that can be limited.
+/// A resource that can be limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Limit {
-    /// The weight among the node's VMs where CPUs are short, 1 to 10000; Proxmox' default is 100.
+    /// Weight among the node's VMs when CPU time is short, 1 to 10000; Proxmox' default is 100.
     CpuShares,
-    /// Percent of the VM's own vCPUs.
+    /// Percent of the VM's own vCPUs, 1 to 100.
     CpuQuota,
-    /// What the guest receives, in kilobits per second.
+    /// Traffic that the guest receives, in kilobits per second.
     BandwidthIn,
-    /// What the guest sends, in kilobits per second.
+    /// Traffic that the guest sends, in kilobits per second.
     BandwidthOut,
     /// Reads per second of each disk.
     IopsRead,
@@ -26,7 +26,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// All, in the order in which they are shown.
+    /// All limits, in the order in which they are shown.
     pub const ALL: [Limit; 6] = [
         Limit::CpuShares,
         Limit::CpuQuota,
@@ -36,7 +36,7 @@ impl Limit {
         Limit::IopsWrite,
     ];
 
-    /// What people call it: the flag without its hyphens.
+    /// Returns the name shown to people: the flag without its leading hyphens.
     pub fn name(self) -> &'static str {
         match self {
             Limit::CpuShares => "cpu-shares",
@@ -48,7 +48,7 @@ impl Limit {
         }
     }
 
-    /// Its key in the record and in JSON that is printed.
+    /// Returns its key in the record and in JSON output.
     pub fn key(self) -> &'static str {
         match self {
             Limit::CpuShares => "cpu_shares",
@@ -60,7 +60,7 @@ impl Limit {
         }
     }
 
-    /// The highest value that the root agent takes.
+    /// Returns the highest value that the root agent accepts.
     pub fn highest(self) -> u32 {
         match self {
             Limit::CpuShares => 10_000,
@@ -70,12 +70,12 @@ impl Limit {
         }
     }
 
-    /// Whether it is a property of the VM's network card, and not kept in its configuration.
+    /// Whether it is a property of the VM's network card and is not kept in the VM's configuration.
     pub fn is_bandwidth(self) -> bool {
         matches!(self, Limit::BandwidthIn | Limit::BandwidthOut)
     }
 
-    /// A value with its unit, for a person; 0 is unlimited.
+    /// Formats a value with its unit, for a person; 0 is unlimited, or the default for CPU shares.
     pub fn in_words(self, value: u32) -> String {
         match (self, value) {
             (Limit::CpuShares, 0) => "default".to_string(),
@@ -88,22 +88,22 @@ impl Limit {
     }
 }
 
-/// A value for each limit; 0 is unlimited.
+/// A value for each limit; 0 means unlimited (for CPU shares: Proxmox' default).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits([u32; Limit::ALL.len()]);
 
 impl Limits {
-    /// The value of a limit; 0 is unlimited.
+    /// Returns the value of a limit; 0 means unlimited.
     pub fn get(&self, limit: Limit) -> u32 {
         self.0[limit as usize]
     }
 
-    /// Sets it.
+    /// Sets the value of a limit.
     pub fn set(&mut self, limit: Limit, value: u32) {
         self.0[limit as usize] = value;
     }
 
-    /// Reads a record's [`FIELD`]; an error names the key that cannot be used.
+    /// Reads a record's [`FIELD`]; an error names the unusable key.
     pub fn from_record(field: Option<&Value>) -> Result<Limits, String> {
         let mut limits = Limits::default();
         let fields = match field {
@@ -121,7 +121,8 @@ impl Limits {
         Ok(limits)
     }
 
-    /// The record's [`FIELD`] with these limits, other keys of the present one kept; `None` where nothing is left to keep.
+    /// Returns the record's [`FIELD`] with these limits, keeping other keys of the present value; `None` if nothing is
+    /// left to store.
     pub fn to_record(&self, present: Option<&Value>) -> Option<Value> {
         let mut fields = present.and_then(Value::as_object).cloned().unwrap_or_default();
         for limit in Limit::ALL {
@@ -133,7 +134,7 @@ impl Limits {
         (!fields.is_empty()).then_some(Value::Object(fields))
     }
 
-    /// All values under their keys, 0 for unlimited.
+    /// Returns all values under their keys; 0 means unlimited.
     pub fn to_json(self) -> Map<String, Value> {
         Limit::ALL.into_iter().map(|limit| (limit.key().to_string(), self.get(limit).into())).collect()
     }

@@ -1,4 +1,4 @@
-//! The address of a network card.
+//! The MAC address of a network card.
 
 use std::net::Ipv6Addr;
 
@@ -7,7 +7,7 @@ use std::net::Ipv6Addr;
 pub struct Mac([u8; 6]);
 
 impl Mac {
-    /// Six pairs of hexadecimal digits with colons between them; nothing else is one.
+    /// Parses six pairs of hexadecimal digits separated by colons; `None` for anything else.
     pub fn parse(text: &str) -> Option<Mac> {
         let mut bytes = [0; 6];
         let mut parts = text.split(':');
@@ -18,7 +18,7 @@ impl Mac {
         parts.next().is_none().then_some(Mac(bytes))
     }
 
-    /// The link-local address that a guest makes of it (EUI-64, RFC 4291 appendix A).
+    /// Returns the link-local address that a guest derives from it (EUI-64, RFC 4291 appendix A).
     pub fn link_local(self) -> Ipv6Addr {
         let [a, b, c, d, e, f] = self.0;
         Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])

@@ -1,4 +1,4 @@
-//! What things are. A value of these types cannot be wrong: it was checked when it was made.
+//! The types of the program's values. A value of these types is always valid, because it was checked when it was made.
 
 pub mod address;
 pub mod allocation;
@@ -28,20 +28,20 @@ pub mod vmid;
 pub mod wallet;
 pub mod web_address;
 
-/// A value that was refused at the door: what was given, and what is allowed.
+/// A value that was refused: what was given, and what is allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {given:?} is not allowed: {why}")]
 pub struct Refused {
-    /// What kind of value it should have been, in the reader's words ("VM name").
+    /// The kind of value that was expected, in the reader's words ("VM name").
     pub what: &'static str,
-    /// The text that was given, shortened.
+    /// The given text, shortened.
     pub given: String,
     /// The rule that was broken.
     pub why: String,
 }
 
 impl Refused {
-    /// A refusal of `given` (shown shortened to 80 characters).
+    /// Refuses `given` (shortened to 80 characters).
     pub fn new(what: &'static str, given: &str, why: impl Into<String>) -> Self {
         let mut shown: String = given.chars().take(80).collect();
         if shown.len() < given.len() {
@@ -55,7 +55,7 @@ impl Refused {
 macro_rules! checked_text {
     ($name:ident) => {
         impl $name {
-            /// The text itself.
+            /// Returns the text itself.
             pub fn as_str(&self) -> &str {
                 &self.0
             }

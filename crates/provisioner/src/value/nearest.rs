@@ -1,6 +1,7 @@
-//! What may have been meant by a word that is not known.
+//! Suggests what an unknown word may have been meant to be.
 
-/// The known name that is most like `name`, if one is like it at all: a third of its letters may differ.
+/// Returns the known name most similar to `name`, if one is similar enough: up to a third of its letters may differ,
+/// but at least one and at most three.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let lower = name.to_ascii_lowercase();
     known

@@ -1,18 +1,18 @@
-//! The machine whose `qm` is meant: this one, or another one by ssh.
+//! The host on which to run `qm`: this one, or another one by ssh.
 
 use super::Refused;
 
-/// A Proxmox node by the way to it.
+/// A Proxmox node, by the way to reach it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProxmoxHost {
-    /// This machine.
+    /// This host.
     Local,
-    /// `user@host` or `host`, as ssh takes it.
+    /// `user@host` or `host`, as accepted by ssh.
     Ssh(String),
 }
 
 impl ProxmoxHost {
-    /// Checks `text`: `localhost`, or what can only be a user and a host to ssh, never an option.
+    /// Checks `text`: `localhost`, or a text that ssh can only take for a user and a host, never for an option.
     pub fn parse(text: &str) -> Result<ProxmoxHost, Refused> {
         if ["", "localhost", "127.0.0.1", "::1"].contains(&text) {
             return Ok(ProxmoxHost::Local);

@@ -2,13 +2,13 @@
 
 use super::{Refused, checked_text};
 
-/// `name@realm`, in the narrow form that needs no care on a command line or in a token.
+/// `name@realm`, in a restricted form that needs no quoting on a command line or in a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PveUser(String);
 checked_text!(PveUser);
 
 impl PveUser {
-    /// Checks a name. `root@pam` is refused: a token of it would give user blockhost the whole node (hazard H29).
+    /// Checks a name. `root@pam` is refused: a token for it would give user blockhost the whole node (hazard H29).
     pub fn parse(text: &str) -> Result<Self, Refused> {
         let plain = |part: &str| {
             part.starts_with(|c: char| c.is_ascii_alphanumeric())

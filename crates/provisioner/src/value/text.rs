@@ -1,8 +1,8 @@
-//! Short texts of people: user names, tags, storage ids, and free text.
+//! Short texts entered by people: user names, tags, storage ids, and free text.
 
 use super::{Refused, checked_text};
 
-/// Words (in lower case) that YAML 1.1, which cloud-init's reader follows, takes for something else than text.
+/// Words (in lower case) that YAML 1.1, which cloud-init's parser follows, does not treat as strings.
 pub(crate) const YAML_WORDS: [&str; 9] = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"];
 
 /// A Linux user name of the guest: lower-case letter or `_` first, then letters, digits, `_`, `-`; at most 32.
@@ -72,7 +72,7 @@ pub struct OneLine(String);
 checked_text!(OneLine);
 
 impl OneLine {
-    /// Checks `text`; an empty text is allowed.
+    /// Checks `text`, which may be empty.
     pub fn parse(text: &str) -> Result<Self, Refused> {
         if text.chars().count() > 256 || text.chars().any(char::is_control) {
             let why = "it must be one line of at most 256 characters without control characters";
@@ -82,7 +82,7 @@ impl OneLine {
     }
 }
 
-/// The plain name of a cloud-init template or a network mode: never a path.
+/// The plain name of a cloud-init template or a network mode; never a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlainName(String);
 checked_text!(PlainName);
@@ -100,13 +100,14 @@ impl PlainName {
     }
 }
 
-/// A bridge of the node, as the guest's network card names it (pve-common JSONSchema, at most 15 characters of the kernel).
+/// A bridge of the node, as named in the configuration of a guest's network card (pve-common JSONSchema; at most 15
+/// characters, the kernel's limit).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BridgeName(String);
 checked_text!(BridgeName);
 
 impl BridgeName {
-    /// Proxmox' own first bridge, the guests' where nothing names another.
+    /// Proxmox' own first bridge, used for guests unless another is configured.
     pub fn first_of_proxmox() -> BridgeName {
         BridgeName("vmbr0".to_owned())
     }

@@ -1,15 +1,15 @@
-//! Moments as the database holds them.
+//! Timestamps in the form that the database uses.
 
 use chrono::{DateTime, Datelike, SecondsFormat, Utc};
 
-/// Writes `moment` as the database's other writers do: UTC, `+00:00`, six fractional digits.
+/// Formats `moment` like the database's other writers: UTC, `+00:00`, six fractional digits.
 pub fn to_text(moment: DateTime<Utc>) -> String {
     moment.to_rfc3339_opts(SecondsFormat::Micros, false)
 }
 
-/// Reads a moment with any offset (`Z`, `+00:00`, `-0500`, a blank instead of `T`). A text without an
-/// offset is refused: guessing a time zone could take days of paid time from a customer. So is a year before 1970 or
-/// above 9999: nobody has paid for that, other readers of the file cannot hold it, and sums with it overflow.
+/// Parses a moment with any offset (`Z`, `+00:00`, `-0500`, a blank instead of `T`). A text without an offset is
+/// refused: guessing a time zone could take paid time from a customer. So is a year before 1970 or after 9999: nobody
+/// has paid for that, other readers of the file cannot represent it, and calculations with it overflow.
 pub fn from_text(text: &str) -> Option<DateTime<Utc>> {
     const FORMS: [&str; 2] = ["%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z"];
     let rfc = DateTime::parse_from_rfc3339(text).ok();
@@ -18,7 +18,7 @@ pub fn from_text(text: &str) -> Option<DateTime<Utc>> {
         .filter(|t| is_readable(*t))
 }
 
-/// Whether other readers of the file can hold this moment too.
+/// Whether other readers of the file can also represent this moment.
 pub fn is_readable(moment: DateTime<Utc>) -> bool {
     (1970..=9999).contains(&moment.year())
 }

@@ -1,8 +1,8 @@
-//! Secrets that must never show (hazard H30).
+//! Secrets that must never be shown (hazard H30).
 
 use super::Refused;
 
-/// A text that never shows in `{:?}` or `{}`: tokens, cloud-init text.
+/// A text that `{:?}` and `{}` never show: a token or a cloud-init text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -12,7 +12,7 @@ impl Secret {
         Secret(text.into())
     }
 
-    /// The secret itself: only for the place that hands it on.
+    /// Returns the secret itself; only for the code that passes it on.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -29,7 +29,8 @@ impl std::fmt::Debug for Secret {
 pub struct ApiToken(Secret);
 
 impl ApiToken {
-    /// Checks the form the provider and PVE take (`^\S+@\S+!\S+=[A-Za-z0-9-]+$`). The error does not repeat the text.
+    /// Checks the form that the provider and PVE accept (`^\S+@\S+!\S+=[A-Za-z0-9-]+$`). The error does not repeat the
+    /// text.
     pub fn parse(text: &str) -> Result<Self, Refused> {
         let text = text.trim();
         let well_formed = text.split_once('=').is_some_and(|(id, secret)| {
@@ -51,17 +52,17 @@ impl ApiToken {
         Ok(ApiToken(Secret::new(text)))
     }
 
-    /// The token itself, for the HTTP header and terraform's variable.
+    /// Returns the token itself, for the HTTP header and terraform's variable.
     pub fn reveal(&self) -> &str {
         self.0.reveal()
     }
 
-    /// The part before `=`, which is no secret: who we are on the node.
+    /// Returns the part before `=`, which is not secret: the identity on the node.
     pub fn id(&self) -> &str {
         self.0.reveal().split('=').next().unwrap_or_default()
     }
 
-    /// The part after `=`, to be blotted out of other programs' messages.
+    /// Returns the part after `=`, which must be removed from other programs' messages.
     pub fn secret_part(&self) -> &str {
         self.0.reveal().split_once('=').map_or("", |(_, secret)| secret)
     }

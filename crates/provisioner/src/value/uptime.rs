@@ -1,10 +1,10 @@
-//! A moment by the clock that no one sets.
+//! A moment by the uptime clock, which nobody can set.
 
-/// How long a machine has been up.
+/// How long a host has been up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uptime {
-    /// Which boot it is counted from; two of different boots cannot be compared.
+    /// The boot that it is counted from; times of different boots cannot be compared.
     pub boot_id: String,
-    /// Seconds since then, sleep included (`CLOCK_BOOTTIME`).
+    /// Seconds since boot, including sleep (`CLOCK_BOOTTIME`).
     pub seconds: i64,
 }

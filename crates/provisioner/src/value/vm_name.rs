@@ -1,29 +1,29 @@
-//! The name of a VM: its key in the database, its host name, part of file names (hazards H03, H04).
+//! The name of a VM: its key in the database, its host name, and part of file names (hazards H03, H04).
 
 use super::text::YAML_WORDS;
 use super::{Refused, checked_text};
 
 /// A VM name: DNS labels of letters, digits and inner hyphens, joined by dots, at most 63 characters.
 ///
-/// Because of that form a name is never a path, an option or a terraform expression.
+/// Because of this form, a name is never a path, an option or a terraform expression.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VmName(String);
 checked_text!(VmName);
 
-/// Names that mean something else in the terraform folder: `provider.tf.json`, `variables.tf.json`,
-/// `terraform.tfstate`, terraform's own `override.tf.json`, and our folder `vms`.
+/// Names with another meaning in the terraform directory: `provider.tf.json`, `variables.tf.json`, `terraform.tfstate`,
+/// terraform's own `override.tf.json`, and our directory `vms`.
 const RESERVED: [&str; 5] = ["provider", "variables", "terraform", "override", "vms"];
 
 const WHAT: &str = "VM name";
 
 impl VmName {
-    /// Checks `text`. The error names the rule that was broken.
+    /// Checks `text`. The error names the broken rule.
     pub fn parse(text: &str) -> Result<Self, Refused> {
         Self::check(text)?;
         Ok(VmName(text.to_string()))
     }
 
-    /// Whether `text` is a VM name, without making one of it.
+    /// Checks whether `text` is a VM name, without creating one.
     pub fn check(text: &str) -> Result<(), Refused> {
         let refuse = |why: &str| Err(Refused::new(WHAT, text, why));
         if text.is_empty() {
@@ -49,12 +49,12 @@ impl VmName {
         Ok(())
     }
 
-    /// Refuses names that a YAML reader takes for something else than text (`true`, `123`, `2026-11-23`):
-    /// cloud-init templates hold the name in plain scalars. Only a new VM is asked; older ones stay usable.
+    /// Refuses names that a YAML parser does not treat as strings (`true`, `123`, `2026-11-23`), because cloud-init
+    /// templates contain the name in plain scalars. Only new VMs are checked; older ones stay usable.
     pub fn check_for_new_vm(&self) -> Result<(), Refused> {
         let plain_text =
             matches!(serde_yaml::from_str::<serde_json::Value>(&self.0), Ok(serde_json::Value::String(_)));
-        // PyYAML (cloud-init's reader) follows YAML 1.1, where more words are not text.
+        // PyYAML (cloud-init's parser) follows YAML 1.1, where more words are not strings.
         let lower = self.0.to_ascii_lowercase();
         let yaml_1_1_word = YAML_WORDS.contains(&lower.as_str());
         let digits_first =
@@ -70,14 +70,14 @@ impl VmName {
         Ok(())
     }
 
-    /// The terraform resource label: everything but letters, digits and `_` becomes `_`, and a leading
-    /// digit gets `vm_` before it. Not unique: `a-b` and `a.b` share one (hazard H03).
+    /// Returns the terraform resource label: everything except letters, digits and `_` becomes `_`, and a leading digit
+    /// gets the prefix `vm_`. Not unique: `a-b` and `a.b` have the same label (hazard H03).
     pub fn resource_label(&self) -> String {
         let label: String = self.0.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
         if label.starts_with(|c: char| c.is_ascii_digit()) { format!("vm_{label}") } else { label }
     }
 
-    /// The label the older package gave: the same without the `vm_` (`facts/contract/legacy.md`).
+    /// Returns the label used by the older package: the same without the `vm_` (`facts/contract/legacy.md`).
     pub fn legacy_resource_label(&self) -> String {
         self.0.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
     }

@@ -1,4 +1,4 @@
-//! A VM's record, as operations know it (`facts/contract/database.md`).
+//! A VM's record, as the operations use it (`facts/contract/database.md`).
 
 use super::vm_name::VmName;
 use super::vmid::Vmid;
@@ -6,19 +6,19 @@ use chrono::{DateTime, Utc};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use uuid::Uuid;
 
-/// Where a VM stands in its life. Nothing else may appear in the file.
+/// The state of a VM's subscription. The file may contain no other value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// Paid for.
     Active,
-    /// Its subscription ended; switched off until resumed or destroyed.
+    /// The subscription has ended; the VM is switched off until it is resumed or destroyed.
     Suspended,
-    /// Gone; the record is a tombstone and its VMID may be somebody else's (hazard H41).
+    /// The VM is gone. The record is a tombstone, and its VMID may belong to somebody else (hazard H41).
     Destroyed,
 }
 
 impl Status {
-    /// The word in the file.
+    /// Returns the word used in the file.
     pub fn as_str(self) -> &'static str {
         match self {
             Status::Active => "active",
@@ -27,7 +27,7 @@ impl Status {
         }
     }
 
-    /// Reads the word.
+    /// Parses the word used in the file.
     pub fn parse(text: &str) -> Option<Status> {
         [Status::Active, Status::Suspended, Status::Destroyed].into_iter().find(|s| s.as_str() == text)
     }
@@ -39,12 +39,13 @@ impl std::fmt::Display for Status {
     }
 }
 
-/// What our operations need of a record. Fields of others are not here and stay in the file untouched.
+/// The fields of a record that our operations need. Fields of other programs are not here and stay unchanged in the
+/// file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VmRecord {
     /// Its key.
     pub name: VmName,
-    /// Its number on the node; of older records it may be wrong (`facts/contract/legacy.md`).
+    /// Its VMID on the node; in an older record it may be wrong (`facts/contract/legacy.md`).
     pub vmid: Vmid,
     /// Its state.
     pub status: Status,
@@ -52,7 +53,7 @@ pub struct VmRecord {
     pub ipv4: Option<Ipv4Addr>,
     /// Its IPv6 address.
     pub ipv6: Option<Ipv6Addr>,
-    /// When what was paid for ends; `None` where the field is missing or has no time zone.
+    /// When the paid time ends; `None` if the field is missing or has no time zone.
     pub expires_at: Option<DateTime<Utc>>,
     /// When it was suspended.
     pub suspended_at: Option<DateTime<Utc>>,
@@ -60,25 +61,25 @@ pub struct VmRecord {
     pub wallet_address: Option<String>,
     /// The guest's user.
     pub username: Option<String>,
-    /// The identity given at creation; older records have none.
+    /// The identity assigned at creation; older records have none.
     pub smbios_uuid: Option<Uuid>,
-    /// The token, as it stands.
+    /// The token, as it is in the file.
     pub nft_token_id: Option<serde_json::Value>,
-    /// `protected: true`: destroyed only by force (H11). Whatever else an operator has written there, but for `false` and
-    /// `null`, counts as protection too.
+    /// `protected: true`: destroyed only by force (H11). Any other value an operator has written there, except `false`
+    /// and `null`, counts as protected, too.
     pub protected: bool,
     /// Whether it may send from its own addresses alone; older records do not say, and such a VM is not held to it.
     pub anti_spoofing: Option<bool>,
 }
 
 impl VmRecord {
-    /// Whether the machine behind the record exists for us.
+    /// Whether the VM of the record exists as far as we are concerned.
     pub fn is_live(&self) -> bool {
         self.status != Status::Destroyed
     }
 }
 
-/// Whether what was paid for until `end` is over: the one rule, for whoever reads a record closely or in passing.
+/// Whether the paid time until `end` is over: the one rule for all readers of a record.
 pub fn is_over(end: DateTime<Utc>, now: DateTime<Utc>) -> bool {
     end < now
 }

@@ -1,20 +1,20 @@
-//! What the node says about one VMID.
+//! The state that the node reports for a VMID.
 
 use super::identity::{Identity, description};
 use super::limits::Limits;
 use super::vm_name::VmName;
 use uuid::Uuid;
 
-/// What the node says about a VMID.
+/// The state that the node reports for a VMID.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct VmState {
-    /// Whether any node of the cluster has it.
+    /// Whether any node of the cluster has the VMID.
     pub exists: bool,
-    /// The node that has it.
+    /// The node that has the VMID.
     pub node: String,
-    /// Whether it runs here.
+    /// Whether it is running on the root agent's node.
     pub running: bool,
-    /// Whether it is paused; `None` where that is not known without asking QEMU.
+    /// Whether it is paused; `None` if that is not known without querying QEMU.
     pub paused: Option<bool>,
     /// Its name.
     pub name: String,
@@ -22,33 +22,34 @@ pub struct VmState {
     pub uuid: Option<Uuid>,
     /// Its description.
     pub description: String,
-    /// Its configuration lock (`clone`, `backup`, …), empty where there is none.
+    /// Its configuration lock (`clone`, `backup`, …); empty if there is none.
     pub lock: String,
-    /// It is on another node than the root agent's.
+    /// Whether it is on a node other than the root agent's.
     pub elsewhere: bool,
-    /// It is a container, which none of ours is.
+    /// Whether it is a container; ours never are.
     pub container: bool,
-    /// It is a guest outside our range and not the one that was asked for; nothing else is told of it.
+    /// Whether it is a guest outside our range and not the requested one; nothing else is reported about it.
     pub foreign: bool,
-    /// It is a template.
+    /// Whether it is a template.
     pub template: bool,
-    /// The node starts it when it boots itself.
+    /// Whether the node starts it when the node boots.
     pub onboot: bool,
-    /// An operator has set Proxmox' own flag against its removal.
+    /// Whether an operator has set Proxmox' own flag against its removal.
     pub protection: bool,
-    /// The last act of the root agent on it that failed after its request had been answered.
+    /// The root agent's last act on it that failed after the request had been answered.
     pub failed: Option<FailedAct>,
-    /// The root agent's own start of it has not ended yet.
+    /// Whether the root agent's own start of it is still running.
     pub starting: bool,
-    /// Whether the first card of a running VM is a port of its bridge; `None` where the root agent does not say.
+    /// Whether the first network card of a running VM is a port of its bridge; `None` if the root agent does not report
+    /// it.
     pub connected: Option<bool>,
-    /// Whether that port is isolated; `None` where the root agent does not say, or the bridge does not tell.
+    /// Whether that port is isolated; `None` if the root agent does not report it or the bridge does not say.
     pub isolated: Option<bool>,
-    /// The root agent says that a running VM has no first card.
+    /// Whether the root agent reports that a running VM has no first network card.
     pub no_card: bool,
-    /// The port's device where it is not the tap itself: the firewall's bridge stands between.
+    /// The port's device if it is not the tap itself because the firewall's bridge is in between.
     pub firewall_port: Option<String>,
-    /// Disks that the root agent's last destroy of it could not free.
+    /// Disks that the root agent could not free when it last destroyed the VM.
     pub leftovers: Vec<String>,
     /// What guards its network; `None` where the root agent does not say: it is older, or the VM is not proven.
     pub guard: Option<Box<GuardReport>>,
@@ -89,25 +90,25 @@ impl GuardReport {
     }
 }
 
-/// An act that went on after its request was answered, and failed then.
+/// An act that continued after its request was answered, and then failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailedAct {
     /// The root agent's action.
     pub action: String,
-    /// The tool's last words.
+    /// The end of the tool's output.
     pub words: String,
 }
 
 impl VmState {
-    /// Whether a machine that is not found to be ours is known to be somebody else's: the configuration of one on
-    /// another node may be out of reach, and then says nothing (H49).
+    /// Whether a VM that does not match ours is known to be somebody else's: the configuration of a VM on another node
+    /// may be out of reach, and then proves nothing (H49).
     pub fn tells_whose(&self) -> bool {
         let has_marks = self.uuid.is_some() || !self.name.is_empty() || !self.description.is_empty();
         !self.elsewhere || self.container || self.foreign || has_marks
     }
 
-    /// Whether this machine is the one `identity` names. A VM whose create died during the clone is known by
-    /// its description alone.
+    /// Whether this is the VM that `identity` names. A VM whose create died during the clone is identified by its
+    /// description alone.
     pub fn is(&self, identity: &Identity, name: &VmName) -> bool {
         match identity {
             Identity::Uuid(uuid) => {
@@ -118,26 +119,26 @@ impl VmState {
         }
     }
 
-    /// What was found, for an error.
+    /// Describes what was found, for an error.
     pub fn description(&self) -> String {
         let name = if self.name.is_empty() { "no name" } else { &self.name };
         let kind = if self.template { "a template " } else { "" };
         match self.uuid {
             Some(uuid) => format!("{kind}{name} with UUID {uuid}"),
-            // The root agent tells the UUID of ours alone.
+            // The root agent reports the UUID only of our VMs.
             None => format!("{kind}{name} with another UUID or none"),
         }
     }
 }
 
 impl FailedAct {
-    /// Whether it failed because the VM was busy, and is worth another try.
+    /// Whether it failed because the VM was busy and can be tried again.
     pub fn is_busy(&self) -> bool {
         is_busy(&self.words)
     }
 }
 
-/// Whether a tool's words say that the VM was busy: its lock file was held by another task for longer than `qm` waits, or
+/// Whether a tool's output says that the VM was busy: another task held its lock file for longer than `qm` waits, or
 /// its configuration is locked ("VM quit/powerdown failed - got timeout" is something else: the guest did not obey).
 pub fn is_busy(words: &str) -> bool {
     words.contains("can't lock file") || words.contains("VM is locked (")

@@ -1,4 +1,4 @@
-//! Proxmox' number of a VM.
+//! Proxmox' number for a VM.
 
 use super::Refused;
 
@@ -7,7 +7,7 @@ use super::Refused;
 pub struct Vmid(u32);
 
 impl Vmid {
-    /// The template's where nobody chose one (`facts/contract/installer.md`).
+    /// The template's VMID unless another is configured (`facts/contract/installer.md`).
     pub const DEFAULT_TEMPLATE: Vmid = Vmid(9001);
 
     /// Checks a number.
@@ -40,22 +40,22 @@ impl std::str::FromStr for Vmid {
     }
 }
 
-/// The VMIDs we may hand out (`vmid_range` of db.yaml), both ends included.
+/// The VMIDs that we may allocate (`vmid_range` in db.yaml), both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VmidRange {
-    /// The lowest VMID of ours.
+    /// Our lowest VMID.
     pub start: Vmid,
-    /// The highest VMID of ours.
+    /// Our highest VMID.
     pub end: Vmid,
 }
 
 impl VmidRange {
-    /// Whether `vmid` lies in the range.
+    /// Whether `vmid` is in the range.
     pub fn contains(&self, vmid: Vmid) -> bool {
         (self.start..=self.end).contains(&vmid)
     }
 
-    /// All VMIDs, beginning at `first` (or at the start, where `first` lies outside) and wrapping once.
+    /// Returns all VMIDs, beginning with `first` (or with the start if `first` is outside the range) and wrapping once.
     pub fn from(&self, first: Vmid) -> impl Iterator<Item = Vmid> + use<> {
         let (start, end) = (self.start.0, self.end.0);
         let first = if self.contains(first) { first.0 } else { start };

@@ -1,8 +1,8 @@
-//! Wallets and the tokens that stand for them.
+//! Wallet addresses and NFT token ids.
 
 use super::{Refused, checked_text};
 
-/// Digits of the largest token id there is, 2^256 - 1.
+/// Number of digits of the largest possible token id, 2^256 - 1.
 const DECIMAL_DIGITS: usize = 78;
 
 /// A wallet address of any chain: letters, digits and underscore, 1 to 128 (`0x…`, `bc1…`, `addr_test1…`, base58).
@@ -27,12 +27,12 @@ impl WalletAddress {
 pub enum NftTokenId {
     /// A decimal number, without leading zeros.
     Decimal(String),
-    /// Hexadecimal digits, kept as they were given.
+    /// Hexadecimal digits, kept as given.
     Hexadecimal(String),
 }
 
 impl NftTokenId {
-    /// Checks `text`. Sixty-four digits are a hexadecimal token even when all of them are decimal.
+    /// Checks `text`. Sixty-four digits are a hexadecimal token even if all of them are decimal.
     pub fn parse(text: &str) -> Result<Self, Refused> {
         let decimal = text.bytes().all(|b| b.is_ascii_digit());
         let hexadecimal = text.bytes().all(|b| b.is_ascii_hexdigit());
@@ -50,10 +50,10 @@ impl NftTokenId {
         }
     }
 
-    /// The form the database and the result line hold: a number, or a string for a hexadecimal token.
+    /// Returns the form used in the database and the result line: a number, or a string for a hexadecimal token.
     pub fn to_json(&self) -> serde_json::Value {
         match self {
-            // arbitrary_precision keeps every digit, also beyond 64 bits.
+            // arbitrary_precision keeps every digit, even beyond 64 bits.
             NftTokenId::Decimal(digits) => digits
                 .parse::<serde_json::Number>()
                 .map_or_else(|_| digits.clone().into(), serde_json::Value::Number),

@@ -1,14 +1,14 @@
-//! Where a file is fetched from: `https://…`, or `http://…` on this machine itself (hazard H31).
+//! Where a file is downloaded from: `https://…`, or `http://…` on this host itself (hazard H31).
 
 use super::Refused;
 use std::net::IpAddr;
 
-/// An address that may be fetched from. What is fetched over http must come from loopback: nothing else proves who
+/// An address that may be downloaded from. A download over http must come from loopback: nothing else proves who
 /// answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebAddress {
     text: String,
-    /// Bytes of scheme and authority at the start of `text`.
+    /// Length in bytes of scheme and authority at the start of `text`.
     origin: usize,
     secure: bool,
 }
@@ -38,12 +38,12 @@ impl WebAddress {
         Ok(WebAddress { text: text.to_owned(), origin, secure })
     }
 
-    /// The address itself.
+    /// Returns the address itself.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether it is fetched over https.
+    /// Whether it is an https address.
     pub fn is_secure(&self) -> bool {
         self.secure
     }
@@ -52,7 +52,7 @@ impl WebAddress {
         self.text[self.origin..].split('?').next().unwrap_or_default()
     }
 
-    /// The last part of the path, where that is a plain file name.
+    /// Returns the last part of the path if that is a plain file name.
     pub fn file_name(&self) -> Option<&str> {
         let name = self.path().rsplit_once('/')?.1;
         let plain = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'+'));
@@ -60,7 +60,7 @@ impl WebAddress {
         (plain && first && name.len() <= 128).then_some(name)
     }
 
-    /// Another file of the same folder.
+    /// Returns another file in the same directory.
     pub fn sibling(&self, name: &str) -> WebAddress {
         let path = self.path();
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
@@ -68,7 +68,7 @@ impl WebAddress {
         WebAddress { text, ..*self }
     }
 
-    /// Where a `Location` header sends us: never from https to http.
+    /// Returns the target of a `Location` header; never from https to http.
     pub fn redirected(&self, location: &str) -> Result<WebAddress, Refused> {
         let text = if location.contains("://") {
             location.to_owned()
@@ -100,7 +100,7 @@ impl std::str::FromStr for WebAddress {
     }
 }
 
-/// The host of `host[:port]` or `[v6][:port]`.
+/// Returns the host of `host[:port]` or `[v6][:port]`.
 fn host_of(authority: &str) -> Option<&str> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
@@ -118,7 +118,7 @@ fn host_of(authority: &str) -> Option<&str> {
     (!host.is_empty() && plain).then_some(host)
 }
 
-/// Whether the host part of an address is this machine, to which the way needs no check.
+/// Whether the host part of an address is this host, so that the connection needs no protection.
 pub fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }

@@ -1,4 +1,5 @@
-//! The publisher's image: its sum first, then the copy in the cache, or a download that goes on where one was cut off.
+//! The publisher's image: first its checksum is fetched, then the image is taken from the cache or downloaded,
+//! continuing an interrupted download.
 //!
 //! ```text
 //!   SHA512SUMS ──▶ images/NAME has that sum? ──▶ done
@@ -10,7 +11,8 @@
 //!                            changed, or an old piece was wrong
 //! ```
 //!
-//! The sum decides alone. The part carries it in its name: what was begun for another image is never gone on with.
+//! Only the checksum decides. It is part of the partial file's name, so a download begun for another image is never
+//! continued.
 
 use super::progress::{Progress, Unit};
 use super::work_folder::WorkFolder;
@@ -25,22 +27,22 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// No byte for so long: the server is asked again.
+/// Longest time without a byte; after that the request is repeated.
 const SILENCE: Duration = Duration::from_secs(60);
-/// For a whole image over a slow line; whoever calls us may end it earlier, and the next run goes on.
+/// Time limit for a whole image over a slow line; if the caller stops us earlier, the next run continues.
 const ALL: Duration = Duration::from_secs(6 * 3600);
-/// Tries in a row that brought no byte.
+/// Consecutive attempts without a byte, after which the download fails.
 const TRIES: u32 = 4;
-/// What the image grows by when packages are installed.
+/// How much the image grows in bytes when packages are installed.
 const GROWTH: u64 = 1 << 30;
-/// Sums of a folder and signing keys are small.
+/// Maximum size in bytes of a checksum file or a signing key.
 const SMALL: usize = 4 << 20;
 
-/// An image in the cache, checked.
+/// A verified image in the cache.
 pub struct Image {
-    /// Its file.
+    /// Path of its file.
     pub path: PathBuf,
-    /// Its sum.
+    /// Its SHA-512 checksum.
     pub sum: Sum,
     /// Its size in bytes.
     pub length: u64,
@@ -52,12 +54,12 @@ fn patience(all: Duration) -> Patience {
     Patience { silence: failpoint::limit("template-silence", SILENCE), deadline: Deadline::after(all) }
 }
 
-/// Waits before another try.
+/// Waits before the next attempt.
 fn pause(host: &Host, tries: u32) {
     host.sleep(failpoint::limit("template-retry", Duration::from_secs(2 << tries.min(4))));
 }
 
-/// Whether another try may help.
+/// Whether another attempt may succeed.
 fn passing(error: &DownloadError) -> bool {
     match error {
         DownloadError::Broken { .. } | DownloadError::CutOff { .. } | DownloadError::Silent { .. } => true,
@@ -66,7 +68,7 @@ fn passing(error: &DownloadError) -> bool {
     }
 }
 
-/// A small file, whole.
+/// Downloads a small file into memory.
 pub fn fetch_small(host: &Host, address: &WebAddress) -> anyhow::Result<Vec<u8>> {
     let mut tries = 0;
     loop {
@@ -99,7 +101,7 @@ pub fn fetch_small(host: &Host, address: &WebAddress) -> anyhow::Result<Vec<u8>>
     }
 }
 
-/// The image's sum as its publisher has it.
+/// Returns the image's checksum as published.
 fn published_sum(host: &Host, address: &WebAddress, name: &str) -> anyhow::Result<Sum> {
     let sums = address.sibling("SHA512SUMS");
     let text = fetch_small(host, &sums)?;
@@ -109,7 +111,7 @@ fn published_sum(host: &Host, address: &WebAddress, name: &str) -> anyhow::Resul
     })
 }
 
-/// The sum of a file in the format of `sha512sum`.
+/// Finds a file's checksum in the output format of `sha512sum`.
 fn sum_of(text: &str, name: &str) -> Option<Sum> {
     text.lines().find_map(|line| {
         let (sum, file) = line.trim_end().split_once([' ', '\t'])?;
@@ -118,7 +120,7 @@ fn sum_of(text: &str, name: &str) -> Option<Sum> {
     })
 }
 
-/// The image of `address`, from the cache or fetched, with the publisher's sum.
+/// Returns the image at `address`, verified by the publisher's checksum, from the cache or downloaded.
 pub fn obtain(
     host: &Host,
     folder: &WorkFolder,
@@ -177,7 +179,7 @@ fn cached(host: &Host, path: &Path, sum: Sum, progress: &mut dyn Progress) -> an
     Ok(found? == sum)
 }
 
-/// What is left of images that the publisher has replaced.
+/// Removes partial downloads of images that the publisher has replaced.
 fn remove_other_parts(folder: &WorkFolder, name: &str, own: &Path) -> anyhow::Result<()> {
     for entry in std::fs::read_dir(folder.images())?.flatten() {
         let path = entry.path();
@@ -189,7 +191,8 @@ fn remove_other_parts(folder: &WorkFolder, name: &str, own: &Path) -> anyhow::Re
     Ok(())
 }
 
-/// Fetches into the part until the server has no more; says in how many pieces it came, over all runs.
+/// Downloads into the partial file until the server has no more; also returns in how many pieces it came, over all
+/// runs.
 fn download(
     host: &Host,
     folder: &WorkFolder,
@@ -204,7 +207,7 @@ fn download(
     loop {
         let from = file.length();
         let patience = Patience { deadline, ..patience(ALL) };
-        // Told apart, because both closures write it.
+        // A RefCell, because both closures write to them.
         let shared = std::cell::RefCell::new((&mut file, &mut *progress));
         let done = fetch(
             address,
@@ -243,7 +246,7 @@ fn download(
         failpoint::reached("template.piece")?;
         match done {
             Ok(()) => return Ok((file, pieces)),
-            // There is nothing behind what we have: its sum tells whether it is whole.
+            // The server has nothing beyond what we have; the checksum shows whether that is complete.
             Err(DownloadError::Status { status: 416, .. }) if from > 0 => return Ok((file, pieces.max(2))),
             Err(error) if passing(&error) => {
                 tries = if file.length() > from { 0 } else { tries + 1 };
@@ -260,7 +263,7 @@ fn download(
     }
 }
 
-/// What kind of image it is. One that would have other files opened with it is refused.
+/// Determines the image's format. Refuses an image that would make QEMU open other files.
 fn open_image(path: PathBuf, sum: Sum) -> anyhow::Result<Image> {
     let file = large_file::open_plain(&path)?;
     let length = file.metadata()?.len();
@@ -271,7 +274,7 @@ fn open_image(path: PathBuf, sum: Sum) -> anyhow::Result<Image> {
     Ok(Image { path, sum, length, format })
 }
 
-/// `qcow2` or `raw`, by the first sector (QEMU's docs/interop/qcow2.txt; the signature of a boot sector).
+/// `qcow2` or `raw`, judged by the first sector (QEMU's docs/interop/qcow2.txt; the signature of a boot sector).
 fn format_of(head: &[u8]) -> Result<&'static str, &'static str> {
     let number = |at: usize| -> Option<u64> {
         head.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes)
@@ -285,8 +288,8 @@ fn format_of(head: &[u8]) -> Result<&'static str, &'static str> {
             _ => Err("its qcow2 header is invalid"),
         };
     }
-    // What QEMU would take for another format, boot sector or not, can name files of this machine. A VMDK may be a text
-    // alone: comments, blank lines, then `version=`.
+    // What QEMU would detect as another format, with or without a boot sector, can refer to files of the host. A VMDK
+    // may be plain text: comments, blank lines, then `version=`.
     let others: [&[u8]; 10] =
         [b"QFI", b"QED", b"KDMV", b"COWD", b"conectix", b"vhdxfile", b"LUKS", b"Withou", b"<<<", b"OOOO"];
     let begins_blank = head.first().is_some_and(u8::is_ascii_whitespace);

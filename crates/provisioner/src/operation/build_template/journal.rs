@@ -1,4 +1,4 @@
-//! What a build has under way on the node, on disk before each step that takes or frees something there.
+//! What a build is doing on the node, written to disk before each step that takes or frees something there.
 //!
 //! ```text
 //!   making       a VM that is no template yet: at the template's VMID, or, where an old template is there, at another
@@ -8,7 +8,7 @@
 //!                VMID. Dead: the next build goes on, whatever it was called for.
 //! ```
 //!
-//! One entry at most: the folder's lock is held by whoever reads or writes it.
+//! There is at most one entry. Whoever reads or writes it holds the directory's lock.
 
 use super::machine::Wanted;
 use super::work_folder::WorkFolder;
@@ -20,46 +20,46 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The VM that is being made.
+/// The VM being made.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Made {
     /// Its VMID.
     pub vmid: u32,
-    /// Its SMBIOS UUID, made for it.
+    /// The SMBIOS UUID made for it.
     pub uuid: Uuid,
 }
 
-/// The template that is to be replaced, and what takes its place.
+/// The template to be replaced, and its replacement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Replacement {
-    /// SMBIOS UUID of the old one.
+    /// SMBIOS UUID of the old template.
     pub old_uuid: String,
     /// Its name.
     pub old_name: String,
-    /// Stands in the description of the new one: its SMBIOS UUID is of Proxmox' making.
+    /// Part of the new template's description, because Proxmox generates its SMBIOS UUID.
     pub build: Uuid,
 }
 
-/// A build on the node.
+/// A build in progress on the node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// The node, as the operator named it.
     pub host: String,
     /// The template's VMID.
     pub vmid: u32,
-    /// What the VM is to be.
+    /// Properties of the VM.
     pub wanted: Wanted,
-    /// What the image was made of.
+    /// What the image was made of, as a hash.
     pub recipe: String,
-    /// The VM that is being made.
+    /// The VM being made.
     pub made: Made,
-    /// Set once the made VM is complete and the old template is to go.
+    /// Set once the new VM is complete and the old template is about to be destroyed.
     pub replacing: Option<Replacement>,
-    /// Who might do what with the template's VMID before.
+    /// The permissions on the template's VMID before the build.
     pub grants: Vec<Grant>,
     /// The pool the old template was in.
     pub pool: Option<String>,
-    /// A folder on another machine, for the image.
+    /// A directory on another host, for the image.
     pub remote_folder: String,
 }
 
@@ -69,13 +69,13 @@ impl Entry {
         Ok(Vmid::new(self.vmid.into())?)
     }
 
-    /// The VMID of the VM that is being made.
+    /// The VMID of the VM being made.
     pub fn made_vmid(&self) -> anyhow::Result<Vmid> {
         Ok(Vmid::new(self.made.vmid.into())?)
     }
 }
 
-/// The entry that a killed build left.
+/// Reads the entry that a killed build left.
 pub fn read(folder: &WorkFolder) -> anyhow::Result<Option<Entry>> {
     let path = folder.journal();
     if !crate::host::is_there(&path) {
@@ -94,7 +94,7 @@ pub fn write(folder: &WorkFolder, entry: &Entry) -> anyhow::Result<()> {
     Ok(replace_file::replace(&folder.journal(), text.as_bytes(), 0o600, "template")?)
 }
 
-/// Nothing is under way any more.
+/// Removes the entry: nothing is in progress any more.
 pub fn remove(folder: &WorkFolder) -> anyhow::Result<()> {
     Ok(replace_file::remove(&folder.journal())?)
 }

@@ -1,7 +1,8 @@
-//! VMs that hang on a template's disk: it must not go while there is one.
+//! VMs that depend on a template's disk: it must not be destroyed while there is one.
 //!
-//! Most storages name the base in the volume of a linked clone. LVM-thin does not (there it would outlive its base, but
-//! a template that VMs were linked to is kept all the same): then the terraform file of the VM tells.
+//! On most storages the volume of a linked clone names its base. On LVM-thin it does not; there the clone would outlive
+//! its base, but a template that VMs were linked to is kept all the same. In that case the VM's terraform file shows
+//! it.
 
 use crate::host::Host;
 use crate::host::read_file::Beneath;
@@ -16,7 +17,7 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// The linked clones of a template, for people; empty where there is none.
+/// Lists the linked clones of a template, for people; empty if it has none.
 pub fn linked_clones(
     tools: &ProxmoxCli,
     vmid: Vmid,
@@ -44,14 +45,14 @@ pub fn linked_clones(
     Ok(found.into_iter().collect())
 }
 
-/// `local-zfs:base-9001-disk-0/vm-100-disk-0`, `local:9001/base-9001-disk-0.qcow2/100/vm-100-disk-0.qcow2`.
+/// Matches `local-zfs:base-9001-disk-0/vm-100-disk-0` and `local:9001/base-9001-disk-0.qcow2/100/vm-100-disk-0.qcow2`.
 fn is_linked(volume: &str, base: &str) -> bool {
     volume.strip_prefix(base).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// The terraform files in the folder and in those of the VMs, with their texts. User blockhost rules these folders, and
-/// root reads here: what leads outside is not followed (hazard H56). A file that cannot be read is its VM's matter; a
-/// folder that cannot be looked into may hide a linked clone.
+/// Reads the terraform files in the directory and in those of the VMs. User blockhost controls these directories and
+/// root reads them here, so links that lead outside are not followed (hazard H56). A file that cannot be read is left
+/// out, as it concerns only its own VM; a directory that cannot be listed is an error, as it may hide a linked clone.
 fn terraform_files(folder: &Path) -> anyhow::Result<Vec<(PathBuf, String)>> {
     let told = |path: &Path, error: std::io::Error| {
         let text = match Errno::from_io_error(&error) {
@@ -77,7 +78,7 @@ fn terraform_files(folder: &Path) -> anyhow::Result<Vec<(PathBuf, String)>> {
     let mut found = Vec::new();
     for own in folders {
         let names = match inside.names(&own) {
-            // A file beside the folders, or one that went in this moment.
+            // Not a directory, or removed just now.
             Err(error) if matches!(error.kind(), ErrorKind::NotADirectory | ErrorKind::NotFound) => continue,
             other => other.map_err(|error| told(&own, error))?,
         };
@@ -90,7 +91,7 @@ fn terraform_files(folder: &Path) -> anyhow::Result<Vec<(PathBuf, String)>> {
     Ok(found)
 }
 
-/// VMIDs of the VMs in a terraform file that are linked to the template.
+/// Returns the VMIDs of the VMs in a terraform file that are linked clones of the template.
 fn linked_in_terraform(text: &str, template: Vmid) -> Vec<u64> {
     let Ok(file) = serde_json::from_str::<Value>(text) else { return Vec::new() };
     let number = |value: &Value| value.to_string().trim_matches('"').parse::<u64>().ok();
@@ -105,7 +106,7 @@ fn linked_in_terraform(text: &str, template: Vmid) -> Vec<u64> {
     .collect()
 }
 
-/// Terraform's folder, where db.yaml can be read, else where it is by default.
+/// Returns the terraform directory: the one in db.yaml if that exists, else the default.
 pub fn terraform_dir(host: &Host) -> anyhow::Result<PathBuf> {
     let settings = Settings::read_if_there(host)?;
     Ok(settings.map_or_else(|| host.state_dir.join("terraform"), |settings| settings.terraform_dir))
@@ -149,7 +150,7 @@ mod tests {
             terraform_files(folder).map(|found| found.into_iter().map(|(_, text)| text).collect::<Vec<_>>())
         };
         assert_eq!(texts(&folder).unwrap(), ["ours"]);
-        // A link to the directory itself is the administrator's.
+        // A link to the directory itself is the administrator's choice.
         std::os::unix::fs::symlink(&folder, dir.path().join("link")).unwrap();
         assert_eq!(texts(&dir.path().join("link")).unwrap(), ["ours"]);
         assert!(texts(&dir.path().join("none")).unwrap().is_empty());

@@ -1,4 +1,5 @@
-//! The template's VM: made step by step, each step read back (H32), and removed again only as the one it is (H02).
+//! The template's VM: made step by step, each step verified (H32), and removed only if it is proven to be the same VM
+//! (H02).
 
 use super::progress::{Progress, Unit};
 use crate::host::clock::{self, Deadline};
@@ -11,18 +12,18 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use uuid::Uuid;
 
-/// What the VM is to be; the rest is the same for every template.
+/// The variable properties of the VM; all others are the same for every template.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
-    /// `debian-12-web3-template`.
+    /// For example `debian-12-web3-template`.
     pub name: String,
-    /// Where its disks are.
+    /// Storage of its disks.
     pub storage: String,
     /// The bridge of its network card.
     pub bridge: String,
 }
 
-/// Options that every template has, as `qm config` shows them again.
+/// Options common to all templates, as `qm config` shows them.
 const FIXED: [(&str, &str); 8] = [
     ("memory", "512"),
     ("cores", "1"),
@@ -34,16 +35,16 @@ const FIXED: [(&str, &str); 8] = [
     ("boot", "order=scsi0"),
 ];
 
-/// Storages whose plugin cannot make a base volume of a disk (pve-storage, feature `template`): there a template's disk
-/// stays as it is.
+/// Storage types whose plugin cannot turn a disk into a base volume (pve-storage, feature `template`): there a
+/// template's disk stays as it is.
 const WITHOUT_BASE: [&str; 3] = ["lvm", "iscsi", "iscsidirect"];
 
-/// How long a `clone` or `create` lock of a dead client is waited for: the node's own worker may still be at it.
+/// How long to wait for a `clone` or `create` lock of a dead client: the node's worker may still be busy.
 const WORKER: Duration = Duration::from_secs(600);
-/// How long a VM may still appear of which a killed client asked the node.
+/// How long to wait for a VM to appear that a killed client requested from the node.
 const APPEARS: Duration = Duration::from_secs(3);
 
-/// The description by which a VM is known as ours; `build` is in no other.
+/// The description by which a VM is recognised as ours; `build` occurs in no other.
 pub fn description(name: &str, build: Uuid) -> String {
     format!("BlockHost template {name} {build}")
 }
@@ -53,7 +54,7 @@ impl Wanted {
         Ok(StorageId::parse(&self.storage)?)
     }
 
-    /// What is not as it should be in a VM that is complete; empty where nothing.
+    /// What is wrong with a complete VM; empty if nothing is.
     pub fn problems(&self, config: &GuestConfig) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut expect = |key: &str, good: bool| {
@@ -79,8 +80,8 @@ impl Wanted {
         wrong
     }
 
-    /// What is not as it should be in a template: the disks and the storage are asked too, because `template: 1` is
-    /// written before the disks are converted (H32).
+    /// What is wrong with a template. The disks and the storage are checked too, because `template: 1` is written
+    /// before the disks are converted (H32).
     pub fn template_problems(&self, tools: &ProxmoxCli, vmid: Vmid) -> anyhow::Result<Vec<String>> {
         let Some(config) = tools.config(vmid)? else {
             return Ok(vec![format!("VM {vmid} does not exist")]);
@@ -112,8 +113,8 @@ impl Wanted {
     }
 }
 
-/// Makes a VM that is complete but for being a template. `file` is the image as the node finds it. The caller has noted
-/// VMID and UUID, and removes what a failure leaves.
+/// Makes a VM that is complete except for the conversion into a template. `file` is the image's path on the node. The
+/// caller has recorded VMID and UUID, and removes what a failure leaves behind.
 pub fn make(
     tools: &ProxmoxCli,
     vmid: Vmid,
@@ -127,7 +128,7 @@ pub fn make(
     let mut options = vec![("name", wanted.name.clone()), ("description", description.to_owned())];
     options.push(("smbios1", format!("uuid={uuid}")));
     options.push(("net0", net0));
-    // The boot order names a disk that comes later.
+    // The boot order names a disk that is added later.
     let fixed = FIXED.iter().filter(|(key, _)| *key != "boot");
     options.extend(fixed.map(|(key, value)| (*key, (*value).to_owned())));
     tools.create(vmid, &options)?;
@@ -165,7 +166,7 @@ pub fn make(
     Ok(())
 }
 
-/// The VM, if it is the one with that UUID.
+/// Returns the VM's configuration if it is the VM with that UUID.
 fn ours(tools: &ProxmoxCli, vmid: Vmid, uuid: Uuid) -> anyhow::Result<GuestConfig> {
     let config = tools.config(vmid)?;
     let config = config.ok_or_else(|| anyhow::anyhow!("VM {vmid} was created, but does not exist"))?;
@@ -173,12 +174,12 @@ fn ours(tools: &ProxmoxCli, vmid: Vmid, uuid: Uuid) -> anyhow::Result<GuestConfi
     Ok(config)
 }
 
-/// Whether a VM has that UUID.
+/// Whether the VM has that UUID.
 pub fn is(config: &GuestConfig, uuid: Uuid) -> bool {
     config.uuid().eq_ignore_ascii_case(&uuid.to_string())
 }
 
-/// Makes it a template, and proves it.
+/// Converts the VM into a template and verifies that it is one.
 pub fn convert(tools: &ProxmoxCli, vmid: Vmid, wanted: &Wanted) -> anyhow::Result<()> {
     tools.template(vmid)?;
     failpoint::reached("template.converted")?;
@@ -191,17 +192,17 @@ pub fn convert(tools: &ProxmoxCli, vmid: Vmid, wanted: &Wanted) -> anyhow::Resul
     Ok(())
 }
 
-/// What became of a VM that was to be removed.
+/// Outcome of removing a VM.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Removed {
-    /// It is gone, with its volumes.
+    /// The VM and its volumes are gone.
     Gone,
-    /// Somebody else's machine has the VMID; it was left alone.
+    /// The VMID belongs to somebody else's VM, which was left alone.
     Stranger(String),
 }
 
-/// Removes a VM of ours and the volumes of its VMID on `storage`: the caller knows that there were none before.
-/// `is_ours` looks at the configuration that is destroyed in the next call.
+/// Removes a VM of ours, and the volumes of its VMID on `storage`: the caller knows that there were none before.
+/// `is_ours` checks the configuration that the very next call destroys.
 pub fn remove(
     tools: &ProxmoxCli,
     vmid: Vmid,
@@ -223,7 +224,7 @@ pub fn remove(
             }
             break;
         };
-        // The first file of a clone has its lock and nothing else: nobody can tell whose it is.
+        // A clone's configuration file at first contains nothing but the lock, so its owner is unknown.
         let nameless = config.name().is_empty() && config.lock() == Some("clone");
         if !nameless && !is_ours(&config) {
             return Ok(Removed::Stranger(format!(
@@ -255,7 +256,7 @@ pub fn remove(
     Ok(Removed::Gone)
 }
 
-/// Frees what a destroyed VM, or an import that was cut off, left on a storage (H32).
+/// Frees the volumes that a destroyed VM or an interrupted import left on a storage (H32).
 pub fn free_volumes(tools: &ProxmoxCli, vmid: Vmid, storage: &str) -> anyhow::Result<()> {
     for volume in tools.volumes(storage, Some(vmid))? {
         tools.free(&volume.volid)?;

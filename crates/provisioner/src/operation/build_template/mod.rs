@@ -1,5 +1,5 @@
-//! Makes the template that customers' VMs are cloned from: Debian's cloud image with our packages inside, as a VM of
-//! the node. Run by root, from the installer or by hand (`blockhost-build-template`).
+//! Builds the template that customers' VMs are cloned from: Debian's cloud image with our packages installed, as a VM
+//! of the node. Run by root, from the installer or by hand (`blockhost-build-template`).
 //!
 //! ```text
 //!   one builder ──▶ what a killed one left ──▶ node and packages checked ──▶ image (image.rs) ──▶ customised
@@ -7,8 +7,8 @@
 //!                                                     └─▶ replace.rs          a template of ours was
 //! ```
 //!
-//! What would be a disaster: a stranger's VM destroyed, a template destroyed that VMs are linked to, or before the new
-//! one is complete; a file of user blockhost followed by root.
+//! Disasters to be avoided: destroying somebody else's VM; destroying a template that has linked clones, or whose
+//! successor is not complete; root following a link that user blockhost made.
 
 pub mod image;
 pub mod journal;
@@ -48,41 +48,42 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 use work_folder::WorkFolder;
 
-/// Free space that a storage must have for an image with its packages; a thin one takes about this much.
+/// Free space in KiB that a storage must have for an image with its packages; on a thin storage it takes about this
+/// much.
 const STORAGE_ROOM_KIB: u64 = 2 << 20;
-/// What a customised image grows by.
+/// How much a customised image grows, in bytes.
 const GROWTH: u64 = 1 << 30;
-/// For so long a customised image of the same recipe is used again: its packages are no older then.
+/// How many hours a customised image of the same recipe may be reused; its packages are at most that old.
 const FRESH_HOURS: i64 = 24;
 
-/// What is to be built, and where.
+/// What to build, and where.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// The Debian release.
     pub release: DebianRelease,
-    /// Its image.
+    /// Address of its image.
     pub image: WebAddress,
     /// The node.
     pub host: ProxmoxHost,
     /// The template's VMID.
     pub vmid: Vmid,
-    /// Where its disks are to be.
+    /// Storage of its disks.
     pub storage: StorageId,
-    /// The bridge of its network card; `None`: what tfvars or db.yaml say.
+    /// The bridge of its network card; `None`: the one in tfvars or db.yaml.
     pub bridge: Option<BridgeName>,
-    /// The packages that go into it; `None`: the folder in the state folder.
+    /// The directory of the packages to install; `None`: the one in the state directory.
     pub packages: Option<PathBuf>,
-    /// Root's own folder.
+    /// The cache directory, root's own.
     pub cache: PathBuf,
     /// Node.js' apt repository.
     pub node_repository: AptRepository,
-    /// Its suite.
+    /// Suite of that repository.
     pub node_suite: String,
-    /// The key it is signed with.
+    /// Address of the key that signs it.
     pub node_key: WebAddress,
 }
 
-/// A template that is there.
+/// A finished template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Built {
     /// Its VMID.
@@ -159,7 +160,7 @@ pub fn build_template(host: &Host, request: &Request, progress: &mut dyn Progres
     Ok(Built { vmid: request.vmid, name: wanted.name })
 }
 
-/// The guests' bridge: the flag, what tfvars says, else db.yaml; both may be written later than this runs.
+/// Determines the guests' bridge: the flag, else tfvars, else db.yaml; either file may be written only after this runs.
 fn bridge(host: &Host, request: &Request, terraform_dir: &Path) -> anyhow::Result<BridgeName> {
     if let Some(bridge) = &request.bridge {
         return Ok(bridge.clone());
@@ -173,7 +174,7 @@ fn bridge(host: &Host, request: &Request, terraform_dir: &Path) -> anyhow::Resul
     guests_bridge(named.transpose()?, in_db_yaml)
 }
 
-/// Everything about the node that can be known beforehand.
+/// Checks everything about the node that can be known beforehand.
 fn check_node(
     tools: &ProxmoxCli,
     request: &Request,
@@ -217,7 +218,7 @@ fn check_node(
     Ok(Present::Template(config))
 }
 
-/// A volume that carries a VMID nobody has would be in the way, and not be told from ours later.
+/// A volume with the VMID of no VM would be in the way, and could not be told from ours later.
 fn no_volumes(tools: &ProxmoxCli, vmid: Vmid, storage: &StorageId) -> anyhow::Result<()> {
     let left = tools.volumes(storage.as_str(), Some(vmid))?;
     let names: Vec<&str> = left.iter().map(|volume| volume.volid.as_str()).collect();
@@ -230,7 +231,7 @@ fn no_volumes(tools: &ProxmoxCli, vmid: Vmid, storage: &StorageId) -> anyhow::Re
     Ok(())
 }
 
-/// Finishes or removes what a killed build left on the node; the recipe of a template that was finished.
+/// Completes or removes what a killed build left on the node; returns the recipe of a completed template.
 fn recover(
     folder: &WorkFolder,
     terraform_dir: &Path,
@@ -238,7 +239,7 @@ fn recover(
 ) -> anyhow::Result<Option<String>> {
     let Some(entry) = journal::read(folder)? else { return Ok(None) };
     let host = ProxmoxHost::parse(&entry.host)?;
-    // It may have been at work on another node than is meant now.
+    // It may have worked on another node than the one requested now.
     let tools = ProxmoxCli::on(host, Interrupt::never());
     match &entry.replacing {
         None => {
@@ -259,7 +260,7 @@ fn recover(
     }
 }
 
-/// Removes a VM that was being made, and the note of it.
+/// Removes a VM that was being made, and its journal entry.
 fn undo(tools: &ProxmoxCli, folder: &WorkFolder, entry: &Entry) -> anyhow::Result<()> {
     let tools = &tools.uninterrupted();
     let made = entry.made_vmid()?;
@@ -286,12 +287,12 @@ fn copy_packages(host: &Host, folder: &WorkFolder, packages: &mut [Package]) -> 
     Ok(sums)
 }
 
-/// The name a package has in the working folder and in the image.
+/// A package's file name in the work directory and in the image.
 fn package_file(index: usize) -> String {
     format!("{:02}.deb", index + 1)
 }
 
-/// What the image and the template are made of, in 16 digits.
+/// Hash of everything that the image and the template are made of, in 16 digits.
 fn recipe(
     request: &Request,
     wanted: &Wanted,
@@ -309,7 +310,7 @@ fn recipe(
     Sum::of(parts.join("\n").as_bytes()).short()
 }
 
-/// What goes into the image besides the scripts.
+/// What goes into the image in addition to the scripts.
 struct Inside {
     key: Vec<u8>,
     key_file: &'static str,
@@ -317,7 +318,7 @@ struct Inside {
     packages: usize,
 }
 
-/// The image with everything inside: from an earlier run that got no further, or made now.
+/// Returns the image with everything installed: one left by an earlier run that got no further, or made now.
 fn customised(
     host: &Host,
     folder: &WorkFolder,
@@ -436,7 +437,7 @@ fn put_template(
     }
 }
 
-/// Makes the VM; a template at once where nothing else is in its place.
+/// Makes the VM. If the template's VMID was free, also converts it into a template.
 fn make(
     host: &Host,
     tools: &ProxmoxCli,
@@ -465,7 +466,7 @@ fn make(
     Ok(())
 }
 
-/// Right before the old template goes: it is still the one that was found, and nobody hangs on it (H02).
+/// Last check before the old template is destroyed: it is still the one that was found, and has no linked clones (H02).
 fn last_look(tools: &ProxmoxCli, vmid: Vmid, found: &Present, terraform_dir: &Path) -> anyhow::Result<()> {
     let Present::Template(old) = found else { return Ok(()) };
     let now = tools.config(vmid)?.unwrap_or_default();
@@ -479,7 +480,8 @@ fn last_look(tools: &ProxmoxCli, vmid: Vmid, found: &Present, terraform_dir: &Pa
     Ok(())
 }
 
-/// What Proxmox forgets when a VM is destroyed: grants, also those made before there was a VM, and its pool.
+/// Reads what Proxmox forgets when a VM is destroyed: the permissions on its VMID, including those older than the VM,
+/// and its pool.
 fn rights(tools: &ProxmoxCli, vmid: Vmid, found: &Present) -> anyhow::Result<(Vec<Grant>, Option<String>)> {
     let pool = match found {
         Present::Nothing => None,
@@ -488,7 +490,7 @@ fn rights(tools: &ProxmoxCli, vmid: Vmid, found: &Present) -> anyhow::Result<(Ve
     Ok((tools.grants(vmid)?, pool))
 }
 
-/// A free VMID without volumes, behind the template's: the lowest free one of the cluster would be a customer's next.
+/// Finds a free VMID without volumes, above the template's: the cluster's lowest free one would be the next customer's.
 fn staging_vmid(tools: &ProxmoxCli, template: Vmid, storage: &StorageId) -> anyhow::Result<Vmid> {
     for number in 1..=100 {
         let Ok(vmid) = Vmid::new(u64::from(template.get()) + number) else { break };

@@ -1,11 +1,11 @@
-//! The `.deb` files that other packages put into the template: `/var/lib/blockhost/template-packages`.
+//! The `.deb` files that other packages want in the template: `/var/lib/blockhost/template-packages`.
 //!
-//! The directory belongs to user blockhost after the installer's `chown -R`, and what is in it is installed into every
-//! customer's VM. That gives this user nothing it does not have: it enters every guest as root already, by the root
-//! agent's `qm-guest-exec`. It must not become root of the *node*: packages are unpacked and run by virt-customize's
-//! appliance alone, a VM; root itself only copies bytes, follows no link on the way, and reads nothing but regular files
-//! that are Debian packages and root's or user blockhost's own. What is checked and summed is the copy, in a directory
-//! of root's, where nobody can change it any more (H29).
+//! The directory belongs to user blockhost after the installer's `chown -R`, and what is in it is installed in every
+//! customer's VM. That gives this user nothing new: it can already enter every guest as root, through the root agent's
+//! `qm-guest-exec`. But it must not become root on the *node*. So packages are unpacked and run only by
+//! virt-customize's appliance, a VM. Root itself only copies bytes, follows no links, and reads nothing but regular
+//! files that are Debian packages and belong to root or user blockhost. What is checked and hashed is the copy, in a
+//! directory of root's, where nobody else can change it (H29).
 
 use crate::host::accounts::Account;
 use crate::host::interrupt::Interrupt;
@@ -15,20 +15,20 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// A package, open.
+/// A package file that has been opened.
 pub struct Package {
-    /// Its file name, for people.
+    /// Its file name, for messages.
     pub shown: String,
     file: File,
 }
 
-/// What a Debian package begins with: an `ar` archive, its first member called so.
+/// The first bytes of a Debian package: an `ar` archive whose first member has this name.
 const MAGIC: &[u8] = b"!<arch>\ndebian-binary";
-/// Bytes that a package may have; a file that grows while it is copied must come to an end.
+/// Maximum size of a package in bytes; copying a file that grows meanwhile must come to an end.
 const MAX: u64 = 1 << 30;
 
-/// The packages of a directory, by name. None is an error, as is each that is not what it should be. `owner` is user
-/// blockhost.
+/// Opens the packages of a directory, sorted by name. Fails if there are none, or if any of them is unacceptable.
+/// `owner` is user blockhost.
 pub fn find(directory: &Path, owner: Account) -> anyhow::Result<Vec<Package>> {
     let shown = directory.display();
     let next = "put the .deb files that every VM needs there (the installer's web3-auth package)";
@@ -76,14 +76,14 @@ fn open(directory: &Path, handle: &File, name: &std::ffi::CStr, owner: Account) 
     Ok(Package { shown, file })
 }
 
-/// A name as it can stand in a line.
+/// Escapes control characters, so that the name fits on one line.
 fn in_one_line(name: &str) -> String {
     let plain = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     name.chars().map(plain).collect()
 }
 
 impl Package {
-    /// Copies it to `to`; the sum is that of the copy.
+    /// Copies the package to `to` and returns the checksum of the copy.
     pub fn copy(&mut self, to: &Path, interrupt: &Interrupt) -> anyhow::Result<Sum> {
         let mut copy = GrowingFile::begin(to)?;
         let length = self.file.metadata()?.len().min(MAX);
@@ -157,7 +157,7 @@ mod tests {
         refusal("not a Debian package");
         std::fs::remove_file(&bad).unwrap();
         assert_eq!(names(dir.path()).unwrap(), ["good.deb"]);
-        // Nor is the directory itself a link to somewhere else.
+        // The directory itself must not be a link either.
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(dir.path(), &link).unwrap();
         assert!(names(&link).unwrap_err().contains("symbolic link"));
@@ -168,12 +168,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = package(dir.path(), "a.deb");
         if rustix::process::geteuid().is_root() {
-            // What the installer's `chown -R blockhost:blockhost` makes of it.
+            // The result of the installer's `chown -R blockhost:blockhost`.
             std::os::unix::fs::chown(&path, Some(BLOCKHOST.uid), Some(BLOCKHOST.gid)).unwrap();
             std::fs::set_permissions(&path, PermissionsExt::from_mode(0o664)).unwrap();
         }
         let mut all = find(dir.path(), BLOCKHOST).unwrap();
-        // Put in its place after the look: what was opened is what is copied.
+        // Replaced after the check: what is copied is the file that was opened.
         std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/etc/shadow", &path).unwrap();
         let sum = all[0].copy(&dir.path().join("copy"), &Interrupt::never()).unwrap();

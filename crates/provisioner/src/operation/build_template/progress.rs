@@ -1,25 +1,26 @@
-//! Who is told how far a long part has come. Lines of text go through `tracing` as everywhere; this is for the bar.
+//! Reports the progress of long steps. Text lines go through `tracing` as everywhere else; this is for the progress
+//! bar.
 
-/// A listener.
+/// Receives progress reports.
 pub trait Progress {
-    /// Something long begins: bytes of a known or unknown number, or percent where `total` is 100.
+    /// A long step begins: `total` is its size in bytes if known, or 100 for percent.
     fn begin(&mut self, what: &str, total: Option<u64>, unit: Unit);
-    /// So much is done.
+    /// The amount done so far.
     fn reach(&mut self, done: u64);
-    /// It is over, well or not.
+    /// The step has ended, successfully or not.
     fn end(&mut self);
 }
 
-/// What is counted.
+/// The unit of progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     /// Bytes.
     Bytes,
-    /// Hundredths.
+    /// Percent.
     Percent,
 }
 
-/// Nobody listens.
+/// Ignores all reports.
 pub struct Silent;
 
 impl Progress for Silent {

@@ -1,12 +1,12 @@
-//! A template of ours is there already: the complete new VM takes its place.
+//! Replaces an existing template of ours with the complete new VM.
 //!
 //! ```text
 //!   staging VM complete ──▶ noted ──▶ old one destroyed ──▶ staging VM copied ──▶ copy made a template ──▶ grants back
 //!                                                                                     ──▶ staging VM gone ──▶ note gone
 //! ```
 //!
-//! From the note on nothing stops it but a failure: a signal would leave the node without a template. Each step looks at
-//! what is there first, so that a run after a kill goes on from anywhere.
+//! Once it is in the journal, only a failure stops the replacement: stopping at a signal would leave the node without a
+//! template. Each step first checks the current state, so a run after a kill can continue from anywhere.
 
 use super::journal::{self, Entry, Replacement};
 use super::linked::linked_clones;
@@ -25,16 +25,16 @@ use std::time::Duration;
 /// How it ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Finished {
-    /// The new template is there.
+    /// The new template exists.
     Done,
-    /// The staging VM was removed again, for this reason; an old template that was there is there still.
+    /// The staging VM was removed again, for this reason; an old template that still existed is kept.
     Abandoned(String),
 }
 
-/// How long another client's clone of the old template is waited for.
+/// How long to wait for another client's clone of the old template.
 const WORKER: Duration = Duration::from_secs(600);
 
-/// Goes on from wherever a build that was replacing a template is.
+/// Continues a build that was replacing a template, from wherever it is.
 pub fn finish(
     tools: &ProxmoxCli,
     folder: &WorkFolder,
@@ -95,12 +95,12 @@ pub fn finish(
     Ok(Finished::Done)
 }
 
-/// Whether it is the template that was to go.
+/// Whether this is the template to be replaced.
 fn is_old(config: &GuestConfig, replacing: &Replacement) -> bool {
     config.uuid() == replacing.old_uuid && config.name() == replacing.old_name && config.is_template()
 }
 
-/// Why a template stays.
+/// Explains why a template is kept.
 pub fn keeps(vmid: Vmid, linked: &[String]) -> String {
     format!(
         "keeping template {vmid}, because linked clones depend on its disk: {}; destroy them first, or build under \
@@ -109,7 +109,7 @@ pub fn keeps(vmid: Vmid, linked: &[String]) -> String {
     )
 }
 
-/// The configuration, once no clone of a dead client is being written there.
+/// Returns the configuration once no clone of a dead client is being written there.
 fn settled(tools: &ProxmoxCli, vmid: Vmid) -> anyhow::Result<Option<GuestConfig>> {
     let deadline = Deadline::after(failpoint::limit("template-worker", WORKER));
     loop {
@@ -121,7 +121,7 @@ fn settled(tools: &ProxmoxCli, vmid: Vmid) -> anyhow::Result<Option<GuestConfig>
     }
 }
 
-/// Destroys the old template; the reason where it is whole and stays.
+/// Destroys the old template. Returns the reason if it could not be destroyed and is still intact.
 fn destroy_old(
     tools: &ProxmoxCli,
     vmid: Vmid,
@@ -158,7 +158,7 @@ fn volumes_left(tools: &ProxmoxCli, vmid: Vmid, old: &GuestConfig) -> anyhow::Re
     Ok(left)
 }
 
-/// A whole copy of the staging VM becomes the template.
+/// Makes a full clone of the staging VM and converts it into the template.
 fn copy(
     tools: &ProxmoxCli,
     entry: &Entry,
@@ -180,7 +180,7 @@ fn copy(
     machine::convert(tools, vmid, &entry.wanted)
 }
 
-/// Proxmox forgets who may use a VM when it is destroyed.
+/// Restores the permissions that Proxmox dropped when the old template was destroyed.
 pub fn give_back(tools: &ProxmoxCli, vmid: Vmid, entry: &Entry) -> anyhow::Result<()> {
     let there = tools.grants(vmid)?;
     for grant in entry.grants.iter().filter(|grant| !there.contains(grant)) {
@@ -194,7 +194,7 @@ pub fn give_back(tools: &ProxmoxCli, vmid: Vmid, entry: &Entry) -> anyhow::Resul
     Ok(())
 }
 
-/// The staging VM goes, and with it the note.
+/// Removes the staging VM and the journal entry.
 fn clear(tools: &ProxmoxCli, folder: &WorkFolder, entry: &Entry) -> anyhow::Result<()> {
     let staging = entry.made_vmid()?;
     let ours = |config: &GuestConfig| machine::is(config, entry.made.uuid);

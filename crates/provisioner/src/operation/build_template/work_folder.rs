@@ -1,5 +1,4 @@
-//! The folder that root alone works in: downloads are kept here, images change here, and what is under way is noted
-//! here.
+//! The directory in which only root works: it has the downloads, the images being changed, and the journal entry.
 //!
 //! ```text
 //!   /var/cache/blockhost-provisioner      root, 0700; the state folder would not do: user blockhost may write it (H29)
@@ -17,19 +16,19 @@ use crate::host::replace_file;
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
 
-/// The note of a build that is under way, or was killed; for readers.
+/// Path of the journal entry of a running or killed build, for readers.
 pub fn note_of_a_build(folder: &Path) -> PathBuf {
     folder.join("template.json")
 }
 
-/// The folder, locked.
+/// The locked directory.
 pub struct WorkFolder {
     path: PathBuf,
     _lock: LockFile,
 }
 
 impl WorkFolder {
-    /// Opens it for this run alone; another build that is under way is an error that names it.
+    /// Opens the directory for this run alone; fails if another build is running, and names it.
     pub fn open(path: &Path) -> anyhow::Result<WorkFolder> {
         anyhow::ensure!(
             path.is_absolute(),
@@ -50,38 +49,38 @@ impl WorkFolder {
         Ok(folder)
     }
 
-    /// Downloaded images.
+    /// Directory of downloaded images.
     pub fn images(&self) -> PathBuf {
         self.path.join("images")
     }
 
-    /// This run's files.
+    /// Directory of this run's files.
     pub fn work(&self) -> PathBuf {
         self.path.join("work")
     }
 
-    /// Makes the folder of this run's files.
+    /// Creates the directory of this run's files.
     pub fn make_work(&self) -> anyhow::Result<()> {
         Ok(replace_file::make_folder(&self.work(), 0o700)?)
     }
 
-    /// What is under way.
+    /// Path of the journal entry.
     pub fn journal(&self) -> PathBuf {
         note_of_a_build(&self.path)
     }
 
-    /// The customised image of a recipe.
+    /// Path of the customised image of a recipe.
     pub fn customised(&self, recipe: &str, format: &str) -> PathBuf {
         self.path.join(format!("customised-{recipe}.{format}"))
     }
 
-    /// Removes this run's files and every customised image: they have become a template.
+    /// Removes this run's files and all customised images, which have become a template.
     pub fn tidy(&self) -> anyhow::Result<()> {
         replace_file::remove_tree(&self.work())?;
         self.remove_customised(None)
     }
 
-    /// Removes customised images, but one: they are large, and of an older recipe nobody asks again.
+    /// Removes all customised images except `keep`: they are large, and one of an older recipe is never used again.
     pub fn remove_customised(&self, keep: Option<&Path>) -> anyhow::Result<()> {
         for entry in std::fs::read_dir(&self.path)?.flatten() {
             let path = entry.path();
@@ -93,7 +92,7 @@ impl WorkFolder {
         Ok(())
     }
 
-    /// An error where the disk has less room than `bytes`.
+    /// Fails if the disk has less than `bytes` of free space.
     pub fn need(&self, bytes: u64, what: &str) -> anyhow::Result<()> {
         let free = crate::host::free_kib(&self.path).unwrap_or(u64::MAX);
         anyhow::ensure!(
@@ -107,7 +106,7 @@ impl WorkFolder {
     }
 }
 
-/// Root follows no link that somebody else can set.
+/// Checks that nobody else can change the directory, so that root follows no link set by another user.
 fn check(path: &Path) -> anyhow::Result<()> {
     let found = path.symlink_metadata().with_context(|| format!("cannot examine {}", path.display()))?;
     anyhow::ensure!(found.is_dir(), "{} is not a directory", path.display());

@@ -1,4 +1,4 @@
-//! VMID and addresses: one locked change of the database, journalled before it is visible
+//! Takes VMID and addresses in one locked change of the database, which is in the journal before it is visible
 //! (`facts/contract/database.md#allocation`; hazards H01, H05, H13).
 
 use super::Request;
@@ -19,30 +19,32 @@ use std::net::IpAddr;
 use std::time::Duration;
 use uuid::Uuid;
 
-/// Questions to the node about VMIDs, all of them together.
+/// Time limit of all queries to the node about VMIDs together.
 const ASKING: Duration = Duration::from_secs(30);
 
-/// VMID and addresses that are this create's: in the journal, and held in the database. Nothing is on the node yet.
+/// VMID and addresses taken by this create: recorded in the journal and held in the database. Nothing is on the node
+/// yet.
 pub struct Taken {
-    /// The journal entry, as it was written.
+    /// The journal entry as written.
     pub entry: Entry,
-    /// What the entry holds.
+    /// VMID and addresses in the entry.
     pub allocation: Allocation,
-    /// The VM's identity.
+    /// The VM's SMBIOS UUID.
     pub smbios_uuid: Uuid,
 }
 
 impl Taken {
-    /// The words errors begin with.
+    /// The prefix of error messages.
     pub fn label(&self) -> String {
         format!("VM {} (VMID {})", self.entry.name, self.allocation.vmid)
     }
 }
 
-/// Takes them for `request` and writes the journal entry.
+/// Takes VMID and addresses for `request` and writes the journal entry.
 ///
-/// The node is asked before the lock is taken, about the VMID that will probably be chosen; under the lock one is
-/// chosen, and if it is not one that the node called free, the node is asked about that one and it begins again.
+/// The node is queried before the lock is taken, about the VMID that will probably be chosen. The choice is made under
+/// the lock; if it is a VMID that the node has not reported free, the node is queried about that one and the choice is
+/// made again.
 pub fn vmid_and_addresses(
     vm: &LockedVm<'_, '_>,
     request: &Request,
@@ -65,7 +67,7 @@ pub fn vmid_and_addresses(
     let mut candidate = request.wish.vmid.or(hint).unwrap_or(range.start);
     loop {
         if free_on_node.contains(&candidate) {
-            // Only its addresses were asked about.
+            // Known to be free; only its addresses had to be probed.
         } else if is_free_on_node(checked, candidate, deadline)? {
             free_on_node.push(candidate);
         } else {
@@ -84,7 +86,7 @@ pub fn vmid_and_addresses(
             if !free_on_node.contains(&allocation.vmid) || !not_probed.is_empty() {
                 return Ok(Err((allocation.vmid, not_probed)));
             }
-            // The last that can be known before something is taken.
+            // The last check before something is taken.
             vm.folder().check_terraform()?;
             let entry = Entry {
                 name: request.name.to_string(),
@@ -120,7 +122,7 @@ pub fn vmid_and_addresses(
     }
 }
 
-/// Chooses from what the database, the journal and the node leave free.
+/// Chooses VMID and addresses from what the database, the journal and the node leave free.
 pub fn choose(
     ctx: &Context<'_>,
     request: &Request,
@@ -138,7 +140,7 @@ pub fn choose(
         held.ipv4.extend(entry.ipv4);
         held.ipv6.extend(entry.ipv6);
     }
-    // Those of our own VMs are taken, and need no other reason.
+    // Only requested addresses that none of our VMs holds: for the others, being taken is reason enough.
     let wishes =
         [request.wish.ipv4.map(IpAddr::from), request.wish.ipv6.map(IpAddr::from)].into_iter().flatten();
     let wishes: Vec<IpAddr> = wishes.filter(|address| !holders::holds(&held, *address)).collect();
@@ -149,7 +151,7 @@ pub fn choose(
         }
     }
     held.foreign_vmids.extend(holders.watched());
-    // What could not be used lately may be asked for by name, and is better than nothing.
+    // A VMID that failed recently may be requested explicitly, and is used if no other is left.
     let mut wary = held.clone();
     if request.wish.vmid.is_none() {
         wary.foreign_vmids.extend(holders.unusable());
@@ -164,7 +166,7 @@ pub fn choose(
     })
 }
 
-/// What the very first VM would get, where there is no database yet.
+/// What the very first VM would get, while there is no database.
 pub fn first(ctx: &Context<'_>, request: &Request, facts: &Facts) -> anyhow::Result<Allocation> {
     let range = ctx.settings.vmid_range()?;
     let ipv6 = facts.ipv6_pool.as_ref();
@@ -180,7 +182,7 @@ pub fn hold(db: &mut Contents<'_>, allocation: Allocation, range: VmidRange) {
     }
 }
 
-/// `nextid?vmid=N` looks at every guest of the cluster, whatever our token may see (`facts/proxmox.md`, section 4).
+/// `nextid?vmid=N` considers all guests of the cluster, whatever our token may see (`facts/proxmox.md`, section 4).
 fn is_free_on_node(checked: &Checked<'_>, vmid: Vmid, deadline: Deadline) -> anyhow::Result<bool> {
     match checked.api.get(&format!("/cluster/nextid?vmid={vmid}"), deadline) {
         Ok(_) => Ok(true),
@@ -192,7 +194,7 @@ fn is_free_on_node(checked: &Checked<'_>, vmid: Vmid, deadline: Deadline) -> any
     }
 }
 
-/// The VMIDs our token can see: a hint that saves questions, never a proof of absence.
+/// Returns the VMIDs that our token can see: a hint that saves queries, never a proof of absence.
 fn vmids_seen(checked: &Checked<'_>, deadline: Deadline) -> Vec<Vmid> {
     let list = checked.api.get("/cluster/resources?type=vm", deadline).unwrap_or_default();
     let guests = list.as_array().cloned().unwrap_or_default();
@@ -203,7 +205,7 @@ fn vmids_seen(checked: &Checked<'_>, deadline: Deadline) -> Vec<Vmid> {
         .collect()
 }
 
-/// Why a missing database is a loss: VMs have left traces.
+/// Returns why a missing database must be a lost one, if VMs have left traces.
 pub fn traces_of_vms(ctx: &Context<'_>) -> anyhow::Result<Option<String>> {
     if let Some(entry) = ctx.journal().entries()?.first() {
         return Ok(Some(format!("the journal has an entry of VM {}", entry.name)));

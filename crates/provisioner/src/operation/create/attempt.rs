@@ -1,10 +1,12 @@
-//! One try to make the VM. Its phases are types, so that none can be left out and each has what the one before it made:
+//! One attempt to create the VM. Its phases are types, so that none can be left out and each receives what the previous
+//! one produced:
 //!
 //! ```text
 //! Taken ──▶ its plan ──▶ snippets, terraform's file ──▶ Applied ──▶ the guest answers ──▶ Registered
 //! ```
 //!
-//! Each step that takes something is in the journal before it is done. Nothing is undone here (`operation/create/tries.rs`).
+//! Each step that takes something is recorded in the journal first. Nothing is rolled back here (that happens in
+//! `operation/create/tries.rs`).
 
 use super::allocate::{self, Taken};
 use super::check::Checked;
@@ -27,18 +29,18 @@ use anyhow::Context as _;
 use serde_json::Value;
 use std::time::Duration;
 
-/// Clone, configuration and start of one VM; the provider's own limit on the clone is 900 s.
+/// For cloning, configuring and starting one VM; the provider's own limit for the clone is 900 s.
 const APPLY_LIMIT: Duration = Duration::from_secs(1200);
 
-/// One try that did not end in a registered VM.
+/// An attempt that did not end with a registered VM.
 pub struct Failure {
-    /// Why, with the VM's name.
+    /// The cause; names the VM.
     pub error: anyhow::Error,
-    /// Whether another try may do better.
+    /// Whether another attempt may succeed.
     pub kind: FailureKind,
-    /// The VMID, where it was terraform that failed.
+    /// The VMID, if terraform failed.
     pub vmid: Option<Vmid>,
-    /// Whether a request of it may still reach the node.
+    /// Whether one of its requests may still reach the node.
     pub may_be_late: MayBeLate,
 }
 
@@ -48,20 +50,20 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
-/// terraform has ended well and had an answer to everything: the VM is on the node, as far as terraform knows.
+/// terraform has ended successfully and got an answer to every request: as far as it knows, the VM is on the node.
 struct Applied(Taken);
 
-/// A VM that is in the database.
+/// A VM that has a record in the database.
 pub struct Registered {
-    /// What the caller is told.
+    /// The result reported to the caller.
     pub result: VmResult,
     /// Its VMID and addresses.
     pub allocation: Allocation,
-    /// What proves it.
+    /// The UUID or name that identifies it.
     pub identity: Identity,
 }
 
-/// Tries once, from VMID and addresses to the record.
+/// Makes one attempt, from choosing VMID and addresses to writing the record.
 pub fn attempt(
     vm: &LockedVm<'_, '_>,
     request: &Request,
@@ -77,7 +79,7 @@ pub fn attempt(
     vm.folder().prepare(&plan.terraform_file).with_context(|| taken.label())?;
     vm.host.step("create.file")?;
     let applied = apply(vm, checked, taken)?;
-    // From here on terraform has ended and had an answer to everything.
+    // From here on, terraform has ended and got an answer to every request.
     wait_and_register(vm, request, checked, plan, applied).map_err(|error| Failure {
         error,
         kind: FailureKind::Other,
@@ -95,11 +97,11 @@ fn plan<'a>(request: &'a Request, checked: &'a Checked<'_>, taken: &Taken) -> an
     Ok(CreatePlan::new(request, &checked.facts, &drawn)?)
 }
 
-/// User-data (where it is ours) and meta-data onto the node, by the root agent: no ssh, no upload (H29).
+/// Puts the user-data (if we provide it) and the meta-data on the node through the root agent: no ssh, no upload (H29).
 fn put_snippets(vm: &LockedVm<'_, '_>, plan: &CreatePlan<'_>) -> anyhow::Result<()> {
     let node = vm.node();
     let deadline = Deadline::after(Duration::from_secs(90));
-    // Meta-data for every VM: else Proxmox makes the instance-id of what may change on the node (H61).
+    // Every VM gets meta-data: without it, Proxmox derives the instance-id from what may change on the node (H61).
     let user_data = plan.user_data.iter().map(|text| ("user", text));
     for (kind, text) in user_data.chain([("meta", &plan.meta_data)]) {
         node.put_snippet(vm.name(), kind, text.reveal(), deadline)
@@ -129,7 +131,8 @@ fn run_terraform(vm: &LockedVm<'_, '_>, access: &NodeAccess, taken: &mut Taken) 
     vm.write_entry(&taken.entry)?;
     vm.host.step("create.terraform")?;
     let outcome = run.wait(Deadline::after(APPLY_LIMIT), &vm.host.interrupt)?;
-    // Terraform ends its step after a signal and then says it failed: what it made is undone like any failure.
+    // After a signal, terraform finishes its current step and then reports failure: what it made is rolled back as
+    // after any failure.
     vm.host.interrupt.check()?;
     match outcome {
         Outcome::Done => Ok(()),
@@ -188,7 +191,7 @@ fn hint_for(words: &str) -> &'static str {
     HINTS.iter().find(|(pattern, _)| words.contains(pattern)).map_or("", |(_, hint)| hint)
 }
 
-/// The second half of a try: the guest's own start, and the record.
+/// The second half of an attempt: waiting for the guest, and writing the record.
 fn wait_and_register(
     vm: &LockedVm<'_, '_>,
     request: &Request,
@@ -204,7 +207,7 @@ fn wait_and_register(
     register(vm, plan, taken, identity)
 }
 
-/// What terraform made is there and ours, and its guest agent answers.
+/// Checks that the VM made by terraform exists and is ours, and waits until its guest agent answers.
 fn wait_for_guest(
     vm: &LockedVm<'_, '_>,
     request: &Request,
@@ -228,7 +231,7 @@ fn wait_for_guest(
     guest::wait_until_ready(vm.ctx(), checked.api, &checked.facts.node, vmid, identity, limit)
 }
 
-/// The record: in the journal first, then in a copy, then in the database.
+/// Writes the record: first to the journal, then to its copy, then to the database.
 fn register(
     vm: &LockedVm<'_, '_>,
     plan: CreatePlan<'_>,
@@ -241,7 +244,8 @@ fn register(
     let fields = vm_record::fields(&plan.record, clock::now(), &vm.settings.fields);
     entry.step = Step::Registered;
     let record: serde_json::Map<String, Value> = fields.iter().cloned().collect();
-    // What it is restored from when an unlocked writer drops it; the journal's goes when the create ends (H55).
+    // From this copy the record is restored if an unlocked writer drops it; the one in the journal is removed when the
+    // create ends (H55).
     record_copy::write(&vm.settings, name, &record).context(label)?;
     entry.record = Some(record);
     vm.write_entry(&entry)?;

@@ -1,4 +1,4 @@
-//! Everything that can be known before anything is taken (`CLAUDE.md#habits`).
+//! Checks everything that can be known before anything is taken (`CLAUDE.md#habits`).
 
 use super::allocate::traces_of_vms;
 use super::facts::Surroundings;
@@ -16,19 +16,19 @@ use crate::store::vm_database::Fields;
 use crate::value::vm_name::VmName;
 use anyhow::Context as _;
 
-/// A request that can be carried out, as far as that can be known beforehand.
+/// A request that can be carried out, as far as can be known beforehand.
 pub struct Checked<'c> {
-    /// The node's API.
+    /// A client of the node's API.
     pub api: &'c ProxmoxApi,
-    /// Its token and CA, for terraform.
+    /// The API's token and CA, for terraform.
     pub access: &'c NodeAccess,
-    /// What the VM is made from.
+    /// Everything known about the VM before it is created.
     pub facts: Facts,
     /// What a preview could not check.
     pub warnings: Vec<String>,
 }
 
-/// Checks settings, name, wallet, template, cloud-init text, and what the node can tell.
+/// Checks settings, name, wallet, template, cloud-init text, and what the node can say.
 pub fn everything<'c>(ctx: &'c Context<'_>, request: &Request) -> anyhow::Result<Checked<'c>> {
     let (host, name) = (ctx.host, &request.name);
     arguments(request)?;
@@ -41,7 +41,7 @@ pub fn everything<'c>(ctx: &'c Context<'_>, request: &Request) -> anyhow::Result
     let network_mode = side_files::network_mode(host, request.network_mode.as_ref())?;
     let (access, api) = ctx.api()?;
     if let Some(node) = request.node.as_ref().filter(|node| **node != access.node) {
-        // Every other verb asks the root agent of this node: it would find the VM elsewhere.
+        // All other commands use the root agent of this node, which would find the VM on another node.
         anyhow::bail!(
             "VM {name}: --node {node}: VMs can only be created on node {}, where this host's root agent runs; omit \
              --node, or run the command on node {node}",
@@ -72,7 +72,7 @@ pub fn everything<'c>(ctx: &'c Context<'_>, request: &Request) -> anyhow::Result
     Ok(Checked { api, access, facts, warnings })
 }
 
-/// The name is one for a new VM, and there is a wallet unless none is wanted.
+/// Checks that the name is allowed for a new VM, and that a wallet is given unless none is wanted.
 pub fn arguments(request: &Request) -> anyhow::Result<()> {
     request.name.check_for_new_vm().map_err(WrongUsage::new)?;
     if request.owner_wallet.is_none() && !request.no_web3 {
@@ -85,7 +85,7 @@ pub fn arguments(request: &Request) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// VMID and addresses that were asked for can be handed out.
+/// Checks that the requested VMID and addresses may be assigned.
 pub fn wishes(ctx: &Context<'_>, request: &Request, broker: Option<&Broker>) -> anyhow::Result<()> {
     let ipv4_pool = ctx.settings.ipv4_pool()?;
     let range = ctx.settings.vmid_range()?;
@@ -93,7 +93,7 @@ pub fn wishes(ctx: &Context<'_>, request: &Request, broker: Option<&Broker>) -> 
         .with_context(|| format!("VM {}", request.name))
 }
 
-/// `0xAb58…eC9B`: enough to know a wallet again.
+/// Shortens a wallet to `0xAb58…eC9B`, enough to recognise it.
 fn shortened(wallet: &str) -> String {
     let letters: Vec<char> = wallet.chars().collect();
     if letters.len() <= 12 {
@@ -103,10 +103,10 @@ fn shortened(wallet: &str) -> String {
     format!("{}…{}", text(&letters[..6]), text(&letters[letters.len() - 4..]))
 }
 
-/// No VM has the name, as far as the database, the journal and the folder of the older package know (H03).
+/// Checks that no VM has the name, according to the database, the journal and the directory of the older package (H03).
 pub fn name_is_free(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<()> {
     if !ctx.database.path().exists() {
-        // Before anything is undone or made: a lost database is no beginning.
+        // Checked before anything is rolled back or created: a missing database may be a lost one, not a fresh start.
         return traces_of_vms(ctx)?.map_or(Ok(()), |why| Err(ctx.database.lost(&why)));
     }
     no_vm_has(ctx, name)?;
@@ -119,7 +119,8 @@ pub fn name_is_free(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The name is not a live VM's or that of one under way, and neither is the terraform label made from it (H03).
+/// Checks that neither the name nor the terraform label made from it belongs to a live VM or to one being created
+/// (H03).
 pub fn no_vm_has(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<()> {
     let label = name.resource_label();
     let fields = Fields::Holding;
@@ -139,7 +140,7 @@ pub fn no_vm_has(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<()> {
             }
         },
     )?;
-    // A create that was registered and not reported finishes instead.
+    // A create that was registered but never reported is completed instead.
     if let Some(status) = same
         && !matches!(ctx.journal().read(name), Ok(Some(entry)) if entry.step == Step::Registered)
     {

@@ -1,4 +1,4 @@
-//! What earlier operations on a VM of this name left: it is ended before a new VM begins.
+//! Completes or rolls back what earlier operations on a VM of this name left, before a new VM is created.
 
 use super::check;
 use crate::host::clock::Deadline;
@@ -10,16 +10,16 @@ use crate::tool::terraform_state::StateFile;
 use anyhow::Context as _;
 use std::time::Duration;
 
-/// The entry of a create that was registered and whose result nobody has seen: this create goes on with it.
+/// Returns the entry of a create that was registered but whose result was never reported: this create completes it.
 pub fn unreported(vm: &LockedVm<'_, '_>) -> anyhow::Result<Option<Entry>> {
     Ok(vm.entry()?.filter(|entry| entry.step == Step::Registered))
 }
 
-/// Ends what did not end, and fails where the name is not free after that.
+/// Ends interrupted operations; fails if the name is still taken after that.
 pub fn make_way(vm: &LockedVm<'_, '_>) -> anyhow::Result<()> {
     let name = vm.name();
-    // A destroy that did not end is ended by what follows: a live record makes the name taken, a tombstone's leftovers
-    // are removed.
+    // An interrupted destroy needs no step of its own here: if its record is live, the name is taken; if it is a
+    // tombstone, its leftovers are removed below.
     if let Some(entry) = vm.entry()?.filter(|entry| matches!(entry.step, Step::Taken | Step::Applying)) {
         tracing::info!("VM {name}: rolling back an interrupted create");
         undo_audited(vm, &entry).with_context(|| {
@@ -31,18 +31,18 @@ pub fn make_way(vm: &LockedVm<'_, '_>) -> anyhow::Result<()> {
     remove_leftovers(vm)
 }
 
-/// A create that did not end is another one's: its undo has a line of its own in the audit trail.
+/// Rolls back an interrupted create. It was another operation, so its rollback gets its own line in the audit trail.
 fn undo_audited(vm: &LockedVm<'_, '_>, entry: &Entry) -> anyhow::Result<()> {
     let undone = recovery::undo(vm, entry, recovery::PATIENT, MayBeLate::Yes);
     vm.audit("undo-create", entry.checked_vmid().ok(), [None, None], &in_words(&undone.ended));
     undone.ended
 }
 
-/// What a destroy of this name left behind. A new VM must never begin with an old one's terraform state: its
-/// VMID may be a stranger's by now, whom terraform would then take for ours.
+/// Removes what a destroy of this name left behind. A new VM must never start with an old one's terraform state: by now
+/// the old VMID may be somebody else's VM, which terraform would take for ours.
 fn remove_leftovers(vm: &LockedVm<'_, '_>) -> anyhow::Result<()> {
     let (name, folder) = (vm.name(), vm.folder());
-    // The journal first: a fresh host has no database yet.
+    // The journal is checked first, because a fresh host has no database yet.
     if vm.entry()?.is_some()
         && let Some(record) = vm.record_now()?
     {

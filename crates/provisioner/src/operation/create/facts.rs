@@ -1,4 +1,4 @@
-//! What is known of every VM that is made now, put together from what was read on this host.
+//! What is known about every new VM, assembled from what was read on this host.
 
 use super::Request;
 use crate::operation::Context;
@@ -8,32 +8,32 @@ use crate::value::node_name::NodeName;
 use crate::value::text::{BridgeName, StorageId};
 use std::net::IpAddr;
 
-/// What is read beside db.yaml, on a real host or of a mock one.
+/// What is read in addition to db.yaml, on a real host or for a mock.
 pub struct Surroundings {
     /// The node.
     pub node: NodeName,
-    /// Its storage of disks.
+    /// Storage of the disks.
     pub disk_datastore: StorageId,
-    /// Its storage of cloud-init drives.
+    /// Storage of the cloud-init drives.
     pub cloudinit_datastore: StorageId,
-    /// The guests' bridge, where terraform's variables name one.
+    /// The guests' bridge, if terraform's variables name one.
     pub bridge: Option<BridgeName>,
-    /// IPv6 addresses, where there is a broker.
+    /// IPv6 addresses, if there is a broker.
     pub broker: Option<Broker>,
-    /// Network plugins' mode.
+    /// Mode of the network plugins.
     pub network_mode: Option<String>,
     /// The guests' name servers.
     pub dns_servers: Vec<IpAddr>,
-    /// What makes the user-data.
+    /// Where the user-data comes from.
     pub user_data: UserData,
     /// Public keys for the guest's user.
     pub ssh_keys: Vec<String>,
-    /// Length of one-time passwords, and their life in seconds.
+    /// Length of one-time passwords in characters, and their lifetime in seconds.
     pub one_time_password: (u64, u64),
 }
 
 impl Surroundings {
-    /// With db.yaml and what the request wishes otherwise.
+    /// Adds db.yaml and the request, which takes precedence.
     pub fn with(self, ctx: &Context<'_>, request: &Request) -> anyhow::Result<Facts> {
         let settings = &ctx.settings;
         let (ipv6_pool, dns_zone) = self.broker.map(|broker| (broker.pool, broker.dns_zone)).unzip();

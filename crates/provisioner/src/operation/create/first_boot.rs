@@ -1,4 +1,4 @@
-//! What a guest finds at its first boot: the text that makes its user-data, the keys of its user, its signing key.
+//! What a guest finds at its first boot: the source of its user-data, its user's keys, its signing key.
 
 use super::Request;
 use crate::host::Host;
@@ -11,20 +11,20 @@ use crate::value::token::Secret;
 use anyhow::Context as _;
 use std::path::{Path, PathBuf};
 
-/// The template of a VM with wallet login.
+/// The template for VMs with wallet login.
 const WALLET_LOGIN: &str = "nft-auth";
 
-/// There is no template of this name.
+/// No template has this name.
 #[derive(Debug, thiserror::Error)]
 #[error("no cloud-init template {name}; available: {others}")]
 pub struct NoTemplate {
-    /// The name.
+    /// The requested name.
     pub name: PlainName,
     others: String,
 }
 
-/// What makes the VM's user-data: the file or the template that was asked for, the one for wallet login, or Proxmox. A
-/// template that is missing is a [`NoTemplate`].
+/// Returns the source of the VM's user-data: the requested file or template, the template for wallet login, or Proxmox.
+/// A missing template is a [`NoTemplate`].
 pub fn user_data(host: &Host, request: &Request) -> anyhow::Result<UserData> {
     if let Some(path) = &request.cloud_init_content {
         let text = content_of(host, path)?;
@@ -47,7 +47,7 @@ pub fn user_data(host: &Host, request: &Request) -> anyhow::Result<UserData> {
     }
 }
 
-/// A file that the caller named: root's, where root called, was read with root's rights.
+/// Returns the content of a file that the caller named; if root called, it was read with root privileges.
 fn content_of(host: &Host, path: &Path) -> anyhow::Result<String> {
     let brought = host.brought.iter().flat_map(|brought| &brought.files).find(|(at, _)| at == path);
     match brought {
@@ -67,7 +67,7 @@ fn template_names(folders: &[PathBuf]) -> String {
     if names.is_empty() { format!("none ({})", folders[0].display()) } else { names.join(", ") }
 }
 
-/// Public keys of the caller. The comment is kept only where it is harmless in YAML.
+/// Returns the caller's public keys. The comment is kept only if it is harmless in YAML.
 pub fn ssh_keys(host: &Host) -> Vec<String> {
     let Some(home) = &host.home else {
         return Vec::new();
@@ -82,8 +82,8 @@ pub fn ssh_keys(host: &Host) -> Vec<String> {
     texts.iter().filter_map(|text| public_key(text)).collect()
 }
 
-/// Says that there are no keys. Users log in by wallet, and a warning that comes with every create is one that nobody
-/// reads: it is one where a key would be the `only_way_in`.
+/// Reports that there are no keys. As users log in by wallet, and nobody reads a warning that comes with every create,
+/// it is a warning only where a key would be the `only_way_in`.
 pub fn tell_of_no_keys(host: &Host, only_way_in: bool) {
     let Some(home) = &host.home else {
         return;
@@ -99,14 +99,14 @@ pub fn tell_of_no_keys(host: &Host, only_way_in: bool) {
     }
 }
 
-/// `type base64 [comment]` of the first line, or `None` for anything else.
+/// Parses `type base64 [comment]` in the first line; `None` for anything else.
 fn public_key(text: &str) -> Option<String> {
     let mut words = text.lines().next()?.split_whitespace();
     let (kind, key) = (words.next()?, words.next()?);
     let plain = |word: &str, more: &[char]| {
         !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(&c))
     };
-    // A private key in the wrong file is none.
+    // A private key in the wrong file does not count.
     let is_key = ["ssh-", "ecdsa-", "sk-"].iter().any(|family| kind.starts_with(family));
     if !is_key || !plain(kind, &['-', '@', '.']) || !plain(key, &['+', '/', '=']) {
         return None;
@@ -115,7 +115,7 @@ fn public_key(text: &str) -> Option<String> {
     Some(comment.map_or_else(|| format!("{kind} {key}"), |comment| format!("{kind} {key} {comment}")))
 }
 
-/// A guest's signing key: 32 random bytes in hexadecimal.
+/// Generates a guest's signing key: 32 random bytes in hexadecimal.
 pub fn signing_key() -> anyhow::Result<Secret> {
     let mut random = [0u8; 32];
     getrandom::fill(&mut random).map_err(|e| anyhow::anyhow!("no random numbers from the system: {e}"))?;

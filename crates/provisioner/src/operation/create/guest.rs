@@ -1,4 +1,4 @@
-//! Waiting for the guest: engines run commands in it as soon as they have read the result (hazard H24).
+//! Waits for the guest: engines run commands in it as soon as they have read the result (hazard H24).
 
 use crate::host::patience::Patience;
 use crate::host::proxmox_api::{ApiError, ProxmoxApi};
@@ -8,11 +8,11 @@ use crate::value::node_name::NodeName;
 use crate::value::vmid::Vmid;
 use std::time::Duration;
 
-/// How often the machine itself is looked at, so that one that died is not waited for.
+/// The state of the VM itself is checked at every tenth ping, so that a dead VM is not waited for.
 const LOOK_EVERY: u32 = 10;
 
-/// Waits until the guest agent answers. The API is asked, which leaves the root agent's one lane free (H20);
-/// where the token lacks that privilege, the root agent.
+/// Waits until the guest agent answers. Queries the API, which leaves the root agent's single lane free (H20), or the
+/// root agent if the token lacks the privilege.
 pub fn wait_until_ready(
     ctx: &Context<'_>,
     api: &ProxmoxApi,

@@ -1,7 +1,7 @@
-//! Who holds VMIDs and addresses besides the database and the journal (hazards H55, H63, H57): the VMs' terraform
-//! directories, the guests of the cluster, the host itself, VMIDs that are withheld, and whoever answers for an address.
+//! Who else holds VMIDs and addresses, besides the database and the journal (hazards H55, H63, H57): the VMs' terraform
+//! directories, the guests of the cluster, the host itself, withheld VMIDs, and whoever answers for an address.
 //!
-//! Gathered before the database is locked; what comes to the directories meanwhile is read again under the lock.
+//! Gathered before the database is locked; terraform directories that appear meanwhile are read under the lock.
 
 use super::Request;
 use crate::host::clock::{self, Deadline};
@@ -18,15 +18,15 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Questions to the kernel and the node.
+/// Time limit of a query to the kernel or the node.
 const LOOK: Duration = Duration::from_secs(15);
-/// How long a machine on the local network may take to answer: the kernel asks once a second, and answers take
+/// How long a device on the local network may take to answer: the kernel asks once per second, and answers take
 /// milliseconds.
 const ANSWER: Duration = Duration::from_millis(1200);
-/// An entry of the neighbour table that is old is asked about after 5 s, three times a second apart.
+/// For a stale entry of the neighbour table the kernel sends its queries only after 5 s, three of them, one per second.
 const OLD_ENTRY: Duration = Duration::from_secs(9);
 
-/// What they hold. By default there is nobody: for a mock.
+/// What these holders have. Empty by default, for a mock.
 #[derive(Debug, Default)]
 pub struct Holders {
     files: Option<TerraformFiles>,
@@ -35,14 +35,14 @@ pub struct Holders {
     guests_addresses: Vec<IpAddr>,
     host: HashSet<IpAddr>,
     withheld: Vec<Withheld>,
-    /// Asked for by a probe: nobody has it.
+    /// Addresses for which a probe got no answer.
     silent: HashSet<IpAddr>,
-    /// Somebody answered.
+    /// Addresses for which somebody answered.
     answering: HashSet<IpAddr>,
 }
 
 impl Holders {
-    /// Looks. `ask_node`: the guests' configurations too; a preview asks the node nothing.
+    /// Gathers them. With `ask_node`, includes the guests' configurations; a preview does not query the node for them.
     pub fn gather(ctx: &Context<'_>, facts: &Facts, ask_node: bool) -> anyhow::Result<Holders> {
         let mut files = TerraformFiles::default();
         files.read_new(&ctx.settings);
@@ -52,7 +52,7 @@ impl Holders {
             withheld: WithheldVmids::new(ctx.host).all(),
             ..Holders::default()
         };
-        // The guests' name servers and the host's own: some are in the guests' network.
+        // The guests' name servers and the host's own, as some are in the guests' network.
         let own = read_file::text("/etc/resolv.conf").unwrap_or_default();
         holders.host.extend(side_files::host_name_servers(&own));
         holders.host.extend(&facts.dns_servers);
@@ -77,7 +77,7 @@ impl Holders {
         Ok(holders)
     }
 
-    /// Adds what they hold to what the database holds.
+    /// Adds what these holders have to what the database has.
     pub fn add_to(&mut self, ctx: &Context<'_>, db: &Contents<'_>, held: &mut Held) {
         if let Some(files) = &mut self.files {
             files.read_new(&ctx.settings);
@@ -85,7 +85,7 @@ impl Holders {
         for described in self.files.iter().flat_map(|files| &files.found) {
             let is_new = described.vmid.is_some_and(|vmid| !held.vmids.contains(&vmid.get()))
                 || described.addresses.iter().any(|address| !holds(held, *address));
-            // Files that a destroy could not remove hold nothing: its tombstone says that the machine is gone.
+            // Files that a destroy could not remove hold nothing: the record says that the VM is destroyed.
             if is_new && !is_destroyed(db, described) {
                 held.vmids.extend(described.vmid.map(|vmid| vmid.get()));
                 described.addresses.iter().for_each(|address| hold(held, *address));
@@ -96,17 +96,17 @@ impl Holders {
         others.for_each(|address| hold(held, *address));
     }
 
-    /// VMIDs that must not be handed out because a machine may still appear there.
+    /// Returns VMIDs that must not be assigned because a VM may still appear there.
     pub fn watched(&self) -> impl Iterator<Item = u32> + '_ {
         self.withheld.iter().filter(|one| one.late.is_some()).map(|one| one.vmid)
     }
 
-    /// VMIDs that could not be used lately: better not, unless there are no others.
+    /// Returns VMIDs that failed recently, to be used only if no others are left.
     pub fn unusable(&self) -> impl Iterator<Item = u32> + '_ {
         self.withheld.iter().filter(|one| one.late.is_none()).map(|one| one.vmid)
     }
 
-    /// Why an address that was asked for cannot be given, where it is not a VM that has it.
+    /// Why a requested address cannot be assigned, where the reason is not a VM that has it.
     pub fn refuses(&self, address: IpAddr) -> Option<&'static str> {
         if self.host.contains(&address) {
             Some("it is an address of this host, its router or its name server")
@@ -119,7 +119,7 @@ impl Holders {
         }
     }
 
-    /// The addresses of an allocation that nobody was asked about yet.
+    /// Returns the addresses of an allocation that have not been probed yet.
     pub fn not_probed(&self, allocation: Allocation) -> Vec<IpAddr> {
         if !self.asks_network {
             return Vec::new();
@@ -128,7 +128,7 @@ impl Holders {
         both.into_iter().flatten().filter(|address| !self.silent.contains(address)).collect()
     }
 
-    /// Asks the network who has them. One that answers is held from now on.
+    /// Probes the network for these addresses; one that answers counts as held from now on.
     pub fn probe(
         &mut self,
         ctx: &Context<'_>,
@@ -163,7 +163,7 @@ fn is_destroyed(db: &Contents<'_>, described: &Described) -> bool {
     !record.is_live() && described.uuid.is_none_or(|uuid| record.smbios_uuid == Some(uuid))
 }
 
-/// Whether an address is among what is held.
+/// Whether an address is held.
 pub fn holds(held: &Held, address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => held.ipv4.contains(&address),
@@ -178,8 +178,9 @@ fn hold(held: &mut Held, address: IpAddr) {
     };
 }
 
-/// The hardware address that answers for `address`. Nobody answers for one that is on no link of the host: it has no
-/// entry in the neighbour table. What cannot be asked is taken for silence, for the other holders have been asked.
+/// Returns the hardware address that answers for `address`. An address on none of the host's links has no entry in the
+/// neighbour table, so nobody answers for it. A failed query counts as no answer, as the other holders have been
+/// checked.
 fn who_answers(address: IpAddr) -> Option<String> {
     if let Err(error) = probe_address::knock(address) {
         tracing::debug!("{address}: {error}");

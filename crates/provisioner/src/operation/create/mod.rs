@@ -1,9 +1,9 @@
 //! `blockhost-vm-create`: from a name to a running, registered VM.
 //!
 //! Order (`facts/contract/commands.md`): check everything, wait for a turn, take VMID and addresses in one locked
-//! change, snippets, terraform, wait for the guest agent, register, route, isolation, report. Each step that takes
-//! something is in the journal before it is done. What fails before registration is undone ([`super::recovery`]); after
-//! it, a create of the same name and wallet goes on to the result.
+//! change, write the snippets, run terraform, wait for the guest agent, register, set the route, isolate the port,
+//! report. Each step that takes something is recorded in the journal first. A failure before registration is rolled
+//! back ([`super::recovery`]); after it, a create of the same name and wallet continues to the result.
 
 pub(super) mod allocate;
 mod attempt;
@@ -33,16 +33,16 @@ use anyhow::Context as _;
 use holders::Holders;
 use turn::Turn;
 
-/// What `create` came to.
+/// Outcome of `create`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Created {
     /// Without `--apply`: what would be created, for a person.
     Planned(String),
-    /// The VM runs, and its result was reported.
+    /// The VM is running and its result was reported; contains the warnings.
     Reported(Vec<String>),
 }
 
-/// Creates a VM. `report` prints the result; the journal entry goes only after it has.
+/// Creates a VM. `report` prints the result; only then is the journal entry removed.
 pub fn create(ctx: &Context<'_>, request: &Request, report: OnResult<'_>) -> anyhow::Result<Created> {
     progress::now(format_args!("VM {}: checking the node and the configuration", request.name));
     let checked = check::everything(ctx, request)?;

@@ -1,5 +1,5 @@
-//! What the node can tell before anything is taken; otherwise terraform would find out late, after a clone. The preview
-//! asks the same, so that it does not promise what `--apply` refuses. Every request here only reads.
+//! Checks what the node can tell before anything is taken, which terraform would find out only late, after a clone. The
+//! preview checks the same, so that it does not promise what `--apply` refuses. All requests here are read-only.
 
 use super::{Request, template};
 use crate::host::clock::Deadline;
@@ -13,14 +13,14 @@ use anyhow::Context as _;
 use serde_json::Value;
 use std::time::Duration;
 
-/// All questions together.
+/// Time limit for all queries together.
 const LIMIT: Duration = Duration::from_secs(20);
 
 const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 
-/// Asks the node. With `--apply` every failure is an error. In a preview only a "no" is one: that the node could not be
-/// asked, or that this host is not ready for terraform yet, is a warning, which is returned.
+/// Queries the node. With `--apply` every failure is an error. In a preview only a definite "no" is one; that the node
+/// could not be queried, or that this host is not ready for terraform yet, is returned as a warning.
 pub fn preflight(
     ctx: &Context<'_>,
     api: &ProxmoxApi,
@@ -43,7 +43,7 @@ pub fn preflight(
     Ok(warnings)
 }
 
-/// There was no answer. Not having got an answer is another error than a no.
+/// Whether there was no answer at all, which differs from a "no".
 fn was_not_asked(error: &anyhow::Error) -> bool {
     let by_api = error.downcast_ref::<ApiError>().is_some_and(|error| {
         matches!(
@@ -55,7 +55,7 @@ fn was_not_asked(error: &anyhow::Error) -> bool {
     by_api || by_agent.is_some_and(|error| !matches!(error, AgentError::Said { .. }))
 }
 
-/// Whom to ask about what, and how long.
+/// What to query about what, and until when.
 struct Query<'q> {
     ctx: &'q Context<'q>,
     api: &'q ProxmoxApi,
@@ -74,7 +74,7 @@ fn check_node(query: &Query<'_>, request: &Request) -> anyhow::Result<()> {
     query.get("/version")?;
     let template_mib = template_fits(query, request)?;
     let disk = u64::from(request.disk_gb) * GIB;
-    // A linked clone shares the template's data; a full one writes all of it at once.
+    // A linked clone shares the template's data; a full clone writes all of it immediately.
     let at_once = if facts.full_clone { template_mib.unwrap_or_default() * MIB } else { 0 };
     let disks = &facts.disk_datastore;
     storage(query, disks, "--disk-datastore", Some(Room { disk, at_once }))?;
@@ -89,14 +89,15 @@ fn check_node(query: &Query<'_>, request: &Request) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The template is one, and its disk fits into the one asked for. Its size in MiB.
+/// Checks that the template is one and that its disk fits into the requested one. Returns the template's disk size in
+/// MiB.
 fn template_fits(query: &Query<'_>, request: &Request) -> anyhow::Result<Option<u64>> {
     let (node, template) = (&query.facts.node, query.facts.template);
-    // The root agent is needed soon, and may look at every VM: the API says 403 of one that the token may not see,
-    // there or not (H39).
+    // The root agent will be needed anyway and can see every VM. The API answers 403 for a VM that the token may not
+    // see, whether it exists or not (H39).
     let exists = match query.ctx.node().state(template, None, query.deadline) {
         Ok(seen) => seen.exists,
-        // Another one than the settings': the root agent tells nothing of it, the API whether the token may see it.
+        // A template other than the one in the settings: the root agent refuses to answer, so only the API is queried.
         Err(error) if error.code() == "range" => true,
         Err(error) => return Err(error).context("cannot query the node for its template"),
     };
@@ -136,19 +137,20 @@ fn template_fits(query: &Query<'_>, request: &Request) -> anyhow::Result<Option<
 
 /// Bytes that a storage must be able to hold.
 struct Room {
-    /// The volume when it is full.
+    /// Size of the full volume.
     disk: u64,
-    /// What is written at creation.
+    /// Bytes written at creation.
     at_once: u64,
 }
 
-/// The storage is there for this token, takes disk images, is in use on the node, and is large enough.
+/// Checks that the token may use the storage, and that it accepts disk images, is active on the node and is large
+/// enough.
 fn storage(query: &Query<'_>, storage: &StorageId, flag: &str, room: Option<Room>) -> anyhow::Result<()> {
     let node = &query.facts.node;
     let path = format!("/nodes/{node}/storage/{storage}/status");
     let status = match query.get(&path) {
         Ok(status) => status,
-        // Rights are looked at before existence (H39).
+        // The API checks privileges before existence (H39).
         Err(ApiError::Forbidden { message, .. }) => anyhow::bail!(
             "storage {storage} ({flag}): HTTP 403: {message}; either it does not exist on node {node} (pvesm status lists those that do) or the API token has no rights on it (blockhost-provisioner-setup token)"
         ),
@@ -159,7 +161,7 @@ fn storage(query: &Query<'_>, storage: &StorageId, flag: &str, room: Option<Room
                 "storage {storage} ({flag}) does not exist on node {node}: {message}; pvesm status lists those that do"
             )
         }
-        // What only this request could not tell is no reason to refuse: terraform will say.
+        // An unclear answer to this one request is no reason to refuse; terraform will report a real problem.
         Err(ApiError::Status { .. } | ApiError::NotUnderstood(_)) => return Ok(()),
         Err(error) => {
             return Err(anyhow::Error::from(error).context(format!("cannot query storage {storage}")));
@@ -168,7 +170,7 @@ fn storage(query: &Query<'_>, storage: &StorageId, flag: &str, room: Option<Room
     judge(&status, room).map_err(|why| anyhow::anyhow!("storage {storage} ({flag}) on node {node} {why}"))
 }
 
-/// What `GET …/storage/N/status` says against a disk there. A key that is missing says nothing.
+/// What `GET …/storage/N/status` says against a disk there. A missing key says nothing.
 fn judge(status: &Value, room: Option<Room>) -> Result<(), String> {
     let off =
         |key: &str| matches!(number(status, key), Some(0)) || status.get(key) == Some(&Value::Bool(false));
@@ -189,11 +191,11 @@ fn judge(status: &Value, room: Option<Room>) -> Result<(), String> {
         ));
     }
     let in_gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / GIB as f64);
-    // Thin storages may promise more than they have, so free space says little about them; LVM takes a disk whole.
+    // A thin storage may promise more than it has, so its free space says little; LVM allocates the whole disk.
     let thick = status.get("type").and_then(Value::as_str) == Some("lvm");
     let at_once = if thick { room.disk } else { room.at_once };
     match (number(status, "total"), number(status, "avail")) {
-        // A storage that does not know its size says 0.
+        // A storage of unknown size reports 0.
         (Some(total), _) if total > 0 && total < room.disk => Err(format!(
             "is too small: it holds {}, the disk needs {}; choose another one (pvesm status) or a smaller --disk",
             in_gib(total),
@@ -210,7 +212,8 @@ fn judge(status: &Value, room: Option<Room>) -> Result<(), String> {
     }
 }
 
-/// The token needs no rights on the storage of snippets, which the root agent writes: only what it may see counts.
+/// Checks the storage of snippets, if the token may see it: it needs no privileges there, since the root agent writes
+/// the snippets.
 fn snippets(query: &Query<'_>) -> anyhow::Result<()> {
     let (node, storage) = (&query.facts.node, &query.facts.snippet_storage);
     match query.get(&format!("/nodes/{node}/storage/{storage}/status")) {
@@ -220,7 +223,7 @@ fn snippets(query: &Query<'_>) -> anyhow::Result<()> {
     }
 }
 
-/// The pool exists, as far as the token can tell.
+/// Checks that the pool exists, as far as the token can tell.
 fn check_pool(query: &Query<'_>, pool: &PlainName) -> anyhow::Result<()> {
     match query.get(&format!("/pools/{pool}")) {
         Err(ApiError::Status { message, .. })
@@ -231,7 +234,8 @@ fn check_pool(query: &Query<'_>, pool: &PlainName) -> anyhow::Result<()> {
             )
         }
         Err(ApiError::Forbidden { .. }) => {
-            // To see a pool is a right of its own, which a create does not need; without any right there is none.
+            // Seeing a pool takes a privilege of its own, which a create does not need. Only if the token has no
+            // privilege on the pool at all is it refused.
             let path = format!("/pool/{pool}");
             let rights = query.get(&format!("/access/permissions?path={path}"));
             let none = rights.is_ok_and(|all| {
@@ -247,13 +251,13 @@ fn check_pool(query: &Query<'_>, pool: &PlainName) -> anyhow::Result<()> {
     }
 }
 
-/// A number of PVE's, which may be a text.
+/// Returns one of PVE's numbers, which may be a string.
 fn number(value: &Value, key: &str) -> Option<u64> {
     let value = value.get(key)?;
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
 }
 
-/// `size=` of a drive string in MiB (`2252M`, `20G`, `1T`; `facts/proxmox.md`).
+/// Returns the `size=` of a drive string in MiB (`2252M`, `20G`, `1T`; `facts/proxmox.md`).
 fn disk_size_mib(drive: &str) -> Option<u64> {
     let size = drive.split(',').find_map(|part| part.strip_prefix("size="))?;
     let (number, unit) = size.split_at(size.find(|c: char| !c.is_ascii_digit()).unwrap_or(size.len()));
@@ -279,7 +283,7 @@ mod tests {
         assert_eq!(disk_size_mib("x,discard=on,size=20G,ssd=1"), Some(20480));
         assert_eq!(disk_size_mib("x,size=1T"), Some(1 << 20));
         assert_eq!(disk_size_mib("local:9001/base-9001-disk-0.qcow2,size=447103488"), Some(427));
-        // An import straight to a drive writes none.
+        // An import straight to a drive writes no size.
         assert_eq!(disk_size_mib("x"), None);
     }
 

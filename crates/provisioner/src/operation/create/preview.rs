@@ -10,7 +10,7 @@ use crate::value::allocation::Allocation;
 use chrono::{DateTime, Utc};
 use std::path::Path;
 
-/// What would be created, for a person. No line begins with `{`: engines look for such lines.
+/// Describes for a person what would be created. No line begins with `{`, as engines search for such lines.
 pub fn describe(
     ctx: &Context<'_>,
     request: &Request,
@@ -57,7 +57,7 @@ fn in_words(request: &Request, facts: &Facts, allocation: Allocation) -> String 
     ];
     let mut text = format!("Would create VM {}:\n", request.name);
     for (key, value) in lines {
-        // A path may hold a line break, and any text what a caller would take for a result.
+        // A path may contain a line break, and any text may contain what a caller would take for a result.
         let value =
             value.replace(char::is_control, "\u{fffd}").replace("BLOCKHOST_RESULT", "BLOCKHOST RESULT");
         text.push_str(&format!("  {key:<14} {value}\n"));
@@ -66,7 +66,7 @@ fn in_words(request: &Request, facts: &Facts, allocation: Allocation) -> String 
     text
 }
 
-/// When a VM that is made now expires, for a person. 0 is no "never".
+/// When a VM created now would expire, for a person. 0 days means at once, not never.
 fn expiry(now: DateTime<Utc>, days: u32) -> String {
     let date = now
         .checked_add_days(chrono::Days::new(days.into()))

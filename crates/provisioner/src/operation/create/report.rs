@@ -1,5 +1,5 @@
-//! The last phase: the registered VM is connected, and the caller is told. From registration on a signal no longer stops
-//! us: the VM is there and paid for.
+//! The last phase: connects the registered VM and reports it to the caller. From registration on, a signal no longer
+//! stops us: the VM exists and is paid for.
 
 use super::attempt::Registered;
 use super::{Created, Request, VmResult};
@@ -14,10 +14,11 @@ use crate::value::allocation::Allocation;
 use anyhow::Context as _;
 use std::time::Duration;
 
-/// Prints the result.
+/// Callback that prints the result.
 pub type OnResult<'a> = &'a mut dyn FnMut(&VmResult) -> anyhow::Result<()>;
 
-/// Route, isolation, result; then the journal entry goes. Returns what could not be done for the VM.
+/// Sets the route, isolates the port, reports the result, then removes the journal entry. Returns warnings about what
+/// could not be done for the VM.
 pub fn registered(
     vm: &LockedVm<'_, '_>,
     registered: &Registered,
@@ -42,7 +43,7 @@ pub fn registered(
     Ok(warnings)
 }
 
-/// A create of this name was registered and never reported: the same wallet gets its result now.
+/// Completes a create of this name that was registered but never reported; the same wallet gets its result now.
 pub fn unreported(
     vm: &LockedVm<'_, '_>,
     request: &Request,
@@ -58,7 +59,7 @@ pub fn unreported(
         "VM {name} already exists and belongs to another wallet (status {})",
         record.status
     );
-    // What is reported must be there: the caller counts on it, and on what it was paid for.
+    // What is reported must exist: the caller relies on it, having been paid for it.
     let deadline = Deadline::after(Duration::from_secs(30));
     let place = machine::locate(ctx, &record, deadline)?;
     let state = ctx.node().state(place.vmid, Some(&place.identity), deadline);
@@ -71,7 +72,7 @@ pub fn unreported(
         if state.exists { state.description() } else { "no such machine".to_owned() }
     );
     tracing::info!("VM {name}: it was created earlier but never reported; finishing that");
-    // Nothing is waited for; the ticket of the one that died goes with ours.
+    // No turn is waited for; taking and dropping our ticket also removes the dead create's.
     let _ticket = Ticket::draw(ctx.host, name.as_str())?;
     let result = VmResult::of_record(&record);
     let ipv4 = record.ipv4.or(entry.ipv4).context("the record has no IPv4 address")?;
@@ -80,8 +81,8 @@ pub fn unreported(
     Ok(Created::Reported(warnings))
 }
 
-/// The entry goes, and with it the last copy of the record: an unlocked writer that had read the database before
-/// the registration may have written its old copy since, so that is looked at once more (H16).
+/// Removes the entry, and with it the last copy of the record in the journal. An unlocked writer that read the database
+/// before the registration may have written its old copy since, so the record is checked once more (H16).
 fn close_entry(vm: &LockedVm<'_, '_>) -> anyhow::Result<()> {
     if let Some(entry) = vm.entry()? {
         recovery::put_record_back(vm, &entry)?;

@@ -1,4 +1,4 @@
-//! The template VM that a create clones: which one, whether it can be cloned into a VM of ours, and whether it is free.
+//! The template VM that a create clones: whether it can be cloned into a VM of ours, and whether it is unlocked.
 
 use crate::host::clock::Deadline;
 use crate::host::failpoint;
@@ -8,13 +8,13 @@ use crate::value::vmid::Vmid;
 use serde_json::{Map, Value};
 use std::time::Duration;
 
-/// How long a template that is locked (by a backup, say) is waited for.
+/// How long to wait for a locked template (for example, during a backup).
 const LOCKED: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Fails where a clone would not be the VM that is asked for: the provider knows one disk, scsi0, and makes an empty one
-/// where the template has none; a hook script would run on the node for each VM.
+/// Fails if a clone would differ from the requested VM: the provider knows one disk, scsi0, and creates an empty one if
+/// the template has none; a hook script would run on the node for each VM.
 pub fn check_disks(template: Vmid, config: &Map<String, Value>) -> anyhow::Result<()> {
     let text = |key: &str| config.get(key).and_then(Value::as_str);
     if let Some(script) = text("hookscript") {
@@ -59,7 +59,7 @@ fn is_disk(key: &str, drive: Option<&str>) -> bool {
         && drive.is_some_and(|drive| !drive.split(',').any(|part| part == "media=cdrom") && drive != "none")
 }
 
-/// Waits while the template is locked. Nothing is taken meanwhile, and no terraform is run to find out.
+/// Waits while the template is locked. Nothing is taken meanwhile, and terraform is not run just to find out.
 pub fn wait_until_free(ctx: &Context<'_>, template: Vmid) -> anyhow::Result<()> {
     let limit = failpoint::limit("create-template-lock", LOCKED);
     let deadline = Deadline::after(limit);
@@ -68,7 +68,7 @@ pub fn wait_until_free(ctx: &Context<'_>, template: Vmid) -> anyhow::Result<()> 
     loop {
         let state = match ctx.node().state(template, None, Deadline::after(LOOK)) {
             Ok(state) => state,
-            // The clone will tell.
+            // If there is a problem, the clone will report it.
             Err(error) => {
                 tracing::debug!("template VM {template}: {error}");
                 return Ok(());

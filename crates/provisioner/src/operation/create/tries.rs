@@ -1,5 +1,5 @@
-//! Tries of one create: each takes VMID and addresses anew, and one that fails is undone before the next begins
-//! (hazards H05, H18, H63). Whether another is worth it depends on why the last one failed.
+//! The attempts of one create: each takes a new VMID and addresses, and a failed one is rolled back before the next
+//! begins (hazards H05, H18, H63). Whether another attempt is worthwhile depends on why the last one failed.
 
 use super::attempt::{Failure, Registered, attempt};
 use super::check::Checked;
@@ -21,14 +21,13 @@ use anyhow::Context as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How often another VMID is tried.
+/// Attempts with different VMIDs.
 const ATTEMPTS: u32 = 4;
-/// How often the same is tried again where the node or the way to it was only busy; with the pauses (2, 4, 8, … s) some
-/// three minutes.
+/// Attempts when the node, or the way to it, was only busy; with the pauses (2, 4, 8, … s) some three minutes.
 const PASSING_ATTEMPTS: u32 = 8;
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// What the tries so far have taught.
+/// What the attempts so far have shown.
 struct Tries {
     not_these: Vec<Vmid>,
     vmids_tried: u32,
@@ -36,13 +35,13 @@ struct Tries {
     kept_log: KeptLog,
 }
 
-/// The log of a try that failed. Of several tries in one create that of the last is kept, for it tells why, and none
-/// when the create ends well.
+/// The log of a failed attempt. Only that of the create's last attempt is kept, as it shows why it failed; none is kept
+/// if the create succeeds.
 #[derive(Default)]
 pub struct KeptLog(Option<PathBuf>);
 
 impl KeptLog {
-    /// Another one takes its place.
+    /// Replaces the kept log, and removes its file.
     pub fn replace(&mut self, new: Option<PathBuf>) {
         if let Some(old) = std::mem::replace(&mut self.0, new)
             && Some(&old) != self.0.as_ref()
@@ -52,18 +51,18 @@ impl KeptLog {
         }
     }
 
-    /// Where it is, for an error; only where terraform failed does its log say more.
+    /// Path of the log, for an error message; only if terraform failed does its log say more.
     fn of(&self, failure: &Failure) -> Option<&Path> {
         self.0.as_deref().filter(|_| failure.vmid.is_some())
     }
 
-    /// The words behind the reason of a failure.
+    /// The suffix of an error message that says where the log is.
     fn in_words(&self, failure: &Failure) -> String {
         self.of(failure).map_or_else(String::new, |log| format!("; its log is kept in {}", log.display()))
     }
 }
 
-/// Tries until there is a registered VM, or a reason why there will be none. Nothing of a try that failed is left, unless
+/// Makes attempts until there is a registered VM or a reason to give up. Failed attempts leave nothing behind unless
 /// the error says so.
 pub fn until_registered(
     vm: &LockedVm<'_, '_>,
@@ -88,7 +87,7 @@ pub fn until_registered(
     }
 }
 
-/// Undoes a try that failed before it was registered; whether it was.
+/// Rolls back an attempt that failed before registration; returns whether it had been registered.
 fn undo(vm: &LockedVm<'_, '_>, failure: &Failure, kept_log: &mut KeptLog) -> anyhow::Result<bool> {
     let Some(entry) = vm.entry()? else { return Ok(false) };
     if !matches!(entry.step, Step::Taken | Step::Applying) {
@@ -110,7 +109,7 @@ fn undo(vm: &LockedVm<'_, '_>, failure: &Failure, kept_log: &mut KeptLog) -> any
 }
 
 impl Tries {
-    /// Prepares for another try, or fails with what the create failed with.
+    /// Prepares for another attempt, or returns the create's error.
     fn again_after(
         &mut self,
         vm: &LockedVm<'_, '_>,
@@ -154,7 +153,7 @@ impl Tries {
     }
 }
 
-/// Remembers a VMID that cannot be used: it would be the next create's too, and fail it likewise (H63).
+/// Remembers a VMID that cannot be used: the next create would choose it too, and fail likewise (H63).
 fn pass_over(ctx: &Context<'_>, facts: &Facts, name: &VmName, vmid: Vmid, error: &anyhow::Error) {
     let words = format!("{error:#}");
     let left_over = volume_of(&words, vmid.get()).map(|volume| match volume.contains(':') {

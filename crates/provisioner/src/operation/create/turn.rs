@@ -1,4 +1,4 @@
-//! The turn of a create: few work side by side, in the order in which they came (hazard H18).
+//! A create's turn: only a few work in parallel, in order of arrival (hazard H18).
 
 use crate::host::clock::Deadline;
 use crate::host::progress;
@@ -6,14 +6,14 @@ use crate::operation::locked_vm::LockedVm;
 use crate::operation::{late_requests, recovery, restore};
 use crate::store::provisioning_queue::Ticket;
 
-/// It is this create's turn, until this is dropped. What others left has been looked after: their dead creates are undone,
-/// their records are there.
+/// A create's turn, which ends when this is dropped. What others left has been dealt with: dead creates are rolled
+/// back, and lost records restored.
 pub struct Turn<'h> {
     _ticket: Ticket<'h>,
 }
 
 impl<'h> Turn<'h> {
-    /// Takes a number, waits until it is called, then looks after what others left.
+    /// Takes a ticket, waits for its turn, then deals with what others left.
     pub fn wait(vm: &LockedVm<'_, 'h>, deadline: Deadline) -> anyhow::Result<Turn<'h>> {
         let (ctx, name) = (vm.ctx(), vm.name());
         let ticket = Ticket::draw(ctx.host, name.as_str())?;

@@ -65,7 +65,8 @@ fn entries(ctx: &Context<'_>, told: &mut FromJournal) {
         Vec::new()
     });
     for name in names {
-        // First who works on it: an entry that is read afterwards is not that of an operation which began meanwhile.
+        // Read the lock's holder first: otherwise the entry read here could belong to an operation that began in
+        // between.
         let holder = ctx.journal().holder(&name);
         match ctx.journal().read(&name) {
             Ok(Some(entry)) => told.works.push(work(ctx, &entry, holder)),

@@ -1,4 +1,4 @@
-//! A guest on its way to being off, and what is written down when it is (hazards H10, H22, H24).
+//! A guest that is shutting down, and what is recorded when it is off (hazards H10, H22, H24).
 
 use super::Report;
 use super::suspend::{BUSY, LOOK};
@@ -17,32 +17,32 @@ use crate::value::vm_state::VmState;
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// How long switching off may take.
+/// How long powering off may take.
 const POWER_OFF: Duration = Duration::from_secs(30);
-/// How often the same is asked for again: it does no harm when it is under way.
+/// Interval between repetitions of a request; repeating one that is in progress does no harm.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
-/// A guest that is going down.
+/// A guest that is shutting down.
 pub struct GuestShutdown<'c, 'h> {
     /// The machine.
     pub machine: Machine,
-    /// `false`: its record is suspended already, only the machine runs (H50).
+    /// `false` if its record is already suspended and only the VM is running (H50).
     pub to_be_suspended: bool,
-    /// It ran when it was asked: one that its owner had switched off is not started again.
+    /// It was running when asked to shut down: a VM that its owner had switched off is not started again.
     pub was_running: bool,
-    /// The shutdown request was not answered, or failed because the VM was busy.
+    /// The shutdown request got no answer, or failed because the VM was busy.
     pub ask_again: bool,
-    /// Whether the node leaves it off when it boots.
+    /// Result of telling the node not to start it at boot.
     pub onboot: anyhow::Result<()>,
-    /// It is being switched off.
+    /// It is being powered off.
     forced: bool,
-    /// When it is switched off; when switching off has failed.
+    /// When it is powered off; once that has begun, when powering off counts as failed.
     until: Deadline,
     /// It is locked on the node, as far as we know.
     busy: bool,
-    /// Until when it is asked again, from the first time that it was locked.
+    /// End of the repetitions, counted from when it was first found locked.
     busy_until: Option<Deadline>,
-    /// When to ask again.
+    /// When to repeat the request.
     again: Deadline,
     /// Why the last request failed.
     words: Option<String>,
@@ -50,13 +50,14 @@ pub struct GuestShutdown<'c, 'h> {
     vm: LockedVm<'c, 'h>,
 }
 
-/// What became of a guest in one round.
+/// Outcome of one round for a guest.
 pub enum Step {
-    /// It is still going down.
+    /// It is still shutting down.
     Goes,
-    /// Likewise; the root agent did not answer in time, and is not asked for others in this round.
+    /// Still shutting down, but the root agent did not answer in time, and is not asked about other guests in this
+    /// round.
     Silence,
-    /// It has failed, and that was said.
+    /// It has failed, and that was reported.
     GivenUp,
 }
 
@@ -86,22 +87,22 @@ impl<'c, 'h> GuestShutdown<'c, 'h> {
         }
     }
 
-    /// The last request failed, in these words.
+    /// Records why the last request failed.
     pub fn fails(&mut self, words: String) {
         self.words = Some(words);
     }
 
-    /// What the root agent tells about the request that it carried out.
+    /// Evaluates what the root agent reports about the request it carried out.
     pub fn hear(&mut self, state: &VmState) {
         let wanted = if self.forced { "qm-stop" } else { "qm-shutdown" };
-        // A request that was not answered: what is told may be about an earlier one.
+        // If the last request got no answer, the report may be about an earlier one.
         let failed = state.failed.as_ref().filter(|f| !self.ask_again && f.action == wanted);
         let Some(failed) = failed else { return };
         self.words = Some(failed.words.clone());
         if failed.is_busy() {
             self.is_busy();
         } else if !self.forced {
-            // No shutdown is under way any more.
+            // The shutdown is no longer in progress.
             self.until = Deadline::after(Duration::ZERO);
         }
     }
@@ -111,7 +112,8 @@ impl<'c, 'h> GuestShutdown<'c, 'h> {
         self.busy_until.get_or_insert_with(|| Deadline::after(limit("gc-busy", BUSY)));
     }
 
-    /// Goes on with a guest that still runs: asks again, switches off, gives up. `ask`: the root agent may be asked.
+    /// Deals with a guest that is still running: repeats the request, powers it off, or gives up. `ask`: whether the
+    /// root agent may be asked.
     pub fn step(&mut self, node: &Node, timeout: Duration, report: &mut Report, ask: bool) -> Step {
         let label = self.machine.label();
         let words = |words: &mut Option<String>| words.take().unwrap_or_else(|| "it still runs".to_string());
@@ -150,7 +152,7 @@ impl<'c, 'h> GuestShutdown<'c, 'h> {
         match sent {
             Ok(()) => {
                 if self.busy {
-                    // Not any more; or we hear about it in the next round.
+                    // No longer busy; if it is after all, the next round shows it.
                     let time = if self.forced { limit("gc-power-off", POWER_OFF) } else { timeout };
                     self.until = Deadline::after(time);
                 }
@@ -169,12 +171,12 @@ impl<'c, 'h> GuestShutdown<'c, 'h> {
     }
 }
 
-/// No answer within the time, so the next one would cost as much.
+/// Whether the request timed out; then the next one would take as long.
 pub fn is_silence(error: &AgentError) -> bool {
     matches!(error, AgentError::TimedOut { .. })
 }
 
-/// Marks those that are off in one change of the database. One that was renewed while its guest went down is
+/// Marks the VMs that are off as suspended, in one change of the database. One that was renewed while shutting down is
 /// started again.
 pub fn record(
     ctx: &Context<'_>,
@@ -252,7 +254,8 @@ pub fn unguard_if_on(ctx: &Context<'_>, machine: &Machine, state: &VmState, repo
     }
 }
 
-/// Undoes what was done to a VM that is not to be suspended any more; `run`: it ran before. Says what came of it.
+/// Reverts what was done to a VM that is no longer to be suspended. `run`: it was running before. Returns what was
+/// done.
 pub fn start_again(vm: &LockedVm<'_, '_>, machine: &Machine, run: bool) -> anyhow::Result<&'static str> {
     let still_ours = vm.record_now()?.is_some_and(|r| r.status == Status::Active);
     if !still_ours {

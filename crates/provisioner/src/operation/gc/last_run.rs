@@ -1,4 +1,4 @@
-//! When gc last ran, and when its clock was last known to be right, for its brakes (hazards H11, H62).
+//! When gc last ran, and when its clock was last known to be right, for gc's brakes (hazards H11, H62).
 
 use crate::host::Host;
 use crate::host::read_file::text_for_people;
@@ -11,12 +11,12 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
-/// What a run leaves for the next one.
+/// What a run records for the next one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastRun {
-    /// When it was.
+    /// When it ran.
     pub at: DateTime<Utc>,
-    /// The last time that wall clock and uptime went together; `None` in notes of older versions.
+    /// The last time at which wall clock and uptime agreed; `None` in notes of older versions.
     pub believed: Option<BelievedClock>,
 }
 
@@ -24,8 +24,8 @@ fn path(host: &Host) -> PathBuf {
     host.state_dir.join("gc-last-run.json")
 }
 
-/// The note of the last run; `None` where there is none. A note that cannot be read is an error: a brake that
-/// fails open is none.
+/// Reads the last run's note; `None` if it does not exist. An unreadable note is an error: a brake that fails open is
+/// no brake.
 pub fn read(host: &Host) -> anyhow::Result<Option<LastRun>> {
     let path = path(host);
     if !path.exists() {
@@ -53,7 +53,7 @@ fn believed(value: &Value) -> Option<BelievedClock> {
     Some(BelievedClock { at, uptime: Uptime { boot_id, seconds: value.get("uptime_seconds")?.as_i64()? } })
 }
 
-/// Notes a run.
+/// Writes the note of a run.
 pub fn write(host: &Host, run: &LastRun) -> anyhow::Result<()> {
     let mut note = json!({ "at": timestamp::to_text(run.at) });
     if let Some(BelievedClock { at, uptime }) = &run.believed {

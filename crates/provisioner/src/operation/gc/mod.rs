@@ -1,8 +1,8 @@
-//! `blockhost-vm-gc`: what is no longer paid for is switched off, and destroyed after a grace period.
+//! `blockhost-vm-gc`: suspends VMs that are no longer paid for, and destroys them after a grace period.
 //!
-//! Dry run unless told to execute. Each act is decided again under the VM's lock, on the record as it then stands: a
+//! A dry run unless told to execute. Each decision is made again under the VM's lock, on the record as it is then: a
 //! renewal that arrives meanwhile wins (hazard H10). One VM's failure never stops the others. A run that dies is
-//! finished by the next: what it has done is in the records, what it was doing in the journal.
+//! completed by the next: what it has done is in the records, what it was doing is in the journal.
 
 mod guest_shutdown;
 pub(super) mod last_run;
@@ -30,40 +30,40 @@ use std::cell::RefCell;
 use std::sync::Mutex;
 use std::time::Duration;
 
-/// VMs that are destroyed side by side: each has its own terraform folder, and each terraform costs 80 MB.
+/// How many VMs are destroyed in parallel.
 const SIDE_BY_SIDE: usize = 4;
-/// How long the node may take to say what time it is: the other clock is only a second opinion.
+/// How long the node may take to report its time; its clock is only a second opinion.
 const NODE_CLOCK: Duration = Duration::from_secs(5);
 
-/// What was asked for.
+/// What was requested.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Options {
-    /// Do it.
+    /// Suspend and destroy, instead of a dry run.
     pub execute: bool,
-    /// Phase 1 alone.
+    /// Suspend only.
     pub suspend_only: bool,
-    /// Phase 2 alone.
+    /// Destroy only.
     pub destroy_only: bool,
-    /// Instead of `gc_grace_days`.
+    /// Grace period in days, overriding `gc_grace_days`.
     pub grace_days: Option<u32>,
-    /// Go on even if the last run is long ago or in the future.
+    /// Proceed even if the last run was long ago or is dated in the future.
     pub accept_gap: bool,
-    /// Go on even if a large share is due, or the clock is ahead.
+    /// Proceed even if a large share of the VMs is due, or the clock is ahead.
     pub accept_share: bool,
 }
 
 /// What a run found and did.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Report {
-    /// What was due.
+    /// The VMs that were due.
     pub candidates: Candidates,
-    /// Suspended now.
+    /// The VMs suspended in this run.
     pub suspended: Vec<VmName>,
-    /// Destroyed now.
+    /// The VMs destroyed in this run.
     pub destroyed: Vec<VmName>,
-    /// Left alone at the last moment, or worth a look: one line each.
+    /// VMs left alone at the last moment, or worth checking: one line each.
     pub notes: Vec<String>,
-    /// What failed, one line for each VM.
+    /// Failures, one line per VM.
     pub failures: Vec<String>,
     /// Why nothing was suspended.
     pub suspend_brake: Option<Brake>,
@@ -72,13 +72,13 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether the run failed: a VM did, or a brake held something back.
+    /// Whether the run failed: a VM failed, or a brake held something back.
     pub fn failed(&self) -> bool {
         !self.failures.is_empty() || self.brake.is_some() || self.suspend_brake.is_some()
     }
 }
 
-/// One run.
+/// Runs gc once.
 pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
     let grace = TimeDelta::days(i64::from(options.grace_days.unwrap_or(ctx.settings.gc_grace_days)));
     if options.execute {
@@ -101,7 +101,7 @@ pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
     let others = OtherClocks {
         believed: believed.clone(),
         uptime: clock::uptime(),
-        // A dry run asks nobody.
+        // A dry run queries nobody.
         node: if options.execute { node_time(ctx, &report.candidates) } else { None },
     };
     let clock = garbage_collection::clock_ahead(now, &others);
@@ -111,7 +111,7 @@ pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
         return Ok(report);
     }
     if garbage_collection::note_this_run(last, now, limits) {
-        // A clock that is ahead stays disbelieved until an operator has looked, however many runs see it.
+        // A clock that is ahead stays distrusted until an operator has checked it, however many runs see it.
         let is_believed = clock.is_none() || limits.accept_gap;
         let believed = if is_believed {
             others.uptime.map(|uptime| BelievedClock { at: now, uptime })
@@ -119,7 +119,7 @@ pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
             believed
         };
         if let Err(error) = last_run::write(ctx.host, &LastRun { at: now, believed }) {
-            // Suspending needs no note; a brake that nobody sets is none.
+            // Suspending needs no note; but a brake that is never set is no brake.
             report.brake.get_or_insert(Brake::Note(format!("{error:#}")));
         }
     }
@@ -137,8 +137,8 @@ pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// What the node's own clock says (`facts/proxmox.md`, section 4: seconds since 1970), where anything is due at
-/// all. It is a second opinion: a node that cannot be asked has none.
+/// Reads the node's own clock if anything is due (`facts/proxmox.md`, section 4: seconds since 1970). It is only a
+/// second opinion, so `None` if the node cannot be queried.
 fn node_time(ctx: &Context<'_>, found: &Candidates) -> Option<DateTime<Utc>> {
     if found.suspend.is_empty() && found.destroy.is_empty() {
         return None;
@@ -153,7 +153,7 @@ fn node_time(ctx: &Context<'_>, found: &Candidates) -> Option<DateTime<Utc>> {
     ask().map_err(|error| tracing::debug!("cannot read the node's clock: {error:#}")).ok()
 }
 
-/// The brakes, as db.yaml and the flags have them.
+/// The limits of the brakes, from db.yaml and the flags.
 pub(super) fn limits(ctx: &Context<'_>, options: Options) -> Limits {
     Limits {
         max_gap_days: ctx.settings.gc_max_gap_days,
@@ -163,7 +163,7 @@ pub(super) fn limits(ctx: &Context<'_>, options: Options) -> Limits {
     }
 }
 
-/// What is due, by the database alone.
+/// Finds what is due, from the database alone.
 pub(super) fn candidates(
     ctx: &Context<'_>,
     options: Options,
@@ -171,7 +171,7 @@ pub(super) fn candidates(
 ) -> anyhow::Result<Candidates> {
     let now = clock::now();
     let mut found = ctx.database.gather(Fields::Due, Candidates::default, |found, view| {
-        // Ten thousand records: only what could matter is read closely.
+        // There may be ten thousand records, so only those that could matter are parsed.
         if view.is_destroyed() {
             return;
         }
@@ -193,7 +193,7 @@ pub(super) fn candidates(
     Ok(found)
 }
 
-/// Two runs at once would only stand in each other's way.
+/// Two runs at once would only get in each other's way.
 fn only_one(ctx: &Context<'_>) -> anyhow::Result<LockFile> {
     let path = ctx.host.state_dir.join("gc.lock");
     let lock = LockFile::lock(&path, Deadline::after(Duration::from_secs(5)), &ctx.host.interrupt);
@@ -202,8 +202,8 @@ fn only_one(ctx: &Context<'_>) -> anyhow::Result<LockFile> {
     Ok(lock)
 }
 
-/// Destroys that died after the machine was gone: what was left is tidied up. One whose machine is still there is
-/// left to whoever began it, or to this run if it is due.
+/// Cleans up after destroys that died once their VM was gone. If the VM still exists, that is left to whoever began the
+/// destroy, or to this run if it is due.
 fn finish_dead_destroys(ctx: &Context<'_>, report: &mut Report) {
     let entries = match ctx.journal().entries() {
         Ok(entries) => entries,
@@ -220,11 +220,11 @@ fn finish_dead_destroys(ctx: &Context<'_>, report: &mut Report) {
 
 fn finish_dead_destroy(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<Option<String>> {
     let name = VmName::parse(&entry.name)?;
-    // Alive means locked.
+    // Whoever is alive holds the lock.
     if ctx.try_lock_vm(&name, "gc")?.is_none() {
         return Ok(None);
     }
-    // Since the entry was read, somebody may have finished the destroy and made a VM of the same name.
+    // Since the entry was read, somebody may have completed the destroy and created a VM of the same name.
     let same = |record: &VmRecord| record.vmid.get() == entry.vmid && record.smbios_uuid == entry.smbios_uuid;
     let condition = Condition { due: &same, machine: MachineMust::BeGone, first: None };
     let begun = Stopwatch::start();
@@ -245,7 +245,7 @@ fn finish_dead_destroy(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<Optio
     done.map(|_| Some(format!("VM {name}: completed an interrupted destroy")))
 }
 
-/// The same operation as `blockhost-vm-destroy`, several side by side, each decided again under the VM's lock.
+/// Destroys the VMs as `blockhost-vm-destroy` does, several in parallel, each checked again under its lock.
 fn destroy_all(ctx: &Context<'_>, due: &[VmName], grace: TimeDelta, report: &mut Report) {
     let queue = Mutex::new(due.iter());
     let results = Mutex::new(Vec::new());
@@ -262,7 +262,7 @@ fn destroy_all(ctx: &Context<'_>, due: &[VmName], grace: TimeDelta, report: &mut
         for _ in 0..(SIDE_BY_SIDE - 1).min(ctx.host.more_threads).min(due.len().saturating_sub(1)) {
             scope.spawn(work);
         }
-        // This thread works too.
+        // This thread works as well.
         work();
     });
     let mut results = results.into_inner().unwrap_or_else(|e| e.into_inner());

@@ -1,18 +1,18 @@
-//! What a network mode holds for a VM outside of it (a hidden service, an address of a broker's pool) is released before
-//! gc destroys the VM: no engine is there to do it (`facts/contract/network-modes.md`).
+//! Before gc destroys a VM, it releases what the network mode holds for it elsewhere (a hidden service, an address of a
+//! broker's pool), since no engine is there to do so (`facts/contract/network-modes.md`).
 
 use crate::host::run_process::{self, Input, Program};
 use crate::operation::Context;
 use crate::value::vm_record::VmRecord;
 use std::time::Duration;
 
-/// The dispatcher of blockhost-common; it finds the mode's plugin by the record.
+/// The dispatcher of blockhost-common, which finds the mode's plugin by the record.
 const DISPATCHER: &str = "blockhost-network-hook";
-/// How long it may take.
+/// Time limit for the cleanup.
 pub const LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs the mode's clean-up, where the dispatcher is installed and the record has a mode. `Some`: it failed, and why;
-/// that does not keep the VM. It can be repeated.
+/// Runs the mode's cleanup, if the dispatcher is installed and the record has a mode. `Some` contains why it failed,
+/// which does not keep the VM from being destroyed. It may be repeated.
 pub fn release(ctx: &Context<'_>, record: &VmRecord) -> Option<String> {
     let name = &record.name;
     let mode = ctx.database.inspect(|db| Ok(db.text_of_field(name.as_str(), "network_mode")));

@@ -1,5 +1,5 @@
-//! gc's first phase: all guests are asked to shut down, then all are waited for (hazard H20). The root agent's one
-//! lane is free for others the whole time, and a VM that is busy (a backup) holds up none of the others.
+//! gc's first phase: all guests are asked to shut down, then all are waited for (hazard H20). The root agent's single
+//! lane stays free for others the whole time, and a busy VM (for example, during a backup) does not hold up the rest.
 //!
 //! ```text
 //!   busy ──▶ asked to shut down ──▶ off ──▶ recorded        renewed meanwhile: started again
@@ -24,24 +24,24 @@ use crate::value::vm_record::{Status, VmRecord};
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// How long a VM that is locked on the node is asked again, and how often.
+/// How long, and how often, the request is repeated for a VM that is locked on the node.
 pub const BUSY: Duration = Duration::from_secs(30);
 const BUSY_AGAIN: Duration = Duration::from_secs(1);
-/// How long another operation on a VM is waited for; the next run comes tomorrow.
+/// How long to wait for another operation on a VM; the next run comes tomorrow.
 const LOCK_WAIT: Duration = Duration::from_secs(3);
-/// How long one look may take.
+/// Time limit of one check of a VM.
 pub const LOOK: Duration = Duration::from_secs(15);
 const POLL: Duration = Duration::from_millis(200);
-/// So many requests in a row without an answer, and nobody is asked any more.
+/// After this many consecutive requests without an answer, no more are sent.
 const SILENT: usize = 2;
 
-/// What came of asking.
+/// Result of asking a VM to shut down.
 enum Turn<'c, 'h> {
     /// Nothing to wait for.
     Nothing,
-    /// To be waited for.
+    /// Shutting down: must be waited for.
     GuestShutdown(Box<GuestShutdown<'c, 'h>>),
-    /// Locked on the node, in these words.
+    /// Locked on the node; contains the error message.
     Busy(String),
 }
 
@@ -51,8 +51,8 @@ struct Waiting {
     to_be_suspended: bool,
 }
 
-/// Suspends all candidates, and switches off what runs although it is suspended. Returns the VMs that must not be
-/// destroyed in this run: they ran, or that they are off was not seen.
+/// Suspends all candidates, and switches off VMs that are running although suspended. Returns the VMs that must not be
+/// destroyed in this run: they were running, or it could not be verified that they are off.
 pub fn all(ctx: &Context<'_>, report: &mut Report) -> anyhow::Result<HashSet<VmName>> {
     let mut phase = Phase {
         ctx,
@@ -85,7 +85,7 @@ pub fn all(ctx: &Context<'_>, report: &mut Report) -> anyhow::Result<HashSet<VmN
     progress::now(format_args!("waiting for {} guests to shut down", phase.shutdowns.len()));
     phase.wait(busy)?;
     if can_note {
-        // What may still go down by itself stays noted.
+        // What may still shut down by itself stays in the note.
         let open = |name: &VmName| phase.unsure.contains(name) && !phase.settled.contains(name);
         let open: Vec<VmName> = noted.into_iter().filter(|n| open(n) || left_over.contains(n)).collect();
         phase.note(&open);
@@ -98,18 +98,18 @@ struct Phase<'a, 'h> {
     ctx: &'a Context<'h>,
     report: &'a mut Report,
     shutdowns: Vec<GuestShutdown<'a, 'h>>,
-    /// Ran, or could not be seen to be off.
+    /// VMs that were running, or could not be verified to be off.
     unsure: HashSet<VmName>,
-    /// Suspended, or started again.
+    /// VMs that were suspended or started again.
     settled: HashSet<VmName>,
-    /// Requests in a row that the root agent did not answer in time.
+    /// Consecutive requests that the root agent did not answer in time.
     silent: usize,
-    /// The API has not failed yet.
+    /// Whether the API still works: it has not failed in this run.
     by_api: bool,
 }
 
 impl<'a, 'h> Phase<'a, 'h> {
-    /// Writes the note; a disk that is full must not keep VMs running that are not paid for.
+    /// Writes the note; a full disk must not keep unpaid VMs running.
     fn note(&mut self, names: &[VmName]) -> bool {
         match under_way::write(self.ctx.host, names) {
             Ok(()) => true,
@@ -120,8 +120,8 @@ impl<'a, 'h> Phase<'a, 'h> {
         }
     }
 
-    /// VMs that a run which died was shutting down, and that were renewed since, run again. Returns those that are
-    /// still open, and whether the note of them could be read.
+    /// Starts VMs again that an interrupted run was shutting down and that have been renewed since. Returns those that
+    /// are still open, and whether the note of them could be read.
     fn finish_interrupted(&mut self) -> (Vec<VmName>, bool) {
         let names = match under_way::read(self.ctx.host) {
             Ok(names) => names,
@@ -133,7 +133,7 @@ impl<'a, 'h> Phase<'a, 'h> {
         let mut open = Vec::new();
         for name in names {
             if self.report.candidates.suspend.contains(&name) {
-                // Held back, it stays noted until a run may go on with it.
+                // A VM held back by the brake stays in the note until a run may deal with it.
                 if self.report.suspend_brake.is_some() {
                     open.push(name);
                 }
@@ -151,7 +151,7 @@ impl<'a, 'h> Phase<'a, 'h> {
         (open, true)
     }
 
-    /// Asks each once; returns those that are busy, with the reason.
+    /// Asks each VM once to shut down; returns those that are busy, with the reason.
     fn ask_all(&mut self, all: Vec<Waiting>) -> anyhow::Result<Vec<(Waiting, String)>> {
         let mut busy = Vec::new();
         for waiting in all {
@@ -189,7 +189,7 @@ impl<'a, 'h> Phase<'a, 'h> {
         Ok(busy)
     }
 
-    /// Takes the VM's lock, looks at its record once more and asks the guest to shut down.
+    /// Locks the VM, checks its record again and asks the guest to shut down.
     fn begin(&mut self, waiting: &Waiting) -> anyhow::Result<Turn<'a, 'h>> {
         let Waiting { name, to_be_suspended } = waiting;
         let (ctx, to_be_suspended) = (self.ctx, *to_be_suspended);
@@ -200,7 +200,7 @@ impl<'a, 'h> Phase<'a, 'h> {
             false => record.status == Status::Suspended,
         };
         if !to_be_suspended {
-            // Most suspended VMs are off and stay so: a look without the lock is enough for them.
+            // Most suspended VMs are off and stay off: for them a check without the lock is enough.
             let Some(record) = ctx.record(name)?.filter(look) else { return Ok(Turn::Nothing) };
             let paid = !is_past(&record, clock::now());
             let machine = machine::seen(ctx, record, deadline)?;
@@ -272,7 +272,8 @@ impl<'a, 'h> Phase<'a, 'h> {
         Ok(Turn::GuestShutdown(Box::new(shutdown)))
     }
 
-    /// By the API, which takes no lane of the root agent; by the root agent where the token may not, or the API failed.
+    /// Uses the API, which leaves the root agent's lane free, or the root agent if the token lacks the privilege or the
+    /// API has failed.
     fn set_onboot_off(&mut self, machine: &Machine, deadline: Deadline) -> anyhow::Result<()> {
         let ctx = self.ctx;
         let by_api = || -> anyhow::Result<()> {
@@ -285,13 +286,13 @@ impl<'a, 'h> Phase<'a, 'h> {
         if self.by_api {
             let Err(error) = by_api() else { return Ok(()) };
             tracing::debug!("{}: {error:#}; asking the root agent", machine.label());
-            // A refusal may be about this VM alone (a backup); the rest is about all of them.
+            // This kind of refusal may concern only this VM (a backup); any other failure concerns all.
             self.by_api = matches!(error.downcast_ref(), Some(ApiError::Status { .. }));
         }
         Ok(ctx.node().impatient().set_onboot(machine.vmid, &machine.identity, false, deadline)?)
     }
 
-    /// Waits until all are off or given up; those that are off are recorded as they go.
+    /// Waits until all are off or given up; each round records those that are off.
     fn wait(&mut self, mut busy: Vec<(Waiting, String)>) -> anyhow::Result<()> {
         let patience = Deadline::after(limit("gc-busy", BUSY));
         let mut next = Deadline::after(BUSY_AGAIN);
@@ -310,19 +311,19 @@ impl<'a, 'h> Phase<'a, 'h> {
                 return Ok(());
             }
             self.ctx.host.sleep(POLL);
-            // Guests that were asked go down by themselves; the next run records them.
+            // Guests that were asked shut down by themselves; the next run records them.
             self.ctx.host.interrupt.check()?;
         }
     }
 
-    /// One look at each that is going down.
+    /// Checks each VM that is shutting down, once.
     fn look_round(&mut self) -> anyhow::Result<()> {
         let node = self.ctx.node().impatient();
         let (mut off, mut on) = (Vec::new(), Vec::new());
         let mut silence = false;
         for mut one in std::mem::take(&mut self.shutdowns) {
             if silence {
-                // The others would cost as much time again, to no end.
+                // The others would take as long, to no avail.
                 on.push(one);
                 continue;
             }
@@ -368,12 +369,12 @@ impl<'a, 'h> Phase<'a, 'h> {
     }
 }
 
-/// Whether nothing is left to do about a VM that a run which died may have shut down.
+/// Returns whether nothing is left to do about a VM that an interrupted run may have shut down.
 fn finish_interrupted(ctx: &Context<'_>, name: &VmName, report: &mut Report) -> anyhow::Result<bool> {
     let deadline = Deadline::after(Duration::from_secs(60));
     let vm = ctx.lock_vm(name, "gc", LOCK_WAIT)?;
     let Some(record) = vm.record_now()?.filter(|r| r.status == Status::Active) else {
-        // Suspended or destroyed since; its lock file is nobody's where there is no such VM.
+        // It has been suspended or destroyed since. If there is no such VM, its lock file is not needed either.
         if vm.record_now()?.is_none() {
             vm.forget();
         }

@@ -1,6 +1,6 @@
-//! Which VMs gc is about to shut down (hazard H10): a run that dies leaves guests that go down by themselves. If one
-//! of them is renewed before the next run, its record says active and nobody starts it; the next run reads this note
-//! and does.
+//! A note of the VMs that gc is about to shut down (hazard H10): an interrupted run leaves guests that shut down by
+//! themselves. If one of them is renewed before the next run, its record says active and nobody would start it; the
+//! next run reads this note and does.
 
 use crate::host::Host;
 use crate::host::read_file::text_for_people;
@@ -13,7 +13,7 @@ fn path(host: &Host) -> PathBuf {
     host.state_dir.join("gc-under-way.json")
 }
 
-/// The VMs that a run which died was shutting down. A note that cannot be read is an error and stays as it is.
+/// Reads the VMs that an interrupted run was shutting down. An unreadable note is an error and is left as it is.
 pub fn read(host: &Host) -> anyhow::Result<Vec<VmName>> {
     let path = path(host);
     if !path.exists() {
@@ -33,7 +33,7 @@ pub fn read(host: &Host) -> anyhow::Result<Vec<VmName>> {
         .collect()
 }
 
-/// Notes these; none removes the note.
+/// Writes the note; removes it if there are no names.
 pub fn write(host: &Host, names: &[VmName]) -> anyhow::Result<()> {
     if names.is_empty() {
         return Ok(replace_file::remove(&path(host))?);

@@ -119,7 +119,7 @@ fn move_it(
     // Before the last trace of the older form goes: whoever lost the record finds it here (H55).
     record_copy::refresh(&vm.settings, &vm.database, vm.name())?;
     legacy.remove_files()?;
-    // All is done: a signal that comes now changes nothing.
+    // Everything is done, so a signal no longer matters here.
     Ok(ctx.host.reached("import.done")?)
 }
 

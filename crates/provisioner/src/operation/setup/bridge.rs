@@ -1,4 +1,5 @@
-//! Step bridge: the guests' bridge exists and survives a reboot, and the host never loses its address on the way.
+//! Step bridge: makes sure that the guests' bridge exists and survives a reboot, without the host ever losing its
+//! address.
 //!
 //! ```text
 //! look ── bridge there and configured ──────────────────────────────► done
@@ -11,8 +12,8 @@
 //!                                                       └── we die, or time is over: the guard puts it back
 //! ```
 //!
-//! The guard is a process of its own that outlives us: whoever is logged in over the address that moves may lose the
-//! connection, and with it this command, in the worst moment.
+//! The guard is a separate process that outlives us: whoever is logged in over the address being moved may lose the
+//! connection, and with it this command, at the worst moment.
 
 use super::network_guard::Snapshot;
 use super::{Setup, carry, interfaces_file, network_guard, network_inventory};
@@ -31,7 +32,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(240);
-/// How long an applied configuration may take to become what the kernel has.
+/// How long the kernel may take to reach the applied configuration.
 const SETTLE: Duration = Duration::from_secs(45);
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -90,13 +91,12 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     }
     let snapshot = Snapshot::of(&network, before, goal)?;
     let applied = apply(setup, &cli, &node, &snapshot);
-    // Good or put back: nothing of ours is pending.
+    // Whether it succeeded or was reverted: no change of ours is pending any more.
     under_way.end()?;
     applied
 }
 
-/// A mark that pending changes are ours: those of a run that was killed are reverted by the next, an administrator's
-/// are not touched.
+/// Marks pending changes as ours: those of a killed run are reverted by the next; an administrator's are not touched.
 struct UnderWay(PathBuf);
 
 impl UnderWay {
@@ -110,7 +110,7 @@ impl UnderWay {
     }
 }
 
-/// Whether another file than Proxmox' own configures the bridge, which is used as it is then.
+/// Whether a file other than Proxmox' own configures the bridge; then the bridge is used as it is.
 fn elsewhere(
     bridge: &str,
     network: &Network,
@@ -125,7 +125,7 @@ fn elsewhere(
     Ok(file.is_some())
 }
 
-/// Writes the pending configuration and reads it back; nothing is applied.
+/// Writes the pending configuration and verifies it; applies nothing.
 fn write_plan(
     setup: &Setup<'_>,
     cli: &ProxmoxCli,
@@ -158,8 +158,8 @@ fn revert(cli: &ProxmoxCli, node: &NodeName, error: anyhow::Error) -> anyhow::Er
     }
 }
 
-/// Applies what is pending, under the eyes of the guard. `pvesh` says nothing about the end of its task (H32): the
-/// kernel is asked.
+/// Applies the pending changes, watched by the guard. `pvesh` does not report how its task ends (H32), so the kernel is
+/// checked.
 fn apply(setup: &Setup<'_>, cli: &ProxmoxCli, node: &NodeName, snapshot: &Snapshot) -> anyhow::Result<()> {
     let settle = failpoint::limit("setup-settle", SETTLE);
     let guard = network_guard::start(snapshot).map_err(|error| revert(cli, node, error))?;

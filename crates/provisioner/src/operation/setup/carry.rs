@@ -1,4 +1,5 @@
-//! What an interface has that would be lost on the way to a bridge, asked of the machine ([`crate::plan::bridge_losses`]).
+//! Finds what an interface has that would be lost in moving it to a bridge, from the state of the host
+//! ([`crate::plan::bridge_losses`]).
 
 use crate::host::clock::Deadline;
 use crate::plan::bridge_losses::{self, Moving, SETTINGS, loss_of_setting, losses_of_links};
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 const LOOK: Duration = Duration::from_secs(10);
 
-/// What would be lost, in words; nothing: all can be moved.
+/// Describes what would be lost; empty if everything can be moved.
 pub(super) fn losses(
     moving: &Moving<'_>,
     stanzas: &[Stanza],

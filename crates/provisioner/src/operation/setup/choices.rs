@@ -1,4 +1,4 @@
-//! What was chosen in the wizard, checked; what was not comes from this host's configuration, then from defaults.
+//! The wizard's answers, checked; what was not answered comes from this host's configuration, else from defaults.
 
 use crate::host::Host;
 use crate::store::document::Document;
@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// The user that a host gets where nobody chose one.
+/// The Proxmox user if none was chosen.
 const DEFAULT_USER: &str = "blockhost@pve";
 const DEFAULT_STORAGE: &str = "local-lvm";
 const DEFAULT_RANGE: (u64, u64) = (100, 999);
@@ -21,11 +21,11 @@ const DEFAULT_RANGE: (u64, u64) = (100, 999);
 /// The wizard's answers.
 #[derive(Debug, Clone)]
 pub struct Choices {
-    /// The node; `None`: this one.
+    /// The node; `None` means this one.
     pub node: Option<NodeName>,
     /// Storage of disks and cloud-init drives.
     pub storage: StorageId,
-    /// Storages that terraform.tfvars names besides.
+    /// Further storages that terraform.tfvars names.
     pub more_storages: Vec<StorageId>,
     /// The guests' bridge.
     pub bridge: BridgeName,
@@ -33,26 +33,26 @@ pub struct Choices {
     pub user: PveUser,
     /// The template.
     pub template: Vmid,
-    /// VMIDs of our VMs.
+    /// The VMIDs of our VMs.
     pub vmids: VmidRange,
-    /// Their IPv4 addresses; `None` where neither wizard nor configuration say.
+    /// The VMs' IPv4 addresses; `None` if neither the wizard nor the configuration has any.
     pub pool: Option<Ipv4Pool>,
-    /// Days between suspension and destruction; `None`: as it is.
+    /// Days between suspension and destruction; `None`: keep the file's value.
     pub gc_grace_days: Option<u64>,
-    /// terraform's folder.
+    /// The terraform directory.
     pub terraform_dir: PathBuf,
-    /// Whether the wizard's answers name it, and not the configuration.
+    /// Whether the terraform directory comes from the wizard's answers instead of the configuration.
     pub terraform_dir_is_given: bool,
     /// A filesystem mirror of the provider, for hosts that cannot reach its registry.
     pub provider_mirror: Option<PathBuf>,
-    /// terraform's folder of the configuration, where there is one: in use until step db_config.
+    /// The terraform directory in the existing configuration, if any: in use until step db_config.
     pub terraform_dir_now: Option<PathBuf>,
-    /// Pool of our VMs in Proxmox.
+    /// Proxmox pool of our VMs.
     pub pve_pool: Option<PlainName>,
 }
 
 impl Choices {
-    /// Reads `input`: the wizard's session as JSON, its `provisioner` member being our answers. Nothing at all is an
+    /// Parses `input`, the wizard's session as JSON, whose member `provisioner` has our answers. Empty input is an
     /// empty session.
     pub fn read(host: &Host, input: &str) -> anyhow::Result<Choices> {
         let session: Value = match input.trim() {
@@ -124,7 +124,7 @@ impl Choices {
     }
 }
 
-/// The answers that are read.
+/// The known answers.
 const KNOWN: [&str; 14] = [
     "node",
     "storage",
@@ -142,7 +142,8 @@ const KNOWN: [&str; 14] = [
     "provider_mirror",
 ];
 
-/// A misspelt answer would be replaced by a default without a word. What else is in the session is of other packages.
+/// Warns of misspelt answers, which would silently be replaced by defaults. The rest of the session belongs to other
+/// packages.
 fn warn_of_unknown(session: &Value) {
     for warning in unknown(session) {
         tracing::warn!("{warning}");
@@ -164,7 +165,7 @@ fn unknown(session: &Value) -> Vec<String> {
     found
 }
 
-/// One character more, less or another, or the two ends the same and a few letters changed.
+/// Whether two names differ by one character, or agree at both ends with at most two characters different in between.
 fn is_near(one: &str, other: &str) -> bool {
     let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
     let start = one.iter().zip(&other).take_while(|(a, b)| a == b).count();
@@ -173,7 +174,7 @@ fn is_near(one: &str, other: &str) -> bool {
     (one.len() - start - end).max(other.len() - start - end) <= 2
 }
 
-/// An automated installation of former days names root@pam. It gets the user that a person would get.
+/// Older automated installations name root@pam; they get the same user as everybody else.
 fn user(given: Option<String>) -> anyhow::Result<PveUser> {
     match given.as_deref() {
         None | Some("") => Ok(PveUser::parse(DEFAULT_USER)?),
@@ -210,13 +211,13 @@ fn pool(given: &Document) -> anyhow::Result<Option<Ipv4Pool>> {
     Ok(Some(pool))
 }
 
-/// Folders of the system: what becomes terraform's belongs to user blockhost.
+/// System directories: they cannot become terraform's, which belongs to user blockhost.
 const SYSTEM_FOLDERS: [&str; 14] = [
     "bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "root", "run", "sbin", "sys",
     "usr",
 ];
 
-/// The directory of a mirror. Whether it has the provider is looked at by user blockhost, who will read it.
+/// Checks the path of a mirror. Whether it has the provider is checked by user blockhost, who will read it.
 fn mirror(text: &str) -> anyhow::Result<PathBuf> {
     let path = PathBuf::from(text);
     anyhow::ensure!(

@@ -1,7 +1,7 @@
-//! Step db_config: our keys of `db.yaml`, and the empty VM database where there is none.
+//! Step db_config: writes our keys of `db.yaml`, and creates an empty VM database if there is none.
 //!
-//! Other programs have keys in this file, and people write into it: only our keys change, and all else keeps its
-//! spelling ([`crate::plan::yaml_keys`]).
+//! Other programs have keys in this file, and people edit it: only our keys change, and everything else is kept as
+//! written ([`crate::plan::yaml_keys`]).
 
 use super::terraform_folder::by_blockhost;
 use super::{Setup, pool_choice, sandbox};
@@ -38,7 +38,7 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     let keys = keys(setup, &document, free_pool(setup)?)?;
     let keys: Vec<(&str, Value)> = keys.iter().map(|(key, value)| (*key, value.clone())).collect();
     let new = yaml_keys::set(&old, &keys).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
-    // First: a directory that may be written and is not used yet does no harm, the other way round gc would fail.
+    // Written first: a writable directory that is not used yet does no harm; the other way round, gc would fail.
     sandbox::write(setup, &sandbox::places(setup)?, None)?;
     replace_file::make_folder(&setup.host.config_dirs[0], 0o755)?;
     replace_file::replace_as(&path, new.as_bytes(), PRIVATE, setup.configuration_owner(), "db-yaml")?;
@@ -46,13 +46,13 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     by_blockhost(setup, DATABASE_STEP, &json!(Work { first_vmid: Some(setup.choices.vmids.start.get()) }))
 }
 
-/// What that step is given.
+/// Input of the hidden step.
 #[derive(Default, Serialize, Deserialize)]
 struct Work {
     first_vmid: Option<u32>,
 }
 
-/// The hidden step: makes the VM database where it is missing, with the rights of whoever runs it.
+/// The hidden step: creates the VM database if it is missing, with the privileges of whoever runs it.
 pub fn database(host: &Host, input: &str) -> anyhow::Result<()> {
     let work: Value = serde_json::from_str(input).context("the work is not JSON")?;
     let Work { first_vmid } = serde_json::from_value(work).unwrap_or_default();
@@ -61,7 +61,7 @@ pub fn database(host: &Host, input: &str) -> anyhow::Result<()> {
     ctx.database.make_if_missing(first, || traces_of_vms(&ctx))
 }
 
-/// The pool that was chosen, without the addresses of this host at its ends (H55).
+/// Returns the chosen pool, without addresses of this host at its ends (H55).
 fn free_pool(setup: &Setup<'_>) -> anyhow::Result<Ipv4Pool> {
     let chosen = setup
         .choices
@@ -87,7 +87,7 @@ fn free_pool(setup: &Setup<'_>) -> anyhow::Result<Ipv4Pool> {
     Ok(pool)
 }
 
-/// Our keys with their values.
+/// Returns our keys with their values.
 fn keys(
     setup: &Setup<'_>,
     document: &Document,
@@ -112,7 +112,8 @@ fn keys(
     .keys(&present))
 }
 
-/// Where engines and the shared library look; a database that is elsewhere already holds VMs, and stays.
+/// Returns the path where engines and the shared library expect the database; an existing database elsewhere already
+/// has VMs, and stays there.
 pub(super) fn db_file(setup: &Setup<'_>, document: &Document) -> anyhow::Result<PathBuf> {
     let usual = setup.host.state_dir.join("vms.json");
     let found = document.text("db_file")?.map(PathBuf::from).filter(|path| *path != usual && path.exists());

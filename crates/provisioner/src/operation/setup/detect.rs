@@ -1,4 +1,4 @@
-//! What the wizard shows to choose from: node, storages, bridges, addresses, template. Changes nothing.
+//! Finds what the wizard offers to choose from: node, storages, bridges, addresses, template. Changes nothing.
 
 use super::choices::Choices;
 use super::pool_choice::taken;
@@ -13,10 +13,11 @@ use crate::value::vmid::Vmid;
 use serde_json::Value;
 use std::time::Duration;
 
-/// The wizard's page waits for it.
+/// Time limit; the wizard's page waits for the result.
 const LIMIT: Duration = Duration::from_secs(12);
 
-/// Looks around. What cannot be found out is null or empty, and said on stderr: the wizard has text fields then.
+/// Inspects the node. What cannot be determined is null or empty and reported on stderr; the wizard then shows text
+/// fields.
 pub fn resources(host: &Host, input: &str) -> anyhow::Result<Value> {
     let chosen = Choices::read(host, input).ok();
     let template = chosen.as_ref().map_or(Vmid::DEFAULT_TEMPLATE, |choices| choices.template);
@@ -26,7 +27,7 @@ pub fn resources(host: &Host, input: &str) -> anyhow::Result<Value> {
         node.as_ref().and_then(|node| or_said("cannot list the node's storages", cli.storages(node)));
     let guests = or_said("cannot list the node's VMs", cli.guests()).unwrap_or_default();
     let network = or_said("cannot read this host's network", ip::network(Deadline::after(LIMIT)));
-    // Names of bridges that are configured and not there yet.
+    // Names of bridges that are configured but do not exist yet.
     let rows = node.as_ref().filter(|_| network.is_some());
     let rows = rows.and_then(|node| cli.interfaces(&NodeName::parse(node).ok()?).ok());
     let used: Vec<String> = rows.into_iter().flatten().filter_map(|row| row.name).collect();

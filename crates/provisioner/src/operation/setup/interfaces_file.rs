@@ -1,12 +1,12 @@
-//! `/etc/network/interfaces` with all that it includes ([`crate::plan::interfaces_file`]).
+//! Reads `/etc/network/interfaces` with everything it includes ([`crate::plan::interfaces_file`]).
 
 use crate::plan::interfaces_file::{Part, Stanza, fits, parts};
 use std::path::{Path, PathBuf};
 
-/// How deep files may include each other.
+/// Maximum nesting of includes.
 const DEPTH: usize = 4;
 
-/// All paragraphs of `file` and of what it includes. What cannot be read is left out: ifupdown leaves it out as well.
+/// Returns all stanzas of `file` and of the files it includes. Files that cannot be read are skipped, as ifupdown does.
 pub(super) fn read(file: &Path) -> Vec<Stanza> {
     let mut found = Vec::new();
     add(file, DEPTH, &mut found);
@@ -28,7 +28,8 @@ fn add(file: &Path, depth: usize, found: &mut Vec<Stanza>) {
     }
 }
 
-/// Files that a pattern names; only its last part may have stars, as everybody writes it.
+/// Returns the files that match a pattern; asterisks are supported only in its last component, where everybody puts
+/// them.
 fn matching(file: &Path, pattern: &str) -> Vec<PathBuf> {
     let pattern = file.parent().unwrap_or(Path::new("/")).join(pattern);
     let (Some(directory), Some(name)) =

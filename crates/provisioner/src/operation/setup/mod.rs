@@ -1,9 +1,9 @@
-//! The installer's steps, run by root: token → terraform → db_config → bridge → template, and what the wizard asks
-//! before them.
+//! The installer's steps, run by root: token → terraform → db_config → bridge → template, and the wizard's query before
+//! them.
 //!
-//! Each step can be run again at any time and then finishes what is missing; what it half did before an error it takes
-//! back. What lies in folders of user blockhost is done with that user's rights ([`terraform_folder`]): root would
-//! follow a link that was put there, or run a program.
+//! Each step can be run again at any time and then completes what is missing; after an error it rolls back what it has
+//! half done. Work in directories of user blockhost is done with that user's privileges ([`terraform_folder`]): root
+//! would follow a link planted there, or run a program.
 
 mod bridge;
 mod carry;
@@ -26,15 +26,15 @@ use crate::host::accounts::{self, Account};
 use crate::operation::node_cloud_init;
 use choices::Choices;
 
-/// The root agent takes no VMID above this (`facts/contract/root-agent.md`).
+/// The root agent accepts no VMID above this (`facts/contract/root-agent.md`).
 const HIGHEST_VMID: u64 = 999_999;
 
 /// A step of the installer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// User, roles, rules, token.
+    /// Proxmox user, roles, permissions and token.
     Token,
-    /// terraform's folder, `terraform init`.
+    /// The terraform directory and `terraform init`.
     Terraform,
     /// `db.yaml`.
     DbConfig,
@@ -42,7 +42,7 @@ pub enum Step {
     Bridge,
     /// The template VM.
     Template,
-    /// The node's own cloud-init, which is switched off at the end of every other step too (H60).
+    /// Disables the node's own cloud-init; every other step does this too, at its end (H60).
     CloudInit,
 }
 
@@ -55,7 +55,7 @@ struct Setup<'h> {
 }
 
 impl Setup<'_> {
-    /// Owner of configuration that user blockhost reads and must not change.
+    /// Owner of configuration files that user blockhost reads but must not change.
     fn configuration_owner(&self) -> Account {
         Account { uid: rustix::process::geteuid().as_raw(), gid: self.account.gid }
     }
@@ -65,7 +65,7 @@ impl Setup<'_> {
     }
 }
 
-/// Runs a step with the wizard's session as JSON (empty: this host's configuration and defaults).
+/// Runs a step with the wizard's session as JSON; if empty, with this host's configuration and defaults.
 pub fn run(step: Step, host: &Host, input: &str) -> anyhow::Result<()> {
     if step == Step::CloudInit {
         return node_cloud_init::switch_off(host);

@@ -1,9 +1,9 @@
-//! The guard of a network change: a process of its own that puts the former network back when the change does not end
-//! well. It reads the snapshot from its standard input, then one word: `done`, and it goes. An end of input without
-//! that word means that whoever made the change has died or failed.
+//! The guard of a network change: a separate process that restores the previous network if the change does not end
+//! well. From its standard input it reads the snapshot, then one word: on `done` it exits. If the input ends without
+//! that word, whoever made the change has died or failed.
 //!
-//! Putting back: the former `/etc/network/interfaces`, `ifreload -a`, and where addresses, routes and rules are still not
-//! what they were ([`Inventory`]), by `ip` itself.
+//! Restoring: the previous `/etc/network/interfaces`, `ifreload -a`, and if addresses, routes and rules are still not
+//! what they were ([`Inventory`]), `ip` itself.
 
 use super::network_inventory;
 use crate::host::Host;
@@ -26,26 +26,26 @@ use std::time::Duration;
 /// The hidden step's name.
 pub const STEP: &str = "network-guard";
 
-/// How long the change may take in all, beyond the limits of its parts.
+/// How long the whole change may take, beyond the limits of its parts.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// What Proxmox' own task, which goes on without us, gets to finish.
+/// Time for Proxmox' own task, which continues without us, to finish.
 const TASK: Duration = Duration::from_secs(20);
 const RELOAD: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(10);
 
-/// Changes that Proxmox has written and not applied.
+/// The file of changes that Proxmox has written but not applied.
 pub(super) fn pending_file() -> PathBuf {
     PathBuf::from(format!("{INTERFACES}.new"))
 }
 
-/// What the network was, and what it is to be.
+/// The network before the change, and the goal of the change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Snapshot {
-    /// `/etc/network/interfaces`; `None`: there was none.
+    /// Content of `/etc/network/interfaces`; `None` if it did not exist.
     interfaces: Option<String>,
-    /// What the host had.
+    /// The host's addresses, routes and rules before.
     before: Inventory,
-    /// The bridge was there before.
+    /// The bridge existed before.
     bridge_existed: bool,
     goal: Goal,
 }
@@ -60,7 +60,7 @@ impl Snapshot {
         Ok(Snapshot { interfaces, before, bridge_existed: network.interface(&goal.bridge).is_some(), goal })
     }
 
-    /// Waits until the kernel has what was planned; an error says what is missing.
+    /// Waits until the kernel has what was planned; the error says what is missing.
     pub fn settled(&self, deadline: Deadline, interrupt: &Interrupt) -> anyhow::Result<()> {
         loop {
             let missing = self.missing().unwrap_or_else(|error| Some(format!("{error:#}")));
@@ -73,7 +73,7 @@ impl Snapshot {
         }
     }
 
-    /// What is not as planned, or was lost on the way: nothing that the host had may be missing.
+    /// Returns what is not as planned or was lost on the way: nothing that the host had may be missing.
     fn missing(&self) -> anyhow::Result<Option<String>> {
         if let Some(missing) = self.goal.missing(&ip::network(Deadline::after(LOOK))?) {
             return Ok(Some(missing));
@@ -87,7 +87,7 @@ impl Snapshot {
             .or_else(|| network_inventory::silent(&self.before, moved, Deadline::after(LOOK))))
     }
 
-    /// Puts back what was, and looks whether it is.
+    /// Restores the previous network, and verifies that it is restored.
     pub fn put_back(&self) -> anyhow::Result<()> {
         replace_file::remove(&pending_file())?;
         let now = crate::host::read_file::text(INTERFACES).ok();
@@ -110,7 +110,7 @@ impl Snapshot {
                 environment: vec![],
                 without: &[],
             };
-            // Its word counts as little as that of pvesh: the kernel is asked.
+            // Its exit code means as little as that of pvesh, so the kernel is checked.
             let _ = run_process::run(&program, Input::Nothing, RELOAD, &Interrupt::never(), |_, _| {});
         }
         if let Err(missing) = self.as_before() {
@@ -127,7 +127,8 @@ impl Snapshot {
         }
     }
 
-    /// Step by step; one that fails does not keep the next from being tried, and the look afterwards tells.
+    /// Restores it step by step. A step that fails does not keep the next from being tried; the check afterwards shows
+    /// the result.
     fn by_hand(&self) {
         let run = |words: &[&str]| {
             if let Err(error) = ip(words, Deadline::after(LOOK)) {
@@ -144,7 +145,7 @@ impl Snapshot {
     }
 }
 
-/// The guard at work, seen from whoever makes the change.
+/// The running guard, as seen by whoever makes the change.
 pub(super) struct Guard(Lifeline);
 
 /// Starts the guard.
@@ -164,13 +165,13 @@ pub(super) fn start(snapshot: &Snapshot) -> anyhow::Result<Guard> {
 }
 
 impl Guard {
-    /// All is well: the guard goes.
+    /// Ends the guard after success.
     pub fn dismiss(mut self) -> anyhow::Result<()> {
         self.0.say("done").context("the guard of the network has ended early")?;
         self.0.wait(Deadline::after(LOOK)).map(drop)
     }
 
-    /// Lets the guard put the network back; where it is gone, we do.
+    /// Lets the guard restore the network; does so itself if the guard is gone.
     pub fn put_back(mut self, snapshot: &Snapshot) -> anyhow::Result<()> {
         let told = self.0.say("back").is_ok();
         let ended = self.0.wait(Deadline::after(TASK + RELOAD + RELOAD));
@@ -199,7 +200,7 @@ pub fn run(_host: &Host) -> anyhow::Result<()> {
     match words.recv_timeout(PATIENCE).as_deref() {
         Ok("done") => return Ok(()),
         Ok(_) => {}
-        // Proxmox' task may still be at work, and end well: nobody has said that it failed.
+        // Proxmox' task may still be running and end well, as nobody has reported a failure.
         Err(_) => {
             let task = failpoint::limit("setup-task", TASK);
             if snapshot.settled(Deadline::after(task), &Interrupt::never()).is_ok() {
@@ -207,7 +208,7 @@ pub fn run(_host: &Host) -> anyhow::Result<()> {
             }
         }
     }
-    // Others may be writing at this moment: what they leave is looked at once more.
+    // Others may be writing at this moment, so what they leave is checked once more.
     snapshot.put_back()?;
     clock::sleep(Duration::from_secs(1));
     snapshot.put_back()

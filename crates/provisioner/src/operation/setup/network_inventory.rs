@@ -1,5 +1,5 @@
-//! All that makes this host reachable, asked of the kernel and of the network ([`crate::plan::connectivity`]), and given
-//! back to the kernel.
+//! Everything that makes this host reachable, as seen by the kernel and on the network ([`crate::plan::connectivity`]),
+//! and how to restore it in the kernel.
 
 use crate::host::clock::{self, Deadline};
 use crate::host::probe;
@@ -9,14 +9,14 @@ use anyhow::Context as _;
 use std::path::Path;
 use std::time::Duration;
 
-/// Where Proxmox' API listens.
+/// Port of the Proxmox API.
 const API_PORT: u16 = 8006;
 const CONNECT: Duration = Duration::from_millis(500);
-/// For a router to answer, three times.
+/// Time for a router to answer, three times.
 const ANSWER: Duration = Duration::from_millis(300);
 const FAMILIES: [&str; 2] = ["-4", "-6"];
 
-/// Asks the kernel; the network itself is asked by [`prove`].
+/// Queries the kernel; [`prove`] queries the network itself.
 pub(super) fn read(deadline: Deadline) -> anyhow::Result<Inventory> {
     let mut found = Inventory::default();
     let addresses = ip(&["-j", "-d", "address", "show"], deadline)?;
@@ -32,7 +32,7 @@ pub(super) fn read(deadline: Deadline) -> anyhow::Result<Inventory> {
     Ok(found)
 }
 
-/// Asks the routers and the API, so that a later comparison knows what worked.
+/// Probes the routers and the API, so that a later comparison knows what worked.
 pub(super) fn prove(inventory: &mut Inventory, deadline: Deadline) {
     let routers = inventory.routers();
     inventory.reachable = routers.into_iter().filter(|router| answers(router, deadline)).collect();
@@ -40,7 +40,8 @@ pub(super) fn prove(inventory: &mut Inventory, deadline: Deadline) {
     inventory.api = own.filter(|ip| probe::listens(*ip, API_PORT, CONNECT)).collect();
 }
 
-/// What answered before and does not now. Takes a second and more: for when nothing is [`Inventory::lost`].
+/// Returns what answered before but does not any more. Takes a second or more, so it is only for when nothing is
+/// [`Inventory::lost`].
 pub(super) fn silent(before: &Inventory, moved: Option<(&str, &str)>, deadline: Deadline) -> Option<String> {
     for router in &before.reachable {
         let device = match moved {
@@ -55,7 +56,7 @@ pub(super) fn silent(before: &Inventory, moved: Option<(&str, &str)>, deadline: 
     Some(format!("the Proxmox API is no longer reachable at {api}, port {API_PORT}"))
 }
 
-/// Gives back to the kernel what is missing. One that fails does not keep the next from being tried.
+/// Restores in the kernel what is missing. A step that fails does not keep the next from being tried.
 pub(super) fn put_back(before: &Inventory, deadline: impl Fn() -> Deadline) {
     let run = |words: &[&str]| {
         if let Err(error) = ip(words, deadline()) {
@@ -85,7 +86,7 @@ fn answers(router: &Router, deadline: Deadline) -> bool {
     let address = router.address.to_string();
     let index = crate::host::read_file::text(format!("/sys/class/net/{}/ifindex", router.device));
     let index = index.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-    // What is remembered proves nothing; an entry that was set by hand stays.
+    // A cached entry proves nothing; one that was set by hand is not flushed.
     let _ = ip(&["neigh", "flush", "to", &address, "dev", &router.device], deadline);
     (0..3).any(|_| {
         probe::nudge(router.address, index);

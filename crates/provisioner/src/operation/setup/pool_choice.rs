@@ -1,4 +1,4 @@
-//! The addresses that this host has or needs ([`crate::plan::address_proposal`]).
+//! The addresses that this host uses or needs ([`crate::plan::address_proposal`]).
 
 use crate::plan::address_proposal;
 use crate::store::side_files::host_name_servers;
@@ -6,10 +6,10 @@ use crate::value::host_network::Network;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-/// Where the host's name servers stand, those behind a local resolver included.
+/// Files with the host's name servers, including those behind a local resolver.
 const RESOLVERS: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
-/// Every IPv4 address that the host has or needs.
+/// Returns every IPv4 address that the host uses or needs.
 pub(super) fn taken(network: &Network) -> BTreeSet<Ipv4Addr> {
     let servers = RESOLVERS
         .iter()

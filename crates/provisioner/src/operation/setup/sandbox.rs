@@ -1,8 +1,9 @@
-//! Directories that lie elsewhere, and the sandbox of our services.
+//! Directories outside the usual place, and the sandbox of our services.
 //!
-//! In `debian/blockhost-gc.service` and `debian/blockhost-reapply.service` only `/var/lib/blockhost` can be written, and
-//! some directories cannot be seen at all. Terraform's directory or the database outside of it is added by a drop-in
-//! beside each unit; where no drop-in would help, the step refuses: a gc that fails every night lets unpaid VMs run on.
+//! With `debian/blockhost-gc.service` and `debian/blockhost-reapply.service`, only `/var/lib/blockhost` is writable,
+//! and some directories are not visible at all. A drop-in for each unit adds terraform's directory or the database if
+//! it is elsewhere; where no drop-in would help, the step refuses: a gc that fails every night leaves unpaid VMs
+//! running.
 
 use super::{Setup, db_config};
 use crate::host::Host;
@@ -19,15 +20,15 @@ use std::time::Duration;
 const FILE: &str = "blockhost-paths.conf";
 const RELOAD: Duration = Duration::from_secs(60);
 
-/// A directory that the services write.
+/// A directory that the services write to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
-    /// The key that names it, with its file.
+    /// The configuration key that names it, with its file.
     named: String,
     path: PathBuf,
 }
 
-/// What the configuration will name after step db_config.
+/// Returns the directories that the configuration will name after step db_config.
 pub(super) fn places(setup: &Setup<'_>) -> anyhow::Result<Vec<Place>> {
     let file = setup.configuration_file("db.yaml");
     let document = if file.exists() { Document::read_yaml(&file)? } else { Document::empty(&file) };
@@ -44,7 +45,7 @@ pub(super) fn places(setup: &Setup<'_>) -> anyhow::Result<Vec<Place>> {
     ])
 }
 
-/// Refuses what the services could never write.
+/// Refuses directories that the services could never write to.
 pub(super) fn check(host: &Host, places: &[Place]) -> anyhow::Result<()> {
     for Place { named, path } in places {
         service_paths::check_spelling(named, path)?;
@@ -56,13 +57,13 @@ pub(super) fn check(host: &Host, places: &[Place]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the drop-ins for what lies outside of the state directory, and removes those that are needed no longer.
-/// `besides`: a directory that is still in use until the configuration names another.
+/// Writes the drop-ins for directories outside the state directory, and removes drop-ins that are no longer needed.
+/// `besides`: a directory that stays in use until the configuration names another.
 pub(super) fn write(setup: &Setup<'_>, places: &[Place], besides: Option<&Path>) -> anyhow::Result<()> {
     let host = setup.host;
     let paths = places.iter().map(|place| place.path.as_path()).chain(besides);
     let mut outside: Vec<PathBuf> = Vec::new();
-    // What is in use now was not checked: a line break in it would be a line of the unit's.
+    // The directory in use now has not been checked: a line break in it would become a line of the unit.
     let paths = paths.filter(|path| path.is_absolute() && !has_control(path));
     for path in paths.map(resolved).filter(|path| !is_ours(host, path)) {
         if !outside.contains(&path) {
@@ -92,16 +93,16 @@ pub(super) fn write(setup: &Setup<'_>, places: &[Place], besides: Option<&Path>)
         return Ok(());
     }
     host.step("setup.sandbox.written")?;
-    // Also where the text is the same: an earlier run may have failed here.
+    // Even if the text is unchanged: an earlier run may have failed here.
     reload(host, &units)
 }
 
-/// The state directory is in the units already.
+/// Whether the path is in the state directory, which the units already have.
 fn is_ours(host: &Host, real: &Path) -> bool {
     real.starts_with(resolved(&host.state_dir))
 }
 
-/// systemd reads unit files when it is told to. In an image that is being built, and in a lab, there is none to tell.
+/// Makes systemd read the unit files again. In an image being built, and in a lab, there is no systemd.
 fn reload(host: &Host, units: &Path) -> anyhow::Result<()> {
     let file = format!("{}.d", units.join(UNITS[0]).display());
     if units != Path::new("/etc/systemd/system") || !Path::new("/run/systemd/system").exists() {
@@ -122,7 +123,7 @@ fn reload(host: &Host, units: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Without links, as far as it exists.
+/// Resolves links in the part of the path that exists.
 fn resolved(path: &Path) -> PathBuf {
     let mut rest = PathBuf::new();
     for ancestor in path.ancestors() {
@@ -135,7 +136,7 @@ fn resolved(path: &Path) -> PathBuf {
     path.to_path_buf()
 }
 
-/// A lab lies in /tmp with all that it has, and no unit of systemd works in it.
+/// A lab is in /tmp with everything it has, and no systemd unit works in it.
 fn is_of_lab(host: &Host, path: &Path) -> bool {
     let root = host.root();
     root != Path::new("/") && [resolved(&root), root].iter().any(|root| path.starts_with(root))
@@ -217,7 +218,7 @@ mod tests {
         std::os::unix::fs::symlink(path("elsewhere"), path("state/vms")).unwrap();
         let shown = |name: &str| path(name).display().to_string();
         for name in ["elsewhere/link/tf", "state/terraform"] {
-            // The temporary directory itself is hidden, too: as a lab's it is not looked at.
+            // /tmp itself is hidden from the services too, but the paths of a lab are not checked.
             host.config_dirs = vec![path("etc/blockhost")];
             let text = refused(&host, &shown(name)).unwrap();
             assert!(text.contains("it leads to /home") && text.contains("ProtectHome"), "{text}");

@@ -1,8 +1,8 @@
-//! The key pair that the installer's system check asks for, and its line in root's `authorized_keys`.
+//! The key pair that the installer's system check requires, and its line in root's `authorized_keys`.
 //!
-//! Nothing of ours uses it: snippets reach the node by the root agent. So its line lets it do nothing (`restrict` and a
-//! command that fails), and only root reads the private half (hazard H29). A line that an older package has left,
-//! which was a root shell for user blockhost, becomes this one.
+//! Nothing of ours uses the key: the root agent puts snippets on the node. So its line permits nothing (`restrict` and
+//! a command that fails), and only root can read the private key (hazard H29). The line that an older package left,
+//! which was a root shell for user blockhost, is replaced by this one.
 
 use super::Setup;
 use crate::host::Host;
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 const OPTIONS: &str = "restrict,command=\"/bin/false\"";
 
-/// Makes what is missing.
+/// Creates what is missing.
 pub(super) fn make(setup: &Setup<'_>) -> anyhow::Result<()> {
     let (private, public) =
         (setup.configuration_file("terraform_ssh_key"), setup.configuration_file("terraform_ssh_key.pub"));
@@ -28,7 +28,7 @@ pub(super) fn make(setup: &Setup<'_>) -> anyhow::Result<()> {
     } else {
         generate(setup)?
     };
-    // Also where both exist: an older package left the private half to group blockhost.
+    // Even if both exist: an older package made the private key readable for group blockhost.
     replace_file::replace_as(&private, &key, PRIVATE, owner, "ssh-key")?;
     replace_file::replace_as(&public, line.as_bytes(), 0o644, owner, "ssh-key-public")?;
     authorize(&home_of_root(setup.host), line.trim())
@@ -56,14 +56,14 @@ fn generate(setup: &Setup<'_>) -> anyhow::Result<(Vec<u8>, String)> {
     Ok((read("key")?, String::from_utf8(read("key.pub")?).context("ssh-keygen wrote no text")?))
 }
 
-/// The key itself, in base64, of a public key or of a line of `authorized_keys`.
+/// Returns the key itself, in base64, from a public key or a line of `authorized_keys`.
 fn blob(line: &str) -> Option<&str> {
     let mut words = line.split_whitespace();
     words.find(|word| word.starts_with("ssh-") || word.starts_with("ecdsa-"))?;
     words.next().filter(|word| word.starts_with("AAAA"))
 }
 
-/// Root's home: that of the environment where it is root's, as with sudo it may not be.
+/// Returns root's home: the one in the environment if root owns it, which with sudo may not be the case.
 fn home_of_root(host: &Host) -> PathBuf {
     let own = rustix::process::geteuid().as_raw();
     let named =
@@ -72,7 +72,7 @@ fn home_of_root(host: &Host) -> PathBuf {
 }
 
 /// Puts the key into `authorized_keys` with our options, once. On a Proxmox node the file is a link into `/etc/pve`,
-/// shared by the cluster: the link stays, and what it names is replaced.
+/// shared by the cluster: the link stays, and its target is replaced.
 fn authorize(home: &Path, public: &str) -> anyhow::Result<()> {
     let folder = home.join(".ssh");
     replace_file::make_folder(&folder, 0o700)?;

@@ -1,4 +1,4 @@
-//! Step template: a template that is there is taken as it is, else one is built.
+//! Step template: an existing template is used as it is; otherwise one is built.
 
 use super::super::build_template::work_folder::note_of_a_build;
 use super::Setup;
@@ -9,9 +9,9 @@ use anyhow::Context as _;
 use std::path::Path;
 use std::time::Duration;
 
-/// The installer gives the build 30 minutes.
+/// The installer allows the build 30 minutes.
 const LIMIT: Duration = Duration::from_secs(1_790);
-/// What a build that is stopped gets to take back what it half did.
+/// Time for a stopped build to roll back what it has half done.
 const GRACE: Duration = Duration::from_secs(120);
 
 pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
@@ -19,8 +19,8 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     let cli = ProxmoxCli::here(setup.host, Deadline::after(Duration::from_secs(30)));
     let wanted = Some(u64::from(choices.template.get()));
     let found = cli.guests()?.into_iter().find(|guest| guest.vmid == wanted);
-    // `qm template` says so before it converts the disks (H32), and a build that was killed may have left a VM that is
-    // half made: what is under way the builder knows, and finishes.
+    // `qm template` reports success before it has converted the disks (H32), and a killed build may have left a
+    // half-made VM; the builder knows what is in progress, and completes it.
     let under_way = note_of_a_build(&setup.host.cache_dir).exists();
     if !under_way && found.is_some_and(|guest| guest.is_template) {
         return Ok(());
@@ -28,7 +28,7 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     build(setup)
 }
 
-/// Runs `blockhost-build-template`, which lies beside us; what it says is passed on.
+/// Runs `blockhost-build-template` from the directory of this program, and passes on its output.
 fn build(setup: &Setup<'_>) -> anyhow::Result<()> {
     let own = run_process::own_program()?;
     let path = own.with_file_name("blockhost-build-template");

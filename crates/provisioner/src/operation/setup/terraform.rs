@@ -1,5 +1,5 @@
-//! Step terraform: the files of terraform's folder and `terraform init`; before it the key pair that the installer's
-//! system check asks for.
+//! Step terraform: first the key pair that the installer's system check requires, then the files in the terraform
+//! directory and `terraform init`.
 
 use super::{Setup, sandbox, terraform_folder};
 use crate::host::clock::Deadline;

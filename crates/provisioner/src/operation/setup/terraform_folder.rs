@@ -1,5 +1,5 @@
-//! terraform's folder belongs to user blockhost, and so does everything that is done in it: root hands the work to a
-//! process of this user, which gets it as JSON on its standard input (the token must not stand in arguments, H30).
+//! The terraform directory belongs to user blockhost, and all work in it is done as that user: root hands the work to a
+//! process of this user, as JSON on its standard input (the token must not appear in arguments, H30).
 
 use super::Setup;
 use super::choices::Choices;
@@ -18,19 +18,19 @@ use std::time::Duration;
 
 /// The hidden step's name.
 pub const STEP: &str = "terraform-folder";
-/// The provider in a mirror's tree.
+/// The provider's directory in a mirror.
 const PROVIDER: &str = "registry.terraform.io/bpg/proxmox";
 const PLATFORM: &str = "linux_amd64";
-/// Downloading the provider is most of it.
+/// Time limit of `terraform init`; most of it is for downloading the provider.
 const LIMIT: Duration = Duration::from_secs(280);
 
-/// The token in `terraform.tfvars`, where there is one.
+/// Returns the token in `terraform.tfvars`, if it has one.
 pub(super) fn token(folder: &Path) -> Option<ApiToken> {
     let values = tfvars::Tfvars::read(&folder.join("terraform.tfvars")).ok()?;
     ApiToken::parse(values.get("proxmox_api_token")?).ok()
 }
 
-/// Puts the token into `terraform.tfvars`.
+/// Writes the token into `terraform.tfvars`.
 pub(super) fn set_token(setup: &Setup<'_>, token: &ApiToken) -> anyhow::Result<()> {
     hand_over(setup, &json!({"token": token.reveal()}))
 }
@@ -50,8 +50,9 @@ pub(super) fn set_up(setup: &Setup<'_>, token: &ApiToken, node: &str) -> anyhow:
     hand_over(setup, &json!({"token": token.reveal(), "settings": settings, "mirror": mirror}))
 }
 
-/// Runs the hidden step as user blockhost. A folder whose parent is root's is made first and given to that user; one that
-/// is root's, as a person or an older package has left it, is given with all that is in it.
+/// Runs the hidden step as user blockhost. If the directory is missing and its parent belongs to somebody else, it is
+/// created first and given to user blockhost. If it belongs to root, as a person or an older package has left it, it is
+/// given to that user with everything in it.
 fn hand_over(setup: &Setup<'_>, work: &Value) -> anyhow::Result<()> {
     let folder = &setup.choices.terraform_dir;
     let own = rustix::process::geteuid().as_raw();
@@ -75,8 +76,8 @@ fn hand_over(setup: &Setup<'_>, work: &Value) -> anyhow::Result<()> {
     by_blockhost(setup, STEP, &work).with_context(|| format!("the work in {}", folder.display()))
 }
 
-/// Runs a hidden step with the rights of user blockhost, in whose folders root does nothing (hazard H56). The work goes
-/// by standard input.
+/// Runs a hidden step with the privileges of user blockhost, in whose directories root does nothing (hazard H56). The
+/// work is passed on standard input.
 pub(super) fn by_blockhost(setup: &Setup<'_>, step: &str, work: &Value) -> anyhow::Result<()> {
     let own = run_process::own_program()?;
     let name = own.to_str().context("the path of this program is not valid UTF-8")?;
@@ -104,13 +105,13 @@ pub(super) fn by_blockhost(setup: &Setup<'_>, step: &str, work: &Value) -> anyho
     }
 }
 
-/// What is to be done in the folder.
+/// What to do in the directory.
 struct Work {
     folder: PathBuf,
     token: Secret,
-    /// All other values of `terraform.tfvars`; without them only the token is set, and nothing else done.
+    /// All other values of `terraform.tfvars`; `None` sets only the token and does nothing else.
     settings: Option<Map<String, Value>>,
-    /// Where the provider is taken from in place of its registry.
+    /// Where to get the provider instead of its registry.
     mirror: Option<PathBuf>,
 }
 
@@ -128,7 +129,7 @@ impl Work {
     }
 }
 
-/// The hidden step: does what it was handed, with the rights of whoever runs it.
+/// The hidden step: does the work it was given, with the privileges of whoever runs it.
 pub fn run(host: &Host, input: &str) -> anyhow::Result<()> {
     let work = Work::parse(input)?;
     if let Some(mirror) = &work.mirror {
@@ -176,7 +177,8 @@ fn put_back(files: &[PathBuf], before: &[Option<Vec<u8>>]) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Values of other keys stay. A file that cannot be read is not written over (hazard H17).
+/// Writes `terraform.tfvars`, keeping the values of other keys. A file that cannot be read is not overwritten (hazard
+/// H17).
 fn write_values(path: &Path, work: &Work) -> anyhow::Result<()> {
     let old = bytes(path)?.map(String::from_utf8).transpose();
     let old =
@@ -208,9 +210,8 @@ fn write_json(path: &Path, value: &Value, label: &str) -> anyhow::Result<()> {
     Ok(replace_file::replace(path, format!("{value:#}\n").as_bytes(), PRIVATE, label)?)
 }
 
-/// A mirror has a directory for each version with one for each platform, or zip files of them
-/// (`terraform providers mirror DIR` makes the latter). terraform's own words for a mirror that lacks the provider do not
-/// say where it looked.
+/// Checks that a mirror has the provider: for each version a directory with one per platform, or zip files (as made by
+/// `terraform providers mirror DIR`). terraform's own error for a missing provider does not say where it searched.
 fn check_mirror(mirror: &Path) -> anyhow::Result<()> {
     let provider = mirror.join(PROVIDER);
     let entries = std::fs::read_dir(&provider).with_context(|| {
@@ -228,7 +229,7 @@ fn check_mirror(mirror: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fetches the provider; from a mirror alone where one is given. terraform does not remember it.
+/// Downloads the provider, or gets it only from the mirror if there is one; terraform does not remember the mirror.
 fn init(host: &Host, folder: &Path, mirror: Option<&Path>) -> anyhow::Result<()> {
     let mut arguments: Vec<OsString> = ["init", "-input=false", "-no-color"].iter().map(Into::into).collect();
     if let Some(mirror) = mirror {
@@ -241,7 +242,7 @@ fn init(host: &Host, folder: &Path, mirror: Option<&Path>) -> anyhow::Result<()>
         arguments,
         folder,
         environment: vec![("TF_IN_AUTOMATION", "1".into()), ("CHECKPOINT_DISABLE", "1".into())],
-        // A stray variable of the caller would fill in what our files leave open.
+        // A stray variable of the caller would supply what our files leave unset.
         without: &["PROXMOX_VE_", "TF_VAR_", "TF_DATA_DIR", "TF_WORKSPACE", "TF_CLI_ARGS"],
     };
     match mirror {

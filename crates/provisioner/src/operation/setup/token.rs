@@ -1,7 +1,7 @@
-//! Step token: pool, roles, user, token, rules, in this order; then the two files that hold the token.
+//! Step token: pool, roles, user, token and permissions, in this order; then the two files that contain the token.
 //!
-//! The token is separated from its user (`privsep 1`): it may what its own rules say *and* the user may, so that an
-//! existing user with more rights does not hand them on (hazard H29).
+//! The token is separated from its user (`privsep 1`): it may do only what both its own permissions *and* its user's
+//! allow, so an existing user with more privileges does not pass them on (hazard H29).
 
 use super::{Setup, terraform_folder};
 use crate::host::clock::Deadline;
@@ -15,18 +15,18 @@ use crate::value::token::ApiToken;
 use anyhow::Context as _;
 use std::time::Duration;
 
-/// About twenty calls of `pveum` of a second each.
+/// Enough for about twenty calls of `pveum`, one second each.
 const LIMIT: Duration = Duration::from_secs(240);
 const UNDO_LIMIT: Duration = Duration::from_secs(60);
-/// Name of the token below its user.
+/// Name of the token under its user.
 const NAME: &str = "provisioner";
 
-/// What this run has made or changed; taken back when the step fails.
+/// What this run has made or changed; rolled back if the step fails.
 #[derive(Default)]
 struct Made {
-    /// `pveum` calls that take away what was made; run backwards.
+    /// `pveum` calls that remove what was made, to be run in reverse order.
     undo: Vec<Vec<String>>,
-    /// The token that `terraform.tfvars` had, once it was changed.
+    /// The previous token in `terraform.tfvars`, once that has been changed.
     in_tfvars: Option<ApiToken>,
 }
 
@@ -78,7 +78,8 @@ fn grant_and_write(setup: &Setup<'_>, cli: &ProxmoxCli, made: &mut Made) -> anyh
     if fresh {
         check(setup, &token)?;
     }
-    // The file that wins comes last: until then the commands go on with the former token.
+    // `terraform.tfvars` comes first: until `pve-token`, which takes precedence, is written, the commands continue with
+    // the previous token.
     made.in_tfvars = terraform_folder::token(&setup.choices.terraform_dir);
     terraform_folder::set_token(setup, &token)?;
     setup.host.step("setup.token.tfvars")?;
@@ -131,8 +132,8 @@ fn make_user(cli: &ProxmoxCli, user: &str, made: &mut Made) -> anyhow::Result<()
     Ok(())
 }
 
-/// The token, and whether it is new. One that exists is kept while its secret is in our file and the node takes it;
-/// Proxmox tells a secret once, so one that is lost is renewed.
+/// Returns the token, and whether it is new. An existing token is kept while its secret is in our file and the node
+/// accepts it; Proxmox shows a secret only once, so a token whose secret is lost is replaced.
 fn make_token(setup: &Setup<'_>, cli: &ProxmoxCli, made: &mut Made) -> anyhow::Result<(ApiToken, bool)> {
     let user = setup.choices.user.as_str();
     let known = cli.tokens(user)?.into_iter().find(|token| token.name.as_deref() == Some(NAME));
@@ -143,14 +144,14 @@ fn make_token(setup: &Setup<'_>, cli: &ProxmoxCli, made: &mut Made) -> anyhow::R
             }
             return Ok((token, false));
         }
-        // Known to every release, other than `modify --regenerate`.
+        // Works in every release, unlike `modify --regenerate`.
         cli.run("pveum", &["user", "token", "delete", user, NAME])?;
     }
     let secret = cli.add_token(user, NAME, || made.push(&["user", "token", "delete", user, NAME]))?;
     Ok((ApiToken::parse(&format!("{user}!{NAME}={secret}"))?, true))
 }
 
-/// Our token file, where it holds this token and the node does not refuse it.
+/// Returns the token in our file, if it is this one and the node does not refuse it.
 fn token_on_disk(setup: &Setup<'_>, id: &str) -> anyhow::Result<Option<ApiToken>> {
     let path = setup.configuration_file("pve-token");
     if !path.exists() {
@@ -173,7 +174,7 @@ fn token_on_disk(setup: &Setup<'_>, id: &str) -> anyhow::Result<Option<ApiToken>
     }
 }
 
-/// A new token that the node refuses is of no use to anybody.
+/// Checks that the node accepts a new token.
 fn check(setup: &Setup<'_>, token: &ApiToken) -> anyhow::Result<()> {
     Ok(ask_version(setup, token)?)
 }
@@ -186,8 +187,8 @@ fn ask_version(setup: &Setup<'_>, token: &ApiToken) -> Result<(), ApiError> {
     api.get("/version", Deadline::after(Duration::from_secs(15))).map(drop)
 }
 
-/// Sets our rules for user and token, and takes away those of ours that are no longer wanted (another storage was
-/// chosen). Rules with other roles are other people's.
+/// Sets our permissions for user and token, and removes those of ours that are no longer wanted (for example, after
+/// another storage was chosen). Permissions with other roles belong to other people.
 fn set_rules(cli: &ProxmoxCli, user: &str, token: &str, grants: &[Grant]) -> anyhow::Result<()> {
     let rows = cli.acl()?;
     let held = |subject: &str, grant: &Grant| {

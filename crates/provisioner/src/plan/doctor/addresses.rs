@@ -13,7 +13,7 @@ const FEW: usize = 3;
 /// Numbers of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Supply {
-    /// How many there are.
+    /// The number of known fields.
     pub total: usize,
     /// How many can be handed out now.
     pub free: usize,

@@ -40,7 +40,7 @@ macro_rules! kinds {
             #[doc = $why]
             pub static $name: Kind = Kind { code: $code, severity: Severity::$severity, why: $why };
         )*
-        /// All of them.
+        /// All of them, in the order shown in help texts.
         pub static ALL: &[&Kind] = &[$(&$name),*];
     };
 }

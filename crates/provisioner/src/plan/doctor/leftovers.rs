@@ -54,7 +54,7 @@ impl Work {
 pub struct Directory {
     /// The VM, by the directory's name.
     pub name: String,
-    /// Where it is.
+    /// Returns its path.
     pub path: String,
     /// The VM that its file describes.
     pub machine: Option<(u32, Uuid)>,
@@ -69,9 +69,9 @@ pub struct Directory {
 pub struct Marked {
     /// Its VMID.
     pub vmid: u32,
-    /// The name it was made under.
+    /// The name it was created with.
     pub name: String,
-    /// The identity it was made with.
+    /// The identity it was created with.
     pub uuid: Uuid,
 }
 
@@ -84,7 +84,7 @@ pub struct Holder {
     pub vmid: u32,
     /// Its identity.
     pub uuid: Option<Uuid>,
-    /// Its addresses.
+    /// Its IPv4 and IPv6 addresses.
     pub addresses: Vec<IpAddr>,
 }
 

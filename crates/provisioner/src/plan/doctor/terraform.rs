@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 const VM: &str = "proxmox_virtual_environment_vm";
 
-/// What a state file says.
+/// The contents of a state file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     /// There is none.

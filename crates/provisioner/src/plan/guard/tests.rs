@@ -33,7 +33,7 @@ fn cards() -> Vec<Card> {
 fn h36_cards_are_those_on_the_bridge_of_the_first() {
     let guest = GuestNetwork::parse(vmid(), CONFIG);
     let taps: Vec<_> = guest.cards.iter().map(|card| card.tap.as_str()).collect();
-    // One on another bridge, one without an address, one of a snapshot: not ours.
+    // Not ours: a card on another bridge, one without an address, and one of a snapshot.
     assert_eq!(taps, ["tap100i0", "tap100i10"]);
     assert_eq!(guest.cards[0].firewall_port, "fwpr100p0");
     assert_eq!(guest.cards[1].mac.to_string(), "bc:24:11:00:00:0a");
@@ -84,7 +84,7 @@ add element bridge blockhost cards { \"tap100i0\" : goto tap100i0 }
     assert_eq!(text, expected);
 }
 
-/// The rules of one card's chain, without what stands before and behind them.
+/// The rules of one card's chain, without the lines before and after them.
 fn chain(guarded: &Guarded) -> Vec<String> {
     let text = rules(&cards()[..1], guarded);
     let rules = text.lines().filter_map(|line| line.strip_prefix("add rule bridge blockhost tap100i0 "));

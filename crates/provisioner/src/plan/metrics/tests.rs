@@ -1,9 +1,10 @@
-//! The reader's types, and what is a rate and what is none.
+//! The reader's types, and when there is a rate.
 
 use super::*;
 use serde_json::json;
 
-/// The monitor's own structure: strictly typed, as Go decodes it. A missing key is an error here, for none may be missing.
+/// The monitor's own structure, strictly typed like Go's decoder. A missing key is an error here, because none may be
+/// missing.
 #[derive(Debug, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "what counts is that each field can be read")]
@@ -82,7 +83,7 @@ fn h38_rates_are_changes_by_time() {
     assert_eq!(found, expected);
     let late_by_1_ms = rates(Some(&reading(10_000, 100, 0)), &reading(12_001, 102, 40), Between::Clock);
     assert_eq!(late_by_1_ms.reads, 2, "the nearest");
-    // Figures of the node's own statistics belong to its uptime, not to the moment in which they are read.
+    // Figures of the node's own statistics belong to the uptime they were taken at, not to the moment they are read.
     let late = rates(Some(&reading(10_000, 100, 1000)), &reading(99_000, 110, 11_000), Between::Uptime);
     assert_eq!(late.net_rx, 1000);
 }
@@ -154,14 +155,14 @@ fn h38_callers_at_once_do_not_spoil_each_others_rates() {
     let (found, is_noted) = looks.add(reading(10_004, 100, 1010));
     assert_eq!((found, is_noted), (Rates::default(), false), "nothing to compare with yet");
     assert_eq!(looks.add(reading(12_000, 102, 3000)).0.net_rx, 1000);
-    // Right after another: compared with the look before, not over 5 ms.
+    // Right after another reading: compared with the one before that, not over 5 ms.
     let (found, is_noted) = looks.add(reading(12_005, 102, 3000));
     assert_eq!((found.net_rx, is_noted), (998, false));
     assert_eq!(looks.add(reading(14_000, 104, 5000)).0.net_rx, 1000);
-    // The clock is set back: one rate is lost.
+    // The clock was set back: one rate is lost.
     assert_eq!(looks.add(reading(4_000, 106, 7000)).0.net_rx, 0);
     assert_eq!(looks.add(reading(6_000, 108, 9000)).0.net_rx, 1000);
-    // Started again within a second of the last look.
+    // Restarted within a second of the last reading.
     assert_eq!(looks.add(reading(6_500, 0, 0)), (Rates::default(), true));
     assert_eq!(looks.add(reading(8_500, 2, 2000)).0.net_rx, 1000);
     assert!(looks.0.len() <= 2);

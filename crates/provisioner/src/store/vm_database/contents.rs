@@ -1,4 +1,4 @@
-//! The whole database in memory, for a change: every value we do not touch keeps its exact text.
+//! The whole database in memory, for making changes: every value that is not changed keeps its exact text.
 
 use super::record_view::{Fields, RecordView, Wanted};
 use super::scan::{Fault, RECORDS, ROOT};
@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// A key as it stands in the file, without its quotes: a rewrite changes nothing of it.
+/// A key as it is in the file, without its quotes, so that rewriting the file does not change it.
 struct Key<'a>(Cow<'a, str>);
 
 impl<'a> Key<'a> {
@@ -20,7 +20,7 @@ impl<'a> Key<'a> {
         Key(Cow::Borrowed(written.as_written()))
     }
 
-    /// A key of ours.
+    /// A key that we add.
     fn new(name: &str) -> Key<'a> {
         let json = Value::from(name).to_string();
         Key(Cow::Owned(json[1..json.len() - 1].to_string()))
@@ -46,7 +46,7 @@ type Field<'a> = (Key<'a>, Cow<'a, str>);
 
 struct Record<'a> {
     key: Key<'a>,
-    /// The fields; or the bare JSON text of a record that is no object.
+    /// The fields, or the bare JSON text of a record that is not an object.
     body: Result<Vec<Field<'a>>, Cow<'a, str>>,
 }
 
@@ -55,18 +55,18 @@ enum Top<'a> {
     Other(Cow<'a, str>),
 }
 
-/// The database, read whole.
+/// The contents of the whole database.
 pub struct Contents<'a> {
     names: FieldNames,
     top: Vec<(Key<'a>, Top<'a>)>,
     records: Vec<Record<'a>>,
     ends_with_newline: bool,
-    /// Length of the text that was read, for the room the new one needs.
+    /// Length of the text that was read, as an estimate of the length of the new text.
     text_length: usize,
     changed: bool,
 }
 
-/// A record to be inserted: field names in file order with their values.
+/// A record to insert: field names in file order, with their values.
 pub type NewRecord = Vec<(String, Value)>;
 
 impl<'a> Contents<'a> {
@@ -95,24 +95,24 @@ impl<'a> Contents<'a> {
         self.changed
     }
 
-    /// Every record, checked: an error describes one bad record and says nothing about the others.
+    /// Returns every record, checked. An error describes one bad record and says nothing about the others.
     pub fn records(&self) -> impl Iterator<Item = Result<VmRecord, String>> + '_ {
         self.records.iter().map(|record| self.checked(record))
     }
 
-    /// The record of `name`.
+    /// Returns the record of `name`, checked.
     pub fn record(&self, name: &str) -> Option<Result<VmRecord, String>> {
         self.records.iter().rev().find(|r| r.key.is(name)).map(|record| self.checked(record))
     }
 
-    /// Every field of a record, others' too.
+    /// Returns every field of a record, including those of other programs.
     pub fn fields(&self, name: &str) -> Option<serde_json::Map<String, Value>> {
         let fields = self.records.iter().rev().find(|r| r.key.is(name))?.body.as_ref().ok()?;
         let value = |json: &str| serde_json::from_str(json).ok();
         fields.iter().map(|(key, json)| Some((key.meaning().into_owned(), value(json)?))).collect()
     }
 
-    /// A text of a record under any name, also one that we give no other meaning.
+    /// Returns a string field of a record under any name, including fields that have no other meaning to us.
     pub fn text_of_field(&self, name: &str, field: &str) -> Option<String> {
         let body = &self.records.iter().rev().find(|record| record.key.is(name))?.body;
         let (_, json) = body.as_ref().ok()?.iter().rev().find(|(key, _)| key.is(field))?;
@@ -127,7 +127,7 @@ impl<'a> Contents<'a> {
         view(record, &Wanted::new(&self.names, Fields::All))
     }
 
-    /// Replaces the record of `name` whole, or adds it at the end: nothing of a tombstone carries over.
+    /// Replaces the record of `name` as a whole, or adds it at the end. Nothing of a previous tombstone carries over.
     pub fn insert(&mut self, name: &str, fields: NewRecord) {
         let body = fields.into_iter().map(|(k, v)| (Key::new(&k), Cow::Owned(v.to_string()))).collect();
         let record = Record { key: Key::new(name), body: Ok(body) };
@@ -136,7 +136,7 @@ impl<'a> Contents<'a> {
         self.changed = true;
     }
 
-    /// Sets one field of a record; its place among the others is kept.
+    /// Sets one field of a record; an existing field keeps its position.
     pub fn set(&mut self, name: &str, field: &str, value: &Value) {
         let json = value.to_string();
         if let Some(Ok(fields)) = self.records.iter_mut().rev().find(|r| r.key.is(name)).map(|r| &mut r.body)
@@ -158,13 +158,13 @@ impl<'a> Contents<'a> {
         }
     }
 
-    /// Sets the status (by the name db.yaml gives that field).
+    /// Sets the status (under the name that db.yaml gives the field).
     pub fn set_status(&mut self, name: &str, status: Status) {
         let field = self.names.status.clone();
         self.set(name, &field, &Value::from(status.as_str()));
     }
 
-    /// Sets the end of what was paid for (by the name db.yaml gives that field).
+    /// Sets the end of the paid time (under the name that db.yaml gives the field).
     pub fn set_expires_at(&mut self, name: &str, time: &str) {
         let field = self.names.expires_at.clone();
         self.set(name, &field, &Value::from(time));
@@ -176,8 +176,8 @@ impl<'a> Contents<'a> {
         self.set(name, &field, &Value::from(vmid));
     }
 
-    /// What live records and the two lists hold; `skipped` hears of each bad record. Reads four fields of each
-    /// record and no more: with ten thousand VMs this is most of what an allocation costs.
+    /// Returns the VMIDs and addresses held by live records and the two lists; `skipped` is called for each bad record.
+    /// Reads only four fields of each record: with ten thousand VMs this is most of the cost of an allocation.
     pub fn held(&self, skipped: &mut dyn FnMut(String)) -> Result<Held, String> {
         let room = self.records.len();
         let mut held = Held {
@@ -192,7 +192,7 @@ impl<'a> Contents<'a> {
             match (view.status(), view.vmid()) {
                 (Some(Status::Destroyed), _) => continue,
                 (Some(Status::Active | Status::Suspended), Some(vmid)) => drop(held.vmids.insert(vmid.get())),
-                // What can be read of a bad record is held: there may be a machine behind it.
+                // Whatever can be read from a bad record counts as held: there may be a VM behind it.
                 (_, vmid) => {
                     held.vmids.extend(vmid.map(Vmid::get));
                     skipped(self.checked(record).err().unwrap_or_default());
@@ -206,7 +206,7 @@ impl<'a> Contents<'a> {
         Ok(held)
     }
 
-    /// The next VMID to try; `None` where the file does not say.
+    /// Returns the next VMID to try; `None` if the file has none.
     pub fn next_vmid(&self) -> Result<Option<u32>, String> {
         match self.other("next_vmid") {
             None | Some("null") => Ok(None),
@@ -221,7 +221,8 @@ impl<'a> Contents<'a> {
         self.set_other("next_vmid", vmid.to_string());
     }
 
-    /// The addresses of a list (`allocated_ips`, `allocated_ipv6`); empty where an unlocked writer dropped it.
+    /// Returns the addresses of a list (`allocated_ips`, `allocated_ipv6`); empty if a program that writes without the
+    /// lock has dropped it.
     pub fn list(&self, key: &str) -> Result<Vec<Cow<'_, str>>, String> {
         match self.other(key) {
             None | Some("null") => Ok(Vec::new()),
@@ -239,7 +240,7 @@ impl<'a> Contents<'a> {
         }
     }
 
-    /// Takes an address from a list.
+    /// Removes an address from a list.
     pub fn release(&mut self, key: &str, address: &str) {
         let list: Vec<String> = self.list(key).unwrap_or_default().into_iter().map(Cow::into_owned).collect();
         let left: Vec<String> = list.iter().filter(|a| *a != address).cloned().collect();
@@ -271,7 +272,7 @@ impl<'a> Contents<'a> {
         }
     }
 
-    /// The text to be written: two-space indent, keys in their order, ASCII with `\u` escapes.
+    /// Returns the text to write: two-space indent, keys in their original order, ASCII with `\u` escapes.
     pub(super) fn to_text(&self) -> String {
         let mut out = String::with_capacity(self.text_length + 4096);
         out.push('{');
@@ -314,7 +315,7 @@ impl<'a> Contents<'a> {
     }
 }
 
-/// Other characters than ASCII stand only inside JSON texts, where `\u` escapes mean the same.
+/// Characters beyond ASCII occur only inside JSON strings, where `\u` escapes mean the same.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 64);
     for c in text.chars() {
@@ -387,7 +388,7 @@ fn view<'r>(record: &'r Record<'_>, wanted: &Wanted<'_>) -> RecordView<'r> {
     view
 }
 
-/// The texts of a list.
+/// The strings of a list.
 fn texts(json: &str) -> Result<Vec<Cow<'_, str>>, Stop> {
     let mut cursor = Cursor::new(json.as_bytes());
     cursor.expect(b'[', "a list")?;

@@ -1,4 +1,4 @@
-//! A record, checked.
+//! Checks a record.
 
 use super::record_view::{Field, RecordView};
 use crate::value::timestamp;
@@ -6,7 +6,7 @@ use crate::value::vm_name::VmName;
 use crate::value::vm_record::{Status, VmRecord};
 use uuid::Uuid;
 
-/// The record of a view, checked; an error names the field and what was found.
+/// Checks the record of a view; an error names the field and what was found.
 pub(super) fn record_of(view: &RecordView<'_>) -> Result<VmRecord, String> {
     let key = &view.key;
     let name = VmName::parse(key).map_err(|e| format!("record {key:?}: {e}"))?;
@@ -21,8 +21,8 @@ pub(super) fn record_of(view: &RecordView<'_>) -> Result<VmRecord, String> {
     let vmid = view.vmid().ok_or_else(|| wrong("vmid", Field::Vmid))?;
     let time = |field| view.text(field).and_then(|t| timestamp::from_text(&t));
     let text = |field| view.text(field).map(|t| t.into_owned()).filter(|t| !t.is_empty());
-    // Another type than text, or an empty one, is a damaged record: taken for none, it would weaken the proof of
-    // identity to the name alone (H02).
+    // A value that is not a string, or an empty one, is a damaged record. Treating it as missing would weaken the proof
+    // of identity to the name alone (H02).
     let smbios_uuid = match view.raw(Field::SmbiosUuid) {
         None | Some("null") => None,
         Some(_) => {

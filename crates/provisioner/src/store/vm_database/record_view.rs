@@ -1,4 +1,4 @@
-//! A record as it stands in the file: the JSON text of the fields that we know, nothing judged yet.
+//! A record as it is in the file: the JSON text of the known fields, unchecked.
 
 use super::record::record_of;
 use crate::value::field_names::FieldNames;
@@ -10,7 +10,7 @@ use crate::value::vmid::Vmid;
 use chrono::{DateTime, Utc};
 use std::borrow::Cow;
 
-/// A field that we know.
+/// A known field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Field {
     Vmid,
@@ -29,30 +29,30 @@ pub(super) enum Field {
     AntiSpoofing,
 }
 
-/// How many there are.
+/// The number of known fields.
 const FIELDS: usize = Field::AntiSpoofing as usize + 1;
 
-/// Which fields a look needs: the others are passed over, which is what makes a look at ten thousand records quick.
+/// Which fields a reader needs; the others are skipped, which is what makes reading ten thousand records fast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fields {
-    /// All that we know.
+    /// All known fields.
     All,
-    /// What a list shows: status, IPv4 address, time of creation.
+    /// The fields that a list shows: status, IPv4 address, time of creation.
     Listed,
-    /// What says whether a VM's time is over: VMID, status, `expires_at`, `suspended_at`, `protected`.
+    /// The fields that decide whether a VM has expired: VMID, status, `expires_at`, `suspended_at`, `protected`.
     Due,
     /// What a record holds: VMID, status, addresses.
     Holding,
 }
 
-/// The names under which the wanted fields stand in the file.
+/// The names of the wanted fields in the file.
 pub(super) struct Wanted<'n>(Vec<(&'n str, Field)>);
 
 impl<'n> Wanted<'n> {
-    /// The names of `fields`, as db.yaml has them.
+    /// Returns the names of `fields` as set in db.yaml.
     pub(super) fn new(names: &'n FieldNames, fields: Fields) -> Wanted<'n> {
         use Fields::{Due, Holding, Listed};
-        // A name of ours wins over one that db.yaml gives to another field.
+        // A name of ours takes precedence over one that db.yaml gives to another field.
         let all: [(&'n str, Field, &[Fields]); FIELDS] = [
             ("ipv6_address", Field::Ipv6Address, &[Holding]),
             ("suspended_at", Field::SuspendedAt, &[Due]),
@@ -73,14 +73,14 @@ impl<'n> Wanted<'n> {
         Wanted(wanted.map(|(name, field, _)| (*name, *field)).collect())
     }
 
-    /// The field of this name, if it is wanted.
+    /// Returns the field of this name if it is wanted.
     #[inline]
     pub(super) fn field(&self, name: RawText<'_>) -> Option<Field> {
         self.0.iter().find(|(wanted, _)| name.is(wanted)).map(|(_, field)| *field)
     }
 }
 
-/// The fields of a record that we know, as the JSON text stands in the file.
+/// The known fields of a record, with their JSON text as it is in the file.
 #[derive(Default)]
 pub struct RecordView<'a> {
     /// The key of the record.
@@ -89,47 +89,47 @@ pub struct RecordView<'a> {
 }
 
 impl<'a> RecordView<'a> {
-    /// A record of which nothing is known yet.
+    /// A record without any fields yet.
     pub(super) fn of(key: Cow<'a, str>) -> RecordView<'a> {
         RecordView { key, ..RecordView::default() }
     }
 
-    /// The JSON text of a field.
+    /// Returns the JSON text of a field; `None` if it is missing or not wanted.
     pub(super) fn raw(&self, field: Field) -> Option<&'a str> {
         self.raw[field as usize]
     }
 
-    /// Notes the JSON text of a field.
+    /// Stores the JSON text of a field.
     pub(super) fn set(&mut self, field: Field, json: &'a str) {
         self.raw[field as usize] = Some(json);
     }
 
-    /// A field's text; `None` where it is missing or no text.
+    /// Returns a field's string; `None` if it is missing or not a string.
     pub(super) fn text(&self, field: Field) -> Option<Cow<'a, str>> {
         text_of(self.raw(field)?)
     }
 
-    /// The status as it stands (empty where it is missing or no text).
+    /// Returns the status as it is in the file (empty if it is missing or not a string).
     pub fn status_text(&self) -> Cow<'a, str> {
         self.text(Field::Status).unwrap_or_default()
     }
 
-    /// The status; `None` where it is none of ours.
+    /// Returns the status; `None` if it is not one of ours.
     pub fn status(&self) -> Option<Status> {
         Status::parse(&self.status_text())
     }
 
-    /// A tombstone. A record whose status cannot be read is none.
+    /// Whether the record is a tombstone; not if its status cannot be read.
     pub fn is_destroyed(&self) -> bool {
         self.status() == Some(Status::Destroyed)
     }
 
-    /// The IPv4 address as it stands.
+    /// Returns the IPv4 address as it is in the file.
     pub fn ip_text(&self) -> Cow<'a, str> {
         self.text(Field::IpAddress).unwrap_or_default()
     }
 
-    /// The IPv6 address as it stands.
+    /// Returns the IPv6 address as it is in the file.
     pub fn ipv6_text(&self) -> Cow<'a, str> {
         self.text(Field::Ipv6Address).unwrap_or_default()
     }
@@ -161,12 +161,12 @@ impl<'a> RecordView<'a> {
         self.raw(Field::Protected).is_some_and(|raw| !matches!(raw, "false" | "null"))
     }
 
-    /// The VMID, if it is one.
+    /// Returns the VMID if it is valid.
     pub fn vmid(&self) -> Option<Vmid> {
         self.raw(Field::Vmid).and_then(|json| json.parse().ok())
     }
 
-    /// The date part of the time of creation.
+    /// Returns the date part of the time of creation.
     pub fn created_date(&self) -> Cow<'a, str> {
         match self.text(Field::CreatedAt).unwrap_or_default() {
             Cow::Borrowed(text) => Cow::Borrowed(text.split(['T', ' ']).next().unwrap_or_default()),
@@ -174,7 +174,8 @@ impl<'a> RecordView<'a> {
         }
     }
 
-    /// Active, and its time is not over: nothing else of such a record matters to gc. One that cannot be read is not.
+    /// Whether the VM is active and has not expired; gc needs nothing else of such a record. False if the record cannot
+    /// be read.
     pub fn is_paid_for(&self, now: DateTime<Utc>) -> bool {
         self.status() == Some(Status::Active)
             && self.vmid().is_some()
@@ -182,7 +183,7 @@ impl<'a> RecordView<'a> {
             && self.expires_at().is_some_and(|end| !is_over(end, now))
     }
 
-    /// The record, checked; the error names the field.
+    /// Checks the record; an error names the field.
     pub fn to_record(&self) -> Result<VmRecord, String> {
         record_of(self)
     }

@@ -1,36 +1,36 @@
-//! One pass over the database file through one small buffer: `list`, `status` and gc look at ten thousand records in
-//! milliseconds, and at a hundred thousand in the same memory.
+//! Reads the database file in one pass through a small buffer: `list`, `status` and gc read ten thousand records in
+//! milliseconds, and a hundred thousand with the same memory.
 
 use super::record_view::{Fields, RecordView, Wanted};
 use crate::value::field_names::FieldNames;
 use crate::value::json_text::{Cursor, NOT_UTF_8, Nesting, Stop};
 use std::io::{self, Read, Seek, SeekFrom};
 
-/// Bytes of the buffer. A record is some 600 bytes; only one that is larger makes it grow.
+/// Size of the buffer in bytes. A record is about 600 bytes; the buffer grows only for a record that is larger.
 const BUFFER: usize = 64 * 1024;
 
-/// What stands where a root object should.
+/// What the error says is expected instead of the root object.
 pub(super) const ROOT: &str = "a JSON object with the key \"vms\"";
-/// What stands where the records should.
+/// What the error says is expected instead of the records.
 pub(super) const RECORDS: &str = "an object of VM records under \"vms\"";
 
-/// Why a text is no database.
+/// Why a text is not a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// It ends too early.
+    /// The text ends too early.
     CutOff,
-    /// This byte cannot stand there; what was expected.
+    /// This byte is not valid here; what was expected.
     Unexpected(u64, &'static str),
     /// Something follows the root object.
     Trailing(u64),
-    /// There are no records at all.
+    /// The key `vms` is missing.
     NoRecords,
-    /// `vms` stands there twice; where the second begins.
+    /// The key `vms` appears twice; where the second one begins.
     RecordsTwice(u64),
 }
 
 impl Fault {
-    /// The fault of a step that began `before` bytes behind the beginning.
+    /// Returns the fault of a step that began `before` bytes after the start of the file.
     pub(super) fn of(stop: Stop, before: u64) -> Fault {
         match stop {
             Stop::End => Fault::CutOff,
@@ -38,7 +38,7 @@ impl Fault {
         }
     }
 
-    /// For a person: what is wrong, and where. `text` is read once more for line and column.
+    /// Describes what is wrong and where, for a person. `text` is read again to find the line and column.
     pub(super) fn described(self, mut text: impl Read) -> io::Result<String> {
         let wanted = match self {
             Fault::CutOff => u64::MAX,
@@ -79,7 +79,7 @@ impl Fault {
 
 /// What a pass looks for.
 pub(super) struct Query<'n> {
-    /// The only record of interest, if there is one.
+    /// The only record to visit; `None` for all of them.
     only: Option<&'n str>,
     wanted: Wanted<'n>,
 }
@@ -90,14 +90,14 @@ impl<'n> Query<'n> {
         Query { only: None, wanted: Wanted::new(names, fields) }
     }
 
-    /// The record of this name.
+    /// All known fields of the record of this name.
     pub(super) fn at(names: &'n FieldNames, name: &'n str) -> Query<'n> {
         Query { only: Some(name), wanted: Wanted::new(names, Fields::All) }
     }
 }
 
-/// Calls `visit` with every record that is looked for, in file order. The whole file is checked: with an error, what was
-/// visited before it is worth nothing. The outer error is one of reading, the inner one of the text.
+/// Calls `visit` with every record that `look` selects, in file order. The whole file is checked; if there is an error,
+/// discard what was visited before it. The outer error is about reading, the inner one about the text.
 pub(super) fn records(
     file: impl Read + Seek,
     look: &Query<'_>,
@@ -108,7 +108,7 @@ pub(super) fn records(
     pass.window.described(ended)
 }
 
-/// The JSON text of this top-level value, where it is no longer than a few digits.
+/// Returns the JSON text of a top-level value; meant for values of a few digits.
 pub(super) fn top_level(file: impl Read + Seek, key: &str) -> io::Result<Result<Option<String>, String>> {
     let mut found = None;
     let mut window = Window::new(file);
@@ -121,7 +121,7 @@ pub(super) fn top_level(file: impl Read + Seek, key: &str) -> io::Result<Result<
     Ok(window.described(ended)?.map(|()| found))
 }
 
-/// The entries of the root object; `entry` steps over each value.
+/// Walks over the entries of the root object; `entry` steps over each value.
 fn entries<R: Read + Seek>(
     window: &mut Window<R>,
     mut entry: impl FnMut(&mut Window<R>, &str) -> io::Result<Result<(), Fault>>,
@@ -182,7 +182,7 @@ fn each_record<R: Read + Seek>(
     }
     let (mut is_first, mut is_last) = (true, false);
     while !is_last {
-        // A step is begun anew where the buffer ends inside of it: it shows its record last.
+        // A step starts over if the buffer ends inside it, so `visit` is called last.
         let step = window.step(|cursor| {
             let Some(key) = cursor.next_key(is_first)? else {
                 is_last = true;
@@ -204,7 +204,7 @@ fn each_record<R: Read + Seek>(
     Ok(Ok(()))
 }
 
-/// A record of no interest, checked like the others.
+/// Skips a record that is not wanted, but checks it like the others.
 fn skip_record(cursor: &mut Cursor<'_>) -> Result<(), Stop> {
     if cursor.peek()? != b'{' {
         return cursor.skip_value();
@@ -219,8 +219,8 @@ fn skip_record(cursor: &mut Cursor<'_>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// The wanted fields of one record. A record that is no object (a number, a list) is one bad record, not a corrupt
-/// file: its view stays empty.
+/// Reads the wanted fields of one record. A record that is not an object (a number, a list) is one bad record, not a
+/// corrupt file: its view stays empty.
 fn fields<'t>(cursor: &mut Cursor<'t>, wanted: &Wanted<'_>, view: &mut RecordView<'t>) -> Result<(), Stop> {
     if cursor.peek()? != b'{' {
         return cursor.skip_value();
@@ -242,11 +242,11 @@ fn fields<'t>(cursor: &mut Cursor<'t>, wanted: &Wanted<'_>, view: &mut RecordVie
     Ok(())
 }
 
-/// A part of the file, and how far it has been stepped over.
+/// A part of the file, and how much of it has been stepped over.
 struct Window<R> {
     file: R,
     buffer: Vec<u8>,
-    /// What is in the buffer and not stepped over.
+    /// The part of the buffer that has not been stepped over yet.
     start: usize,
     end: usize,
     /// Bytes of the file before the buffer.
@@ -263,12 +263,12 @@ impl<R: Read + Seek> Window<R> {
         Window { file, buffer: vec![0; size], start: 0, end: 0, before: 0, is_whole: false }
     }
 
-    /// How many bytes of the file lie behind.
+    /// How many bytes of the file have been stepped over.
     fn at(&self) -> u64 {
         self.before + self.start as u64
     }
 
-    /// Does a step; where the buffer ends before it, with more of the file again.
+    /// Makes a step; if the buffer ends too early, reads more of the file and tries again.
     fn step(
         &mut self,
         mut step: impl FnMut(&mut Cursor<'_>) -> Result<(), Stop>,
@@ -302,7 +302,7 @@ impl<R: Read + Seek> Window<R> {
         }
     }
 
-    /// Nothing but white space may follow.
+    /// Fails unless only white space follows.
     fn end(&mut self) -> io::Result<Result<(), Fault>> {
         loop {
             let mut cursor = Cursor::new(&self.buffer[self.start..self.end]);
@@ -317,7 +317,7 @@ impl<R: Read + Seek> Window<R> {
         }
     }
 
-    /// Reads on; what was not stepped over moves to the front.
+    /// Reads more of the file; what was not stepped over moves to the front of the buffer.
     fn more(&mut self) -> io::Result<()> {
         self.buffer.copy_within(self.start..self.end, 0);
         self.before += self.start as u64;
@@ -339,7 +339,7 @@ impl<R: Read + Seek> Window<R> {
         }
     }
 
-    /// A fault in words.
+    /// Describes a fault.
     fn described(mut self, ended: Result<(), Fault>) -> io::Result<Result<(), String>> {
         let Err(fault) = ended else { return Ok(Ok(())) };
         self.file.seek(SeekFrom::Start(0))?;
@@ -353,7 +353,7 @@ mod tests {
     use proptest::prelude::*;
     use std::io::Cursor as Memory;
 
-    /// What a pass through a buffer of this size sees, or why the text is none.
+    /// Returns what a pass with a buffer of this size sees, or why the text is not a database.
     fn seen(text: &[u8], size: usize, look: &Query<'_>) -> Result<Vec<(String, String, String)>, String> {
         let mut seen = Vec::new();
         let mut visit = |view: &RecordView<'_>| {
@@ -445,7 +445,7 @@ mod tests {
     }
 
     proptest! {
-        /// One byte of a database is another: what serde_json takes and refuses, every look takes and refuses.
+        /// With one byte of a database changed, every reader accepts and refuses the same texts as serde_json.
         #[test]
         fn a_damaged_file_is_judged_as_serde_json_judges_it(at in 0..SMALL.len(), byte in any::<u8>(), size in 1usize..200) {
             let mut text = SMALL.as_bytes().to_vec();

@@ -210,7 +210,7 @@ fn h17_a_corrupt_file_is_waited_for_once() {
     let first = took(&db);
     let others = took(&db) + took(&db) + took(&db);
     assert!(others < first / 2, "{first:?}, then {others:?}");
-    // Whoever repairs it is seen at once.
+    // A repaired file is noticed at once.
     std::fs::write(&path, r#"{"vms": {"a": {"vmid": 100, "status": "active"}}}"#).unwrap();
     assert!(db.record("a").unwrap().is_some());
 }

@@ -1,5 +1,5 @@
-//! Rows that `pvesh` and `pveum` print as JSON. A field that is missing, or of another type than it is in PVE 8 and 9,
-//! is nothing: these lists are of all that the node has, and one row that nobody foresaw must not hide the others.
+//! Rows that `pvesh` and `pveum` print as JSON. A field that is missing, or has a different type than in PVE 8 and 9,
+//! counts as missing: the lists contain everything on the node, and one unexpected row must not hide the others.
 
 use crate::value::lenient;
 use serde::Deserialize;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Version {
-    /// `8.4`, `9.0.3`.
+    /// For example `8.4` or `9.0.3`.
     #[serde(deserialize_with = "lenient::text")]
     pub release: Option<String>,
 }
@@ -17,10 +17,10 @@ pub(super) struct Version {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ClusterMember {
-    /// `node`, `cluster`.
+    /// `node` or `cluster`.
     #[serde(rename = "type", deserialize_with = "lenient::text")]
     pub kind: Option<String>,
-    /// It is the node that was asked.
+    /// Whether it is the node that was queried.
     #[serde(rename = "local", deserialize_with = "lenient::is_one")]
     pub is_this: bool,
     #[serde(deserialize_with = "lenient::text")]
@@ -39,36 +39,36 @@ pub(super) struct Pool {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct User {
-    /// With its realm: `blockhost@pve`.
+    /// The name with its realm: `blockhost@pve`.
     #[serde(rename = "userid", deserialize_with = "lenient::text")]
     pub name: Option<String>,
 }
 
-/// A role, as `pveum role list` shows it.
+/// A role, from `pveum role list`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct Role {
     /// Its name.
     #[serde(rename = "roleid", deserialize_with = "lenient::text")]
     pub name: Option<String>,
-    /// What it allows, separated by commas.
+    /// Its privileges, separated by commas.
     #[serde(rename = "privs", deserialize_with = "lenient::text")]
     pub privileges: Option<String>,
 }
 
-/// A token, as `pveum user token list` shows it.
+/// A token, from `pveum user token list`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct ApiToken {
-    /// Its name below the user's.
+    /// Its name, without the user's.
     #[serde(rename = "tokenid", deserialize_with = "lenient::text")]
     pub name: Option<String>,
-    /// It may only what its own rules say *and* its user may.
+    /// Whether privileges are separated: the token may do only what both its own rules and those of its user allow.
     #[serde(rename = "privsep", deserialize_with = "lenient::is_one")]
     pub is_separated: bool,
 }
 
-/// What `pveum user token add` prints.
+/// The output of `pveum user token add`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct NewToken {
@@ -76,11 +76,11 @@ pub(super) struct NewToken {
     pub value: Option<String>,
 }
 
-/// A rule of who may do what where, as `pveum acl list` shows it.
+/// An access rule: who may do what where, from `pveum acl list`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct AclEntry {
-    /// `/vms/100`.
+    /// The path, for example `/vms/100`.
     #[serde(deserialize_with = "lenient::text")]
     pub path: Option<String>,
     /// `user`, `group` or `token`.
@@ -92,7 +92,7 @@ pub struct AclEntry {
     /// The role.
     #[serde(rename = "roleid", deserialize_with = "lenient::text")]
     pub role: Option<String>,
-    /// It holds below the path, too.
+    /// Whether the rule also applies below the path.
     #[serde(rename = "propagate", default = "lenient::yes", deserialize_with = "lenient::unless_off")]
     pub propagates: bool,
 }

@@ -1,4 +1,4 @@
-//! What the template's builder asks of a node: VMs, their volumes, and who may do what with them.
+//! What the template builder needs from a node: VMs, their volumes, and access rules.
 
 use super::{AclEntry, ProxmoxCli, SHORT};
 use crate::host::clock::Deadline;
@@ -12,14 +12,14 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::Duration;
 
-/// Limit of a call that makes, frees or converts volumes.
+/// Limit of a call that creates, frees or converts volumes.
 const LONG: Duration = Duration::from_secs(300);
 /// Limit of a call that copies a whole disk.
 const COPY: Duration = Duration::from_secs(1200);
-/// How long somebody else's lock on a VM is waited for, by calling again (H22).
+/// How long to wait for somebody else's lock on a VM, by calling again (H22).
 const LOCKED: Duration = Duration::from_secs(90);
 
-/// A grant on a VM's path, as `pveum acl list` has it.
+/// A grant on a VM's path, from `pveum acl list`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// `user`, `group` or `token`.
@@ -29,24 +29,24 @@ pub struct Grant {
     pub ugid: String,
     /// The role.
     pub roleid: String,
-    /// Whether it holds below the path, too.
+    /// Whether it also applies below the path.
     pub propagate: bool,
 }
 
-/// Program and the words that tell what was done: a VM's options would fill a screen.
+/// Shortens a call to the program and the words that say what it does: a VM's options would fill a screen.
 fn short(name: &str, words: &[&str]) -> String {
     let shown: Vec<&str> = words.iter().copied().take_while(|word| !word.starts_with("--")).collect();
     format!("{name} {}", shown.join(" ")).trim_end().to_owned()
 }
 
-/// How a call ended, named in short.
+/// The result of a call, with the call in short form.
 struct Answer {
     call: String,
     ended: Ended,
 }
 
 impl Answer {
-    /// Its standard output, where it ended well.
+    /// Returns the standard output; fails if the call failed.
     fn must(self) -> anyhow::Result<String> {
         match self.refusal() {
             None => Ok(self.ended.stdout),
@@ -54,12 +54,12 @@ impl Answer {
         }
     }
 
-    /// The end of what it said, where it failed.
+    /// Returns the end of the output if the call failed.
     fn refusal(&self) -> Option<String> {
         (!self.ended.status.success()).then(|| self.ended.last_words())
     }
 
-    /// It failed, and said so in these words.
+    /// Whether the call failed with these words in its output.
     fn refused_with(&self, words: &str) -> bool {
         self.refusal().is_some_and(|said| said.contains(words))
     }
@@ -69,14 +69,14 @@ fn or_nothing(words: &str) -> &str {
     if words.is_empty() { "it said nothing" } else { words }
 }
 
-/// Both wordings of "there is no such VM" (H33).
+/// Whether the output is one of the two wordings of "there is no such VM" (H33).
 fn says_missing(words: &str) -> bool {
     (words.contains("Configuration file '") && words.contains("' does not exist"))
         || words.contains("unable to find configuration file for VM")
 }
 
 impl ProxmoxCli {
-    /// Whether the tools can be called at all; the error says what is missing.
+    /// Checks that the tools can be called; the error says what is missing.
     pub fn check(&self) -> anyhow::Result<()> {
         match &self.host {
             ProxmoxHost::Local => {
@@ -104,7 +104,7 @@ impl ProxmoxCli {
         Ok(())
     }
 
-    /// Runs a tool as [`ProxmoxCli::call`] does, and names it in short.
+    /// Runs a tool like [`ProxmoxCli::call`], and keeps the call in short form for messages.
     fn say(
         &self,
         name: &str,
@@ -127,7 +127,7 @@ impl ProxmoxCli {
         self.say(name, words, Input::Nothing, SHORT, |_| {})
     }
 
-    /// A change; called again while somebody else holds the VM's file lock (H22).
+    /// Makes a change; repeats the call while somebody else holds the VM's file lock (H22).
     fn change(&self, words: &[&str], limit: Duration, mut heard: impl FnMut(&str)) -> anyhow::Result<String> {
         let deadline = Deadline::after(crate::host::failpoint::limit("template-locked", LOCKED));
         let mut pause = Duration::from_millis(500);
@@ -141,8 +141,8 @@ impl ProxmoxCli {
         }
     }
 
-    /// The configuration of a VM; `None` where this node has none of that VMID. Anything else than the two wordings for
-    /// that is an error, no absence (H33, H49).
+    /// Returns the configuration of a VM; `None` if this node has no VM with that VMID. Any output other than the two
+    /// wordings for that is an error and does not mean that the VM is absent (H33, H49).
     pub fn config(&self, vmid: Vmid) -> anyhow::Result<Option<GuestConfig>> {
         let said = self.query("qm", &["config", &vmid.to_string()])?;
         if said.refusal().is_some_and(|words| says_missing(&words)) {
@@ -151,7 +151,7 @@ impl ProxmoxCli {
         said.must().map(|text| Some(GuestConfig::parse(&text)))
     }
 
-    /// Whether nobody in the cluster has the VMID, containers included.
+    /// Whether nothing in the cluster has the VMID, including containers.
     pub fn is_free(&self, vmid: Vmid) -> anyhow::Result<bool> {
         let words = ["get", "/cluster/nextid", "--vmid", &vmid.to_string(), "--output-format", "json"];
         let said = self.query("pvesh", &words)?;
@@ -164,7 +164,7 @@ impl ProxmoxCli {
         Ok(true)
     }
 
-    /// A storage that takes disks; `None` where there is none of that name that does.
+    /// Returns a storage that takes disks; `None` if there is no such storage of that name.
     pub fn storage(&self, storage: &StorageId) -> anyhow::Result<Option<StorageRow>> {
         let said = self.query("pvesm", &["status", "--storage", storage.as_str(), "--content", "images"])?;
         if said.refused_with("does not exist") {
@@ -173,7 +173,7 @@ impl ProxmoxCli {
         said.must().map(|text| guest_config::storage(&text, storage.as_str()))
     }
 
-    /// The disks on a storage; of one VMID, if named.
+    /// Returns the disks on a storage, or only those of one VMID if it is given.
     pub fn volumes(&self, storage: &str, vmid: Option<Vmid>) -> anyhow::Result<Vec<ListedVolume>> {
         let vmid = vmid.map(|vmid| vmid.to_string());
         let mut words = vec!["list", storage, "--content", "images"];
@@ -185,12 +185,12 @@ impl ProxmoxCli {
         Ok(found)
     }
 
-    /// Frees a volume that no VM has.
+    /// Frees a volume that belongs to no VM.
     pub fn free(&self, volid: &str) -> anyhow::Result<()> {
         self.say("pvesm", &["free", volid], Input::Nothing, LONG, |_| {})?.must().map(drop)
     }
 
-    /// Whether the node has a network device of that name; the reason where not.
+    /// Checks whether the node has a network device of that name; the inner error says why not.
     pub fn bridge(&self, bridge: &BridgeName) -> anyhow::Result<Result<(), String>> {
         let refusal = self.query("ip", &["link", "show", "dev", bridge.as_str()])?.refusal();
         Ok(refusal.map_or(Ok(()), Err))
@@ -214,8 +214,8 @@ impl ProxmoxCli {
         self.change(&words, LONG, |_| {}).map(drop)
     }
 
-    /// `qm importdisk`: a file of the node becomes a disk that no drive uses yet. Gives what it says it has made;
-    /// `percent` hears how far it is.
+    /// `qm importdisk`: imports a file of the node as a disk that no drive uses yet. Returns what it reports to have
+    /// created; `percent` is called with the progress.
     pub fn import(
         &self,
         vmid: Vmid,
@@ -232,7 +232,7 @@ impl ProxmoxCli {
         Ok(guest_config::imported(&said))
     }
 
-    /// `qm template`: exit 0 proves nothing, neither does `template: 1` (H32).
+    /// `qm template`: exit 0 proves nothing, and neither does `template: 1` (H32).
     pub fn template(&self, vmid: Vmid) -> anyhow::Result<()> {
         self.change(&["template", &vmid.to_string()], LONG, |_| {}).map(drop)
     }
@@ -257,7 +257,8 @@ impl ProxmoxCli {
         self.change(&words, COPY, heard).map(drop)
     }
 
-    /// `qm destroy`; with `purge` also out of backup jobs. A volume that it could not free is only a warning of its (H32).
+    /// `qm destroy`; with `purge` the VM is also removed from backup jobs. `qm` only warns about a volume that it could
+    /// not free (H32).
     pub fn destroy(&self, vmid: Vmid, purge: bool) -> anyhow::Result<()> {
         let purge = if purge { "1" } else { "0" };
         self.change(&["destroy", &vmid.to_string(), "--purge", purge], LONG, |_| {}).map(drop)
@@ -268,7 +269,7 @@ impl ProxmoxCli {
         self.change(&["unlock", &vmid.to_string()], SHORT, |_| {}).map(drop)
     }
 
-    /// Who may do what with a VM. Proxmox forgets it with the VM, and the next one of that VMID has none.
+    /// Returns the grants on a VM. Proxmox forgets them with the VM, and the next VM with that VMID has none.
     pub fn grants(&self, vmid: Vmid) -> anyhow::Result<Vec<Grant>> {
         let text = self.query("pveum", &["acl", "list", "--output-format", "json"])?.must()?;
         let list: Vec<AclEntry> = serde_json::from_str(&text)
@@ -285,7 +286,7 @@ impl ProxmoxCli {
             .collect())
     }
 
-    /// Grants it again.
+    /// Sets such a grant again.
     pub fn grant(&self, vmid: Vmid, grant: &Grant) -> anyhow::Result<()> {
         let to = match grant.kind.as_str() {
             "user" => "--users",
@@ -300,7 +301,7 @@ impl ProxmoxCli {
         self.query("pveum", &words)?.must().map(drop)
     }
 
-    /// The pool a VM is in.
+    /// Returns the pool of a VM.
     pub fn pool(&self, vmid: Vmid) -> anyhow::Result<Option<String>> {
         let words = ["get", "/cluster/resources", "--type", "vm", "--output-format", "json"];
         let text = self.query("pvesh", &words)?.must()?;
@@ -309,7 +310,8 @@ impl ProxmoxCli {
         Ok(list.into_iter().find(|guest| guest.vmid == Some(vmid.get().into())).and_then(|guest| guest.pool))
     }
 
-    /// Brings a file to the node where that is another machine: into `folder`, which is made. Gives its name there.
+    /// Copies a file to the node, into the new directory `folder`, if the node is another host. Returns the file's path
+    /// there.
     pub fn bring(&self, file: &Path, folder: &str) -> anyhow::Result<String> {
         let ProxmoxHost::Ssh(target) = &self.host else {
             return Ok(file.display().to_string());
@@ -331,7 +333,7 @@ impl ProxmoxCli {
         Ok(path)
     }
 
-    /// Removes what [`ProxmoxCli::bring`] made.
+    /// Removes what [`ProxmoxCli::bring`] created.
     pub fn take_away(&self, folder: &str) -> anyhow::Result<()> {
         match self.host {
             ProxmoxHost::Local => Ok(()),

@@ -50,7 +50,7 @@ fn what_serde_json_takes_and_refuses_is_taken_and_refused() {
         let theirs = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
         assert_eq!(whole(text.as_bytes()).is_ok(), theirs, "{text}");
     }
-    // What no Rust text can hold, but other programs write.
+    // Valid in other programs, but not representable in a Rust string.
     assert_eq!(whole(br#"["\ud800"]"#), Ok(()));
     assert_eq!(whole(b"[\"\xff\"]"), Err(Stop::Bad(2, NOT_UTF_8)));
     assert_eq!(whole(b"[\"\xed\xa0\x80\"]"), Err(Stop::Bad(2, NOT_UTF_8)));
