@@ -159,6 +159,8 @@ fn h36_h54_each_fault_of_the_network_is_found() {
         &["guard-incomplete", "port-behind-firewall", "route-missing"],
         || {
             control.power(100, Power::Stopped).unwrap();
+            // A post-stop that comes when the VM is on again leaves everything on.
+            until("post-stop has run", || !lab.path("node/run/blockhost-guard/100.json").exists());
             control.set(100, "net0", &format!("{net0},firewall=1")).unwrap();
             control.power(100, Power::Running).unwrap();
         },
