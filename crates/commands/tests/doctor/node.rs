@@ -136,6 +136,8 @@ fn h36_h54_each_fault_of_the_network_is_found() {
         &tfvars,
         replace("vmbr0", "vmbr7"),
     );
+    // A post-stop that comes when the VM is on again leaves everything on.
+    let post_stop = || until("post-stop has run", || !lab.path("node/run/blockhost-guard/100.json").exists());
     // QEMU has its tap long before it is a port.
     let control = lab.control();
     let net0 = control.snapshot().unwrap().guests[&100].config["net0"].clone();
@@ -144,6 +146,7 @@ fn h36_h54_each_fault_of_the_network_is_found() {
         &["card-missing", "guard-incomplete", "route-missing"],
         || {
             control.power(100, Power::Stopped).unwrap();
+            post_stop();
             control.unset(100, "net0").unwrap();
             control.power(100, Power::Running).unwrap();
         },
@@ -159,8 +162,7 @@ fn h36_h54_each_fault_of_the_network_is_found() {
         &["guard-incomplete", "port-behind-firewall", "route-missing"],
         || {
             control.power(100, Power::Stopped).unwrap();
-            // A post-stop that comes when the VM is on again leaves everything on.
-            until("post-stop has run", || !lab.path("node/run/blockhost-guard/100.json").exists());
+            post_stop();
             control.set(100, "net0", &format!("{net0},firewall=1")).unwrap();
             control.power(100, Power::Running).unwrap();
         },
