@@ -109,29 +109,32 @@ fn temporary_in(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
 /// Removes temporary files that nobody holds. What cannot be looked at or removed stays: it is litter, no danger.
 #[allow(clippy::disallowed_methods, reason = "this is the room that removes files")]
 pub fn remove_abandoned(folder: &Path) {
-    for path in abandoned(folder) {
+    for (path, lock) in abandoned_and_locked(folder) {
         let _ = std::fs::remove_file(path);
+        // Not before: a writer that has just created the file would lock it, see that it is there, and lose it.
+        drop(lock);
     }
 }
 
 /// The temporary files of a folder that nobody holds: half-written by commands that died.
 pub fn abandoned(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+    abandoned_and_locked(folder).map(|(path, _)| path).collect()
+}
+
+/// Each with the lock that proves that nobody holds it, for as long as the caller keeps it.
+fn abandoned_and_locked(folder: &Path) -> impl Iterator<Item = (PathBuf, std::fs::File)> {
+    std::fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|entry| {
         let name = entry.file_name();
         let name = name.as_encoded_bytes();
         if !name.starts_with(TEMPORARY_PREFIX.as_bytes()) || !name.ends_with(TEMPORARY_SUFFIX.as_bytes()) {
-            continue;
+            return None;
         }
         let path = entry.path();
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        if let Ok(file) = rustix::fs::open(&path, flags, Mode::empty()).map(std::fs::File::from)
-            && file.try_lock().is_ok()
-        {
-            found.push(path);
-        }
-    }
-    found
+        let file = rustix::fs::open(&path, flags, Mode::empty()).map(std::fs::File::from).ok()?;
+        file.try_lock().ok()?;
+        Some((path, file))
+    })
 }
 
 /// Sets the permission bits of a file of ours; a link, or what is no regular file, is refused.
@@ -391,6 +394,22 @@ mod tests {
         assert!(held.path().exists(), "another writer still works on it");
         drop(held);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn h05_who_removes_leftovers_never_takes_the_file_of_a_writer_that_has_just_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..1_000 {
+                        let file = temporary_in(dir.path()).unwrap();
+                        std::thread::yield_now();
+                        assert!(file.path().exists());
+                    }
+                });
+            }
+        });
     }
 
     #[test]
