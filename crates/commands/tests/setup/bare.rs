@@ -24,7 +24,9 @@ impl Bare {
     }
 
     pub fn of(builder: lab::LabBuilder) -> Bare {
-        let bare = Bare(builder.no_database().start().unwrap());
+        // Setup refuses directories below /dev, where TMPDIR may be.
+        let folder = tempfile::Builder::new().prefix("lab-").tempdir_in("/tmp").unwrap().keep();
+        let bare = Bare(builder.dir(folder).no_database().start().unwrap());
         for role in
             ["BlockHost", "BlockHostTemplate", "BlockHostStorage", "BlockHostAudit", "BlockHostNetwork"]
         {
