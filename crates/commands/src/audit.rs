@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Parser, ValueEnum};
 use provisioner::host::Host;
-use provisioner::host::clock;
+use provisioner::host::doors::Doors;
 use provisioner::host::pager::Pager;
 use provisioner::store::audit_trail::{AuditLine, AuditTrail, Wanted};
 use provisioner::value::vm_name::VmName;
@@ -67,7 +67,8 @@ fn parse_since(text: &str) -> Result<DateTime<Utc>, String> {
         _ => return parse_moment(text).map_err(|why| format!("{why}, or how long ago, such as 12h or 7d")),
     };
     let seconds = number.parse().ok().and_then(|number: i64| number.checked_mul(seconds));
-    let ago = seconds.and_then(TimeDelta::try_seconds).and_then(|ago| clock::now().checked_sub_signed(ago));
+    let ago =
+        seconds.and_then(TimeDelta::try_seconds).and_then(|ago| Doors::real().now().checked_sub_signed(ago));
     ago.ok_or_else(|| "that is too long ago".to_string())
 }
 
@@ -192,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_moment_may_be_told_as_how_long_ago() {
-        let now = clock::now();
+        let now = Doors::real().now();
         for (text, seconds) in
             [("90min", 5400), ("12h", 43_200), ("7d", 604_800), ("2w", 1_209_600), ("30s", 30)]
         {

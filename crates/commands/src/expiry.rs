@@ -1,7 +1,7 @@
 //! What the commands have in common that set the end of a VM's time: moments on the command line, and words for them.
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use provisioner::host::clock;
+use provisioner::host::doors::Doors;
 use provisioner::operation::resume::shortens;
 use provisioner::value::timestamp;
 
@@ -18,7 +18,7 @@ pub fn parse_moment(text: &str) -> Result<DateTime<Utc>, String> {
 /// Parses a moment that lies in the future.
 pub fn parse_future(text: &str) -> Result<DateTime<Utc>, String> {
     let end = parse_moment(text)?;
-    if end <= clock::now() { Err(format!("{} has passed", timestamp::to_text(end))) } else { Ok(end) }
+    if end <= Doors::real().now() { Err(format!("{} has passed", timestamp::to_text(end))) } else { Ok(end) }
 }
 
 /// How far away the expiry is, and what it was before if it has changed.

@@ -3,7 +3,7 @@
 use crate::{Common, answer, can_ask, confirmed, on_terminal, say};
 use chrono::{DateTime, Utc};
 use clap::Parser;
-use provisioner::host::{Host, clock};
+use provisioner::host::Host;
 use provisioner::operation::Context;
 use provisioner::operation::gc::{Options, Report, gc};
 use provisioner::operation::mock;
@@ -65,10 +65,10 @@ impl GcCommand {
         let ctx = Context::open(host, self.mock)?;
         let run = |options| if self.mock { mock::gc(&ctx, options) } else { gc(&ctx, options) };
         if self.execute && !self.yes && can_ask() {
-            ask(&run(Options { execute: false, ..options })?, options)?;
+            ask(&run(Options { execute: false, ..options })?, options, host.now())?;
         }
         let report = run(options)?;
-        answer(&summary(&report, options, on_terminal()))?;
+        answer(&summary(&report, options, on_terminal(), host.now()))?;
         for note in &report.notes {
             crate::warn(note);
         }
@@ -91,14 +91,14 @@ impl GcCommand {
 }
 
 /// Asks whether more than one VM is to be suspended or destroyed. What a safety check holds back needs no answer.
-fn ask(found: &Report, options: Options) -> anyhow::Result<()> {
+fn ask(found: &Report, options: Options, now: DateTime<Utc>) -> anyhow::Result<()> {
     let count = |names: &[VmName], brake: &Option<Brake>| if brake.is_some() { 0 } else { names.len() };
     let suspend = count(&found.candidates.suspend, &found.suspend_brake);
     let destroy = count(&found.candidates.destroy, &found.brake);
     if suspend + destroy < 2 {
         return Ok(());
     }
-    for line in summary(found, Options { execute: false, ..options }, true).lines() {
+    for line in summary(found, Options { execute: false, ..options }, true, now).lines() {
         say(line);
     }
     let question = format!("Suspend {suspend} and destroy {destroy} of these VMs?");
@@ -125,7 +125,7 @@ fn counted(what: &str, count: usize) -> String {
 }
 
 /// The counts first, in the form callers parse; then one line per VM: plain, or aligned on a terminal.
-fn summary(report: &Report, options: Options, aligned: bool) -> String {
+fn summary(report: &Report, options: Options, aligned: bool, now: DateTime<Utc>) -> String {
     let found = &report.candidates;
     let mut text = String::new();
     if !options.destroy_only {
@@ -156,7 +156,7 @@ fn summary(report: &Report, options: Options, aligned: bool) -> String {
     for (name, what) in lines {
         // A reason is shown only where a person still has to decide, not for what has been done.
         let why = found.due.get(name).filter(|_| what.starts_with("would") || what.starts_with("due"));
-        let why = why.map(|due| reason(due, clock::now())).unwrap_or_default();
+        let why = why.map(|due| reason(due, now)).unwrap_or_default();
         text.push_str(&format!("  {:<width$}  {what}{why}\n", name.as_str()));
     }
     if options.execute {

@@ -178,14 +178,15 @@ pub fn run_vms(
     let names = vms.names();
     run(&vms.common, vms.mock, |host| {
         first(host)?;
-        let one = |name: &VmName| about(name, Context::open(host, vms.mock).and_then(|ctx| body(&ctx, name)));
+        let opened = Context::open(host, vms.mock);
         if let [name] = names.as_slice() {
-            return one(name);
+            return about(name, opened.and_then(|ctx| body(&ctx, name)));
         }
+        let ctx = opened?;
         let mut failed = 0;
         for name in &names {
             let done = match host.interrupt.check() {
-                Ok(()) => one(name),
+                Ok(()) => about(name, body(&ctx, name)),
                 Err(error) => Err(error.context(format!("VM {name}: nothing was done"))),
             };
             if let Err(error) = done {

@@ -39,9 +39,14 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Each product file with the lines that are neither comments nor tests.
+/// Each file of the library with the lines that are neither comments nor tests.
 fn product() -> Vec<(String, Vec<String>)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    lines_of("src")
+}
+
+/// The same of a folder beside the library's own.
+fn lines_of(folder: &str) -> Vec<(String, Vec<String>)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut files = Vec::new();
     sources(&root, &mut files);
     files.sort();
@@ -99,6 +104,47 @@ fn only_host_opens_a_door_to_the_machine() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Whoever acts has a host, and its doors lead to the machine that whoever made it meant: one that a module could reach
+/// without it would be the real one in a simulation, or another thread's.
+#[test]
+fn the_machine_is_reached_by_a_host_alone() {
+    // What BLOCKHOST_FAULT says to this process.
+    let rules = "static RULES: OnceLock<Rules>";
+    let global = |line: &str| {
+        let mut words = line.split_whitespace().skip_while(|word| word.starts_with("pub"));
+        words.next() == Some("static") || line.contains("LazyLock")
+    };
+    // Where a host is made, and the doors themselves.
+    let makes_doors = ["host/mod.rs", "host/doors.rs"];
+    // The other ways to a clock; what is asked of a host is all the same in a simulation.
+    let clocks = ["Utc::now", "Instant::now", "SystemTime::now", "thread::sleep"];
+    let has_clock = ["host/clock.rs", "host/failpoint.rs"];
+    let mut wrong = BTreeSet::new();
+    for (file, lines) in product() {
+        for line in &lines {
+            let is_global = global(line) && !(file == "host/failpoint.rs" && line.contains(rules));
+            let makes = (line.contains("Doors::real") || line.contains("Doors::simulated"))
+                && !makes_doors.contains(&file.as_str());
+            let reads =
+                clocks.iter().any(|clock| line.contains(clock)) && !has_clock.contains(&file.as_str());
+            if is_global || makes || reads {
+                wrong.insert(format!("{file}: {}", line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What a thread carries unseen, a second thread does not have.
+#[test]
+fn no_part_of_the_product_keeps_anything_in_a_thread() {
+    let files = [product(), lines_of("../commands/src")].concat();
+    assert!(files.iter().any(|(file, _)| file == "step_line.rs"));
+    let keeps = |lines: &[String]| lines.iter().any(|line| line.contains("thread_local"));
+    let wrong: Vec<_> = files.iter().filter(|(_, lines)| keeps(lines)).map(|(file, _)| file).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
 /// Each command chooses once; whoever is called by either must not have to ask.
 #[test]
 fn mock_vms_are_one_files_affair() {
@@ -133,7 +179,7 @@ fn each_vms_folder_and_the_nodes_access_are_made_in_one_place() {
 fn the_reading_of_sources_sees_what_it_must() {
     assert_eq!(named("use crate::store::settings::{Broker, Settings};"), ["store::settings"]);
     assert_eq!(
-        named("let x = crate::host::clock::now() + crate::value::text::f();"),
+        named("let x: crate::host::clock::Deadline = crate::value::text::f();"),
         ["host::clock", "value::text"]
     );
     let files = product();

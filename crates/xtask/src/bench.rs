@@ -6,6 +6,7 @@ use anyhow::{Context, ensure};
 use lab::Lab;
 use lab::model::NewGuest;
 use nix::sys::resource::{UsageWho, getrusage};
+use provisioner::host::doors::Doors;
 use provisioner::plan::allocation;
 use provisioner::store::vm_database::VmDatabase;
 use provisioner::value::address::{Ipv4Network, Ipv4Pool};
@@ -212,7 +213,7 @@ fn library() -> anyhow::Result<()> {
 /// What create does with the database: a look for the likely VMID, the locked allocation, the registration.
 fn allocate_and_register(path: &Path, name: &str) -> anyhow::Result<()> {
     let names = FieldNames::default();
-    let database = VmDatabase::new(path, &names);
+    let database = VmDatabase::new(Doors::real(), path, &names);
     let network = Ipv4Network::parse("10.0.0.0/8")?;
     let pool = Ipv4Pool {
         network,

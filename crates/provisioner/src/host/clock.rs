@@ -36,6 +36,11 @@ impl Doors {
         Deadline { at: self.instant() + limit, doors: self }
     }
 
+    /// The end of the time limit `name` ([`Doors::limit`]), counted from now.
+    pub fn deadline_of(self, name: &str, usual: Duration) -> Deadline {
+        self.deadline(self.limit(name, usual))
+    }
+
     /// Counts time from now on.
     pub fn stopwatch(self) -> Stopwatch {
         Stopwatch { begun: self.instant(), doors: self }
@@ -92,36 +97,5 @@ impl Deadline {
     /// The same, but wakes within 20 ms of a signal.
     pub fn sleep_unless(&self, interrupt: &Interrupt, time: Duration) {
         interrupt.sleep(self.doors, time.min(self.left()));
-    }
-}
-
-// Until every caller has a host at hand.
-
-/// See [`Doors::now`].
-pub fn now() -> DateTime<Utc> {
-    Doors::of_thread().now()
-}
-
-/// See [`Doors::uptime`].
-pub fn uptime() -> Option<Uptime> {
-    Doors::of_thread().uptime()
-}
-
-/// See [`Doors::sleep`].
-pub fn sleep(time: Duration) {
-    Doors::of_thread().sleep(time);
-}
-
-impl Stopwatch {
-    /// See [`Doors::stopwatch`].
-    pub fn start() -> Stopwatch {
-        Doors::of_thread().stopwatch()
-    }
-}
-
-impl Deadline {
-    /// See [`Doors::deadline`].
-    pub fn after(limit: Duration) -> Deadline {
-        Doors::of_thread().deadline(limit)
     }
 }

@@ -52,21 +52,6 @@ impl Doors {
     }
 }
 
-/// See [`Doors::reached`].
-pub fn reached(name: &str) -> io::Result<()> {
-    Doors::of_thread().reached(name)
-}
-
-/// See [`Doors::before_write`].
-pub fn before_write() -> io::Result<()> {
-    Doors::of_thread().before_write()
-}
-
-/// See [`Doors::limit`].
-pub fn limit(name: &str, usual: Duration) -> Duration {
-    Doors::of_thread().limit(name, usual)
-}
-
 #[derive(Default)]
 struct Rules {
     list: Vec<(String, String)>,

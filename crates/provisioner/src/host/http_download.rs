@@ -5,6 +5,7 @@
 //! abandoned thread ends by its own time limits or with the process.
 
 use super::clock::Deadline;
+use super::doors::Doors;
 use super::interrupt::Interrupt;
 use super::proxmox_api::certificates;
 use crate::value::web_address::WebAddress;
@@ -104,6 +105,7 @@ const CHUNK: usize = 128 << 10;
 /// Fetches `address` from byte `from` on. `begun` is called first, with the offset at which the answer begins; then
 /// `bytes` gets each piece. Returns once everything announced has arrived.
 pub fn fetch(
+    doors: Doors,
     address: &WebAddress,
     from: u64,
     patience: Patience,
@@ -122,7 +124,7 @@ pub fn fetch(
         let _ = tell.send(end);
     });
     let name = || address.to_string();
-    let mut quiet_until = Deadline::after(patience.silence);
+    let mut quiet_until = doors.deadline(patience.silence);
     let (mut got, mut announced) = (0u64, None);
     loop {
         if interrupt.requested() {
@@ -160,7 +162,7 @@ pub fn fetch(
                 };
             }
         }
-        quiet_until = Deadline::after(patience.silence);
+        quiet_until = doors.deadline(patience.silence);
     }
 }
 

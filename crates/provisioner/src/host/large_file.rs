@@ -4,7 +4,7 @@
 //! A link in the last component of a path is never followed: root works here next to directories that others can write
 //! to (H29).
 
-use super::failpoint;
+use super::doors::Doors;
 use super::interrupt::Interrupt;
 use super::replace_file::folder_of;
 use rustix::fs::{Mode, OFlags};
@@ -29,18 +29,18 @@ pub struct GrowingFile {
 
 impl GrowingFile {
     /// Opens `path` to continue at its end, and creates it if missing.
-    pub fn open(path: &Path) -> io::Result<GrowingFile> {
-        GrowingFile::open_as(path, OFlags::empty())
+    pub fn open(doors: Doors, path: &Path) -> io::Result<GrowingFile> {
+        GrowingFile::open_as(doors, path, OFlags::empty())
     }
 
     /// Starts `path` over as an empty file.
-    pub fn begin(path: &Path) -> io::Result<GrowingFile> {
-        GrowingFile::open_as(path, OFlags::TRUNC)
+    pub fn begin(doors: Doors, path: &Path) -> io::Result<GrowingFile> {
+        GrowingFile::open_as(doors, path, OFlags::TRUNC)
     }
 
-    fn open_as(path: &Path, more: OFlags) -> io::Result<GrowingFile> {
+    fn open_as(doors: Doors, path: &Path, more: OFlags) -> io::Result<GrowingFile> {
         let open = || -> io::Result<GrowingFile> {
-            failpoint::before_write()?;
+            doors.before_write()?;
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
             let file = File::from(rustix::fs::open(path, flags | more, Mode::from_raw_mode(OWN))?);
             let found = file.metadata()?;
@@ -116,8 +116,8 @@ impl GrowingFile {
 }
 
 /// Syncs a complete file to disk and renames it to `name`.
-pub fn complete(path: &Path, name: &Path) -> io::Result<()> {
-    GrowingFile::open(path)?.complete(name)
+pub fn complete(doors: Doors, path: &Path, name: &Path) -> io::Result<()> {
+    GrowingFile::open(doors, path)?.complete(name)
 }
 
 /// Opens a regular file for reading; refuses a symbolic link.
@@ -237,8 +237,8 @@ mod tests {
     fn h14_a_file_grows_and_gets_its_name_at_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let (part, name) = (dir.path().join("a.part"), dir.path().join("a"));
-        GrowingFile::open(&part).unwrap().append(b"one").unwrap();
-        let mut again = GrowingFile::open(&part).unwrap();
+        GrowingFile::open(Doors::real(), &part).unwrap().append(b"one").unwrap();
+        let mut again = GrowingFile::open(Doors::real(), &part).unwrap();
         assert_eq!(again.length(), 3);
         again.append(b"two").unwrap();
         assert!(!name.exists());
@@ -256,7 +256,10 @@ mod tests {
         let (target, link) = (dir.path().join("target"), dir.path().join("link"));
         std::fs::write(&target, "secret").unwrap();
         std::os::unix::fs::symlink(&target, &link).unwrap();
-        assert!(GrowingFile::open(&link).is_err() && GrowingFile::begin(&link).is_err());
+        assert!(
+            GrowingFile::open(Doors::real(), &link).is_err()
+                && GrowingFile::begin(Doors::real(), &link).is_err()
+        );
         assert_eq!(open_plain(&link).unwrap_err().to_string(), "it is a symbolic link");
         assert!(open_plain(dir.path()).is_err());
         assert_eq!(std::fs::read(&target).unwrap(), b"secret");
@@ -271,7 +274,7 @@ mod tests {
         interrupt.request(true);
         let mut file = open_plain(&path).unwrap();
         assert!(sha512(&mut file, &interrupt, |_| {}).is_err());
-        let mut copy = GrowingFile::begin(&dir.path().join("b")).unwrap();
+        let mut copy = GrowingFile::begin(Doors::real(), &dir.path().join("b")).unwrap();
         assert!(copy.append_file(&mut file, u64::MAX, &interrupt, |_| {}).is_err());
     }
 }

@@ -151,6 +151,11 @@ impl Host {
         self.doors.deadline(limit)
     }
 
+    /// The end of a time limit that tests may make shorter.
+    pub fn deadline_of(&self, name: &str, usual: Duration) -> Deadline {
+        self.doors.deadline_of(name, usual)
+    }
+
     /// Counts time from now on.
     pub fn stopwatch(&self) -> Stopwatch {
         self.doors.stopwatch()

@@ -1,7 +1,7 @@
 //! Writes files completely or not at all (hazard H14), and so that those who need them can read them afterwards (H15).
 
 use super::accounts::Account;
-use super::failpoint;
+use super::doors::Doors;
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use std::ffi::OsStr;
@@ -20,14 +20,16 @@ pub const PRIVATE: u32 = 0o640;
 ///
 /// An existing file keeps its owner, group and mode. A new one gets `mode` and, if root writes it, the directory's
 /// owner and group, so that user blockhost can use it. `label` names the write in fault injection (`write.<label>.…`).
-pub fn replace(path: &Path, bytes: &[u8], mode: u32, label: &str) -> io::Result<()> {
-    replace_inner(path, bytes, mode, None, Sync::Yes, label).map_err(|error| in_words("write", path, &error))
+pub fn replace(doors: Doors, path: &Path, bytes: &[u8], mode: u32, label: &str) -> io::Result<()> {
+    replace_inner(doors, path, bytes, mode, None, Sync::Yes, label)
+        .map_err(|error| in_words("write", path, &error))
 }
 
 /// As [`replace`], for files written every second and worth nothing after a crash: readers see them complete, but
 /// nobody waits until they are on disk.
-pub fn replace_unsynced(path: &Path, bytes: &[u8], mode: u32, label: &str) -> io::Result<()> {
-    replace_inner(path, bytes, mode, None, Sync::No, label).map_err(|error| in_words("write", path, &error))
+pub fn replace_unsynced(doors: Doors, path: &Path, bytes: &[u8], mode: u32, label: &str) -> io::Result<()> {
+    replace_inner(doors, path, bytes, mode, None, Sync::No, label)
+        .map_err(|error| in_words("write", path, &error))
 }
 
 /// Whether a write is on the disk when it returns.
@@ -39,13 +41,21 @@ enum Sync {
 
 /// As [`replace`], but with the given owner and mode instead of the old file's or the directory's: for configuration
 /// owned by root and read by group blockhost.
-pub fn replace_as(path: &Path, bytes: &[u8], mode: u32, owner: Account, label: &str) -> io::Result<()> {
-    replace_inner(path, bytes, mode, Some(owner), Sync::Yes, label)
+pub fn replace_as(
+    doors: Doors,
+    path: &Path,
+    bytes: &[u8],
+    mode: u32,
+    owner: Account,
+    label: &str,
+) -> io::Result<()> {
+    replace_inner(doors, path, bytes, mode, Some(owner), Sync::Yes, label)
         .map_err(|error| in_words("write", path, &error))
 }
 
 #[allow(clippy::disallowed_methods, reason = "this is the room that replaces files")]
 fn replace_inner(
+    doors: Doors,
     path: &Path,
     bytes: &[u8],
     mode: u32,
@@ -54,8 +64,8 @@ fn replace_inner(
     label: &str,
 ) -> io::Result<()> {
     let folder = folder_of(path);
-    failpoint::reached(&format!("write.{label}.before"))?;
-    failpoint::before_write()?;
+    doors.reached(&format!("write.{label}.before"))?;
+    doors.before_write()?;
     let mut temporary = temporary_in(folder)?;
     temporary.write_all(bytes)?;
     match (owner, path.symlink_metadata()) {
@@ -80,9 +90,9 @@ fn replace_inner(
     if sync == Sync::Yes {
         temporary.as_file().sync_all()?;
     }
-    failpoint::reached(&format!("write.{label}.temporary"))?;
+    doors.reached(&format!("write.{label}.temporary"))?;
     temporary.persist(path).map_err(|e| e.error)?;
-    failpoint::reached(&format!("write.{label}.renamed"))?;
+    doors.reached(&format!("write.{label}.renamed"))?;
     if sync == Sync::Yes { sync_folder(folder) } else { Ok(()) }
 }
 
@@ -149,10 +159,10 @@ pub fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
 
 /// Appends a line with a single write, so that lines of several processes never mix. A new file is writable by the
 /// directory's group. A line cut short by a full disk stays as it is; the next one starts on a new line.
-pub fn append_line(path: &Path, line: &str) -> io::Result<()> {
+pub fn append_line(doors: Doors, path: &Path, line: &str) -> io::Result<()> {
     use std::os::unix::fs::FileExt;
     let append = || -> io::Result<()> {
-        failpoint::before_write()?;
+        doors.before_write()?;
         // Non-blocking: opening a pipe in the file's place would wait for a reader.
         let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
@@ -177,12 +187,12 @@ pub fn append_line(path: &Path, line: &str) -> io::Result<()> {
 
 /// Creates a directory with the given mode, owned like its parent, which must exist. An existing one is fine.
 #[allow(clippy::disallowed_methods, reason = "this is the room that makes files")]
-pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+pub fn make_folder(doors: Doors, path: &Path, mode: u32) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
     let make = || -> io::Result<()> {
-        failpoint::before_write()?;
+        doors.before_write()?;
         match std::fs::create_dir(path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
             other => other?,
@@ -196,17 +206,17 @@ pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
 }
 
 /// Creates a directory and its missing parents, each owned like its own parent.
-pub fn make_folders(path: &Path, mode: u32) -> io::Result<()> {
+pub fn make_folders(doors: Doors, path: &Path, mode: u32) -> io::Result<()> {
     let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.is_dir()).collect();
-    missing.into_iter().rev().try_for_each(|folder| make_folder(folder, mode))
+    missing.into_iter().rev().try_for_each(|folder| make_folder(doors, folder, mode))
 }
 
 /// Creates a directory for `owner` whose parent belongs to somebody else. A link put in its place meanwhile is not
 /// followed.
 #[allow(clippy::disallowed_methods, reason = "this is the room that makes files")]
-pub fn make_folder_for(path: &Path, mode: u32, owner: Account) -> io::Result<()> {
+pub fn make_folder_for(doors: Doors, path: &Path, mode: u32, owner: Account) -> io::Result<()> {
     let make = || -> io::Result<()> {
-        failpoint::before_write()?;
+        doors.before_write()?;
         std::fs::create_dir(path)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let folder = std::fs::File::from(rustix::fs::open(path, flags, Mode::empty())?);
@@ -273,8 +283,8 @@ pub fn empty_log(path: &Path) -> io::Result<std::fs::File> {
 }
 
 /// Makes `link` a symbolic link to `target`; an existing one is left as it is.
-pub fn make_link(target: &str, link: &Path) -> io::Result<()> {
-    failpoint::before_write()?;
+pub fn make_link(doors: Doors, target: &str, link: &Path) -> io::Result<()> {
+    doors.before_write()?;
     match std::os::unix::fs::symlink(target, link) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(in_words("make link", link, &error))
@@ -373,10 +383,10 @@ mod tests {
     fn h14_a_file_is_replaced_whole_and_keeps_its_mode() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("vms.json");
-        replace(&path, b"one", PRIVATE, "test").unwrap();
+        replace(Doors::real(), &path, b"one", PRIVATE, "test").unwrap();
         assert_eq!(path.metadata().unwrap().mode() & 0o777, PRIVATE);
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
-        replace(&path, b"two", SHARED, "test").unwrap();
+        replace(Doors::real(), &path, b"two", SHARED, "test").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
@@ -390,7 +400,7 @@ mod tests {
         std::fs::write(&abandoned, "half").unwrap();
         let held = temporary_in(dir.path()).unwrap();
         assert!(!abandoned.exists());
-        replace(&path, b"one", PRIVATE, "test").unwrap();
+        replace(Doors::real(), &path, b"one", PRIVATE, "test").unwrap();
         assert!(held.path().exists(), "another writer still works on it");
         drop(held);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
@@ -420,13 +430,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::os::unix::fs::chown(dir.path(), Some(4242), Some(4343)).unwrap();
         let path = dir.path().join("new");
-        replace(&path, b"x", SHARED, "test").unwrap();
+        replace(Doors::real(), &path, b"x", SHARED, "test").unwrap();
         assert_eq!(owner_of(&path).unwrap(), (4242, 4343));
         std::os::unix::fs::chown(&path, Some(0), Some(4343)).unwrap();
-        replace(&path, b"y", SHARED, "test").unwrap();
+        replace(Doors::real(), &path, b"y", SHARED, "test").unwrap();
         assert_eq!(owner_of(&path).unwrap(), (0, 4343), "an existing file keeps its owner");
         let folder = dir.path().join("folder");
-        make_folder(&folder, 0o750).unwrap();
+        make_folder(Doors::real(), &folder, 0o750).unwrap();
         assert_eq!(owner_of(&folder).unwrap(), (4242, 4343));
     }
 
@@ -467,7 +477,7 @@ mod tests {
     fn a_failed_write_names_the_file_and_leaves_the_old_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("no-such-folder/file");
-        let error = replace(&path, b"x", PRIVATE, "test").unwrap_err().to_string();
+        let error = replace(Doors::real(), &path, b"x", PRIVATE, "test").unwrap_err().to_string();
         assert!(error.starts_with("cannot write ") && error.contains("no-such-folder/file"), "{error}");
     }
 }

@@ -7,7 +7,7 @@ use super::accounts::Account;
 pub use super::child_output::Stream;
 use super::child_output::{ChildOutput, Heard};
 use super::clock::Deadline;
-use super::failpoint;
+use super::doors::Doors;
 use super::interrupt::{Interrupt, Interrupted};
 use super::replace_file::{are_root, owner_of};
 use anyhow::Context as _;
@@ -39,9 +39,14 @@ pub struct Program<'a> {
 ///
 /// If root starts it, the child becomes the owner of its working directory, so that what it writes stays usable for
 /// user blockhost and nothing in that directory runs with root privileges.
-pub fn spawn_outliving(program: &Program<'_>, output: &Path, lock: File) -> std::io::Result<Child> {
-    if let Some(machine) = super::simulated::machine() {
-        failpoint::reached(&format!("spawn.{}", program.name))?;
+pub fn spawn_outliving(
+    doors: Doors,
+    program: &Program<'_>,
+    output: &Path,
+    lock: File,
+) -> std::io::Result<Child> {
+    if let Some(machine) = doors.machine() {
+        doors.reached(&format!("spawn.{}", program.name))?;
         return machine.spawn(program, output, lock).map(Child::Simulated);
     }
     let log = super::replace_file::empty_log(output)?;
@@ -58,7 +63,7 @@ pub fn spawn_outliving(program: &Program<'_>, output: &Path, lock: File) -> std:
         .stdin(Stdio::from(lock))
         .stderr(Stdio::from(log.try_clone()?))
         .stdout(Stdio::from(log));
-    failpoint::reached(&format!("spawn.{}", program.name))?;
+    doors.reached(&format!("spawn.{}", program.name))?;
     command.spawn().map(Child::Process)
 }
 
@@ -216,13 +221,14 @@ impl Program<'_> {
 /// An exit code other than 0 is not an error here, as it says little with `qm` (hazard H32). [`Ended::successful`]
 /// makes it one.
 pub fn run(
+    doors: Doors,
     program: &Program<'_>,
     input: Input,
     limit: Duration,
     interrupt: &Interrupt,
     heard: impl FnMut(Stream, &str),
 ) -> Result<Ended, RunError> {
-    run_as(program, None, input, limit, interrupt, heard)
+    run_as(doors, program, None, input, limit, interrupt, heard)
 }
 
 /// How much time a child gets.
@@ -243,6 +249,7 @@ impl From<Duration> for Limit {
 /// As [`run`], but with only the privileges of `account` if we are another user: for work in directories that belong to
 /// it, in which root must neither run a program nor follow a link.
 pub fn run_as(
+    doors: Doors,
     program: &Program<'_>,
     account: Option<Account>,
     input: Input,
@@ -250,7 +257,7 @@ pub fn run_as(
     interrupt: &Interrupt,
     mut heard: impl FnMut(Stream, &str),
 ) -> Result<Ended, RunError> {
-    if let Some(machine) = super::simulated::machine() {
+    if let Some(machine) = doors.machine() {
         return machine.run(program);
     }
     let Limit { work: limit, grace } = limit.into();
@@ -262,7 +269,7 @@ pub fn run_as(
         Input::File(file) => (Stdio::from(file), None),
     };
     command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-    failpoint::reached(&format!("spawn.{}", program.name)).map_err(not_started)?;
+    doors.reached(&format!("spawn.{}", program.name)).map_err(not_started)?;
     let mut child = command.spawn().map_err(not_started)?;
     if let (Some(mut pipe), Some(text)) = (child.stdin.take(), text) {
         // A child that ends without reading breaks the pipe; its exit code shows what happened.
@@ -271,7 +278,7 @@ pub fn run_as(
     let out = child.stdout.take().map(|pipe| (Stream::Out, OwnedFd::from(pipe)));
     let error = child.stderr.take().map(|pipe| (Stream::Error, OwnedFd::from(pipe)));
     let mut output = ChildOutput::new(out.into_iter().chain(error)).map_err(not_started)?;
-    let deadline = Deadline::after(limit);
+    let deadline = doors.deadline(limit);
     let mut kept = Kept::default();
     let mut keep = |kept: &mut Kept, stream, line: &str| {
         heard(stream, line.trim_end_matches(['\n', '\r']));
@@ -312,12 +319,12 @@ pub fn run_as(
             Some(status) => Ok(Ended { status, stdout: kept.stdout, stderr: kept.stderr }),
             None => {
                 let last_words = kept.last_words();
-                stop(&mut child, grace);
+                stop(doors, &mut child, grace);
                 Err(RunError::TimedOut { call: program.call(), limit, last_words })
             }
         };
     };
-    stop(&mut child, grace);
+    stop(doors, &mut child, grace);
     Err(error)
 }
 
@@ -393,16 +400,16 @@ pub(super) fn wait(
         if deadline.passed() {
             return Ok(None);
         }
-        super::clock::sleep(Duration::from_millis(5));
+        deadline.sleep(Duration::from_millis(5));
     }
 }
 
 /// Stops a child and the other processes of its group.
-fn stop(child: &mut std::process::Child, grace: Duration) {
+fn stop(doors: Doors, child: &mut std::process::Child, grace: Duration) {
     let group = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
     let signal = |signal| group.map(|group| rustix::process::kill_process_group(group, signal));
     signal(rustix::process::Signal::TERM);
-    if !matches!(wait(child, &Deadline::after(grace)), Ok(Some(_))) {
+    if !matches!(wait(child, &doors.deadline(grace)), Ok(Some(_))) {
         signal(rustix::process::Signal::KILL);
         let _ = child.wait();
     }
@@ -474,7 +481,7 @@ mod tests {
     }
 
     fn run_for(script: &str, input: Input, limit: u64) -> Result<Ended, RunError> {
-        run(&sh(script), input, Duration::from_secs(limit), &Interrupt::never(), |_, _| {})
+        run(Doors::real(), &sh(script), input, Duration::from_secs(limit), &Interrupt::never(), |_, _| {})
     }
 
     #[test]
@@ -483,7 +490,7 @@ mod tests {
         let script = "read word; echo one $word; echo two >&2; printf three; exit 7";
         let input = Input::Text("given\n".into());
         let limit = Duration::from_secs(20);
-        let ended = run(&sh(script), input, limit, &Interrupt::never(), |stream, line| {
+        let ended = run(Doors::real(), &sh(script), input, limit, &Interrupt::never(), |stream, line| {
             heard.push((stream, line.to_owned()));
         })
         .unwrap();
@@ -547,14 +554,28 @@ mod tests {
     fn a_signal_to_us_ends_the_child() {
         let interrupt = Interrupt::never();
         interrupt.request(true);
-        let ended = run(&sh("sleep 60"), Input::Nothing, Duration::from_secs(30), &interrupt, |_, _| {});
+        let ended = run(
+            Doors::real(),
+            &sh("sleep 60"),
+            Input::Nothing,
+            Duration::from_secs(30),
+            &interrupt,
+            |_, _| {},
+        );
         assert!(matches!(ended, Err(RunError::Interrupted(_))));
     }
 
     #[test]
     fn a_program_that_is_not_there_is_named() {
         let program = Program { name: "no-such-tool", ..sh("") };
-        let ended = run(&program, Input::Nothing, Duration::from_secs(1), &Interrupt::never(), |_, _| {});
+        let ended = run(
+            Doors::real(),
+            &program,
+            Input::Nothing,
+            Duration::from_secs(1),
+            &Interrupt::never(),
+            |_, _| {},
+        );
         let error = ended.unwrap_err().to_string();
         assert_eq!(error, "cannot run no-such-tool: no-such-tool is not installed (not found on PATH)");
     }

@@ -1,15 +1,13 @@
-//! A simulated host behind the functions of this module tree, for one thread: the randomised simulation
-//! (`tests/simulation`) runs whole operations against it, thousands per second, with its own clock.
+//! A simulated machine behind the doors of this room: the randomised simulation (`tests/simulation`) puts one into its
+//! [`super::Host`] and runs whole operations on it, thousands in a second, with a clock of its own.
 //!
 //! Debug builds only, like [`super::failpoint`]: the installed package, a release build, never has a simulated host,
 //! and no code that checks for one. Files, locks and everything above `host/` are real. Simulated is what cannot be had
 //! quickly or at will: time, the root agent, the node's API, child processes, and faults in all of them.
 
-use super::doors::Doors;
 use super::run_process::{Ended, Program, RunError};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -25,12 +23,12 @@ pub trait Machine {
     fn wall_clock(&self) -> DateTime<Utc>;
     /// Sleeps: moves the simulated clock.
     fn sleep(&self, time: Duration);
-    /// A named point is passed ([`Doors::reached`]). To die here, it panics by
+    /// A named point is passed ([`super::doors::Doors::reached`]). To die here, it panics by
     /// `std::panic::resume_unwind`: the values of the operation go, and with them its locks, as with a process.
     fn reached(&self, point: &str) -> io::Result<()>;
     /// Called before a file is written; an error counts as the disk's.
     fn before_write(&self) -> io::Result<()>;
-    /// A shorter time limit ([`Doors::limit`]).
+    /// A shorter time limit ([`super::doors::Doors::limit`]).
     fn limit(&self, name: &str) -> Option<Duration>;
     /// Connects to the root agent: returns our end of a socket pair.
     fn connect(&self) -> io::Result<UnixStream>;
@@ -52,35 +50,4 @@ pub trait Process {
     fn try_wait(&self) -> Option<ExitStatus>;
     /// Delivers SIGTERM.
     fn terminate(&self);
-}
-
-thread_local! {
-    static DOORS: Cell<Doors> = Cell::new(Doors::real());
-}
-
-/// Until this value is dropped, this thread works on the simulated host.
-pub struct Inside(());
-
-/// Enters a simulated host.
-pub fn enter(doors: Doors) -> Inside {
-    DOORS.set(doors);
-    Inside(())
-}
-
-impl Drop for Inside {
-    fn drop(&mut self) {
-        DOORS.set(Doors::real());
-    }
-}
-
-impl Doors {
-    /// Those of the thread.
-    pub(super) fn of_thread() -> Doors {
-        DOORS.get()
-    }
-}
-
-/// Returns this thread's simulated host.
-pub(super) fn machine() -> Option<&'static (dyn Machine + Sync)> {
-    DOORS.get().machine()
 }

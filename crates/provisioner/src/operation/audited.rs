@@ -1,7 +1,6 @@
 //! Changes of a VM and their lines in the audit trail.
 
 use super::{Context, restore};
-use crate::host::clock::Stopwatch;
 use crate::host::root_agent::AgentError;
 use crate::store::audit::{self, Change};
 use crate::store::journal::Step;
@@ -49,7 +48,7 @@ pub fn audited_in_words<T>(
     act: impl FnOnce() -> anyhow::Result<T>,
     words: impl FnOnce(&anyhow::Result<T>) -> String,
 ) -> anyhow::Result<T> {
-    let begun = Stopwatch::start();
+    let begun = ctx.host.stopwatch();
     let before = ctx.record(name).ok().flatten();
     let result = act();
     let after = ctx.record(name).ok().flatten();

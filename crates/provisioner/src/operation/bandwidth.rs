@@ -69,7 +69,7 @@ pub fn set(
             Ok(done) => return in_force(&done, limits),
         }
     }
-    network::warn_of_older_plugin();
+    vm.warn_unguarded();
     for (index, (limit, kbps)) in limits.iter().enumerate() {
         if let Err(error) = node.limit_rate(machine.vmid, &machine.identity, *limit, *kbps, deadline) {
             return Err((error, limits[index..].iter().map(|(limit, _)| *limit).collect()));

@@ -9,8 +9,8 @@ use super::locked_vm::LockedVm;
 use super::machine::{self, Machine};
 use super::vanished::{self, Target};
 use super::{Context, late_requests, leftovers, recovery, restore};
-use crate::host::clock::{self, Deadline};
-use crate::host::failpoint;
+use crate::host::Host;
+use crate::host::clock::Deadline;
 use crate::host::progress;
 use crate::host::root_agent::AgentError;
 use crate::store::journal::{Entry, Step};
@@ -101,7 +101,7 @@ pub fn destroy_when(
     condition: Option<&Condition<'_>>,
 ) -> anyhow::Result<Destroyed> {
     let is_due = |record: &VmRecord| condition.is_none_or(|c| (c.due)(record));
-    let deadline = Deadline::after(failpoint::limit("destroy", limit));
+    let deadline = ctx.host.deadline_of("destroy", limit);
     late_requests::look_again(ctx);
     if let Some(answer) = nothing_to_do(ctx, name)? {
         return Ok(answer);
@@ -196,7 +196,7 @@ fn nothing_to_do(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Option<Dest
 /// Removes a directory or journal entry without a record: either the record was lost, or this is a destroy's last step.
 /// Files are removed only once the VM they made is gone.
 fn remove_leftovers_of_unknown(vm: LockedVm<'_, '_>, deadline: Deadline) -> anyhow::Result<Destroyed> {
-    let deadline = for_tidying(deadline);
+    let deadline = for_tidying(vm.host, deadline);
     leftovers::ensure_none_lives(&vm, None)?;
     vm.folder().remove()?;
     for kind in ["user", "meta"] {
@@ -301,7 +301,7 @@ pub fn forget(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<D
     if let Some(answer) = nothing_to_do(ctx, name)? {
         return Ok(answer);
     }
-    let deadline = Deadline::after(failpoint::limit("destroy", LIMIT));
+    let deadline = ctx.host.deadline_of("destroy", LIMIT);
     let vm = ctx.lock_vm(name, "destroy", deadline.left())?;
     let record = vm.live_record_now()?;
     anyhow::ensure!(
@@ -392,7 +392,7 @@ fn write_entry(vm: &LockedVm<'_, '_>, machine: &Machine) -> anyhow::Result<()> {
         ipv4: record.ipv4,
         ipv6: record.ipv6,
         wallet_address: record.wallet_address.clone(),
-        began_at: clock::now(),
+        began_at: vm.host.now(),
         pid: std::process::id(),
         terraform_pid: None,
         record: None,
@@ -462,15 +462,15 @@ fn wait_for_tidying(ctx: &Context<'_>, run: Run, what: &str, deadline: Deadline)
     }
 }
 
-fn for_tidying(deadline: Deadline) -> Deadline {
-    Deadline::after(deadline.left().max(failpoint::limit("tidying", TIDYING)))
+fn for_tidying(host: &Host, deadline: Deadline) -> Deadline {
+    host.deadline(deadline.left().max(host.limit("tidying", TIDYING)))
 }
 
 /// Removes everything that the VM leaves behind. Independent steps continue after a failure; the journal entry is
 /// removed only when all have succeeded, so that the next destroy finds the rest.
 pub fn tidy_up(vm: &LockedVm<'_, '_>, record: &VmRecord, deadline: Deadline) -> anyhow::Result<()> {
     let (ctx, name) = (vm.ctx(), vm.name());
-    let deadline = for_tidying(deadline);
+    let deadline = for_tidying(vm.host, deadline);
     leftovers::ensure_none_lives(vm, Some(record))?;
     let node = ctx.node_uninterrupted();
     let mut failures: Vec<String> = Vec::new();
@@ -524,7 +524,7 @@ pub fn tidy_up(vm: &LockedVm<'_, '_>, record: &VmRecord, deadline: Deadline) -> 
     }
     vm.remove_entry()?;
     // Everything is done, so a signal no longer matters here.
-    Ok(crate::host::failpoint::reached("destroy.done")?)
+    Ok(vm.host.reached("destroy.done")?)
 }
 
 /// Whether a writer that ignores our lock has already given the address to another VM.
@@ -567,7 +567,7 @@ pub(super) fn mark_destroyed(ctx: &Context<'_>, record: &VmRecord) -> anyhow::Re
     let name = record.name.as_str();
     ctx.database.update(|db| {
         db.set_status(name, Status::Destroyed);
-        db.set(name, "destroyed_at", &timestamp::to_text(clock::now()).into());
+        db.set(name, "destroyed_at", &timestamp::to_text(ctx.host.now()).into());
         if let Some(address) = record.ipv4 {
             db.release("allocated_ips", &address.to_string());
         }

@@ -16,7 +16,6 @@
 //! the root agent reports, to stderr, which is the task's log, and to the system log.
 
 use crate::host::Host;
-use crate::host::clock::Deadline;
 use crate::host::replace_file;
 use crate::host::run_process::RunError;
 use crate::plan::guard::{self, Card, Guarded};
@@ -81,7 +80,7 @@ pub struct Guarding {
 pub fn guard(host: &Host, vmid: Vmid, phase: Phase) -> anyhow::Result<Guarding> {
     anyhow::ensure!(replace_file::are_root(), "only root can guard a VM's network");
     let files = GuardFiles::of(vmid);
-    let ports = GuestPorts { interrupt: &host.interrupt };
+    let ports = GuestPorts { host };
     let mut work = Work { files: &files, ports: &ports, state: files.state(), missing: Vec::new() };
     match phase {
         Phase::PreStop => return Ok(Guarding::default()),
@@ -227,14 +226,14 @@ impl Work<'_> {
 
     /// Returns the card's port on the guests' bridge, once it is one.
     fn port(&self, card: &Card) -> Result<String, String> {
-        let deadline = Deadline::after(PORT);
+        let deadline = self.ports.host.deadline(PORT);
         loop {
             let (tap, behind) = (&card.tap, &card.firewall_port);
             match self.files.master(tap) {
                 Some(master) if !master.starts_with("fwbr") => return Ok(tap.clone()),
                 Some(_) if self.files.master(behind).is_some() => return Ok(behind.clone()),
                 _ if deadline.passed() => return Err(format!("{tap} is not a port of a bridge yet")),
-                _ => deadline.sleep_unless(self.ports.interrupt, LOOK),
+                _ => deadline.sleep_unless(&self.ports.host.interrupt, LOOK),
             }
         }
     }
@@ -260,7 +259,7 @@ impl Work<'_> {
         self.state.phase = phase.word().to_owned();
         self.state.applied = phase != Phase::PreStart && self.missing.is_empty();
         self.state.missing = self.missing.clone();
-        self.files.note(&self.state)
+        self.files.note(self.ports.host, &self.state)
     }
 
     fn off(&mut self, vmid: Vmid, phase: Phase) -> anyhow::Result<()> {

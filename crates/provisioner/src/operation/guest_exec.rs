@@ -1,7 +1,6 @@
 //! `blockhost-vm-guest-exec`: runs a command in the guest and passes on its output and exit code (hazard H25).
 
 use super::{Context, machine};
-use crate::host::clock::Deadline;
 use crate::tool::guest_agent::{self, Ended};
 use crate::value::vm_name::VmName;
 use std::time::Duration;
@@ -17,7 +16,7 @@ pub fn guest_exec(
     command: &str,
     limit: Duration,
 ) -> anyhow::Result<Option<Ended>> {
-    let deadline = Deadline::after(limit);
+    let deadline = ctx.host.deadline(limit);
     let record = ctx.live_record(name)?;
     let machine = machine::seen(ctx, record, deadline)?;
     guest_agent::run(&ctx.node(), machine.vmid, &machine.identity, command, deadline, GRACE)

@@ -4,7 +4,6 @@ use super::locked_vm::LockedVm;
 use super::machine::Machine;
 use super::{Context, machine};
 use crate::host::clock::Deadline;
-use crate::host::failpoint;
 use crate::tool::node::Waited;
 use crate::value::vm_name::VmName;
 use anyhow::Context as _;
@@ -15,7 +14,7 @@ const LIMIT: Duration = Duration::from_secs(45);
 
 /// Powers a VM off; returns `false` if it was already off.
 pub fn kill(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
-    let deadline = Deadline::after(failpoint::limit("kill", LIMIT));
+    let deadline = ctx.host.deadline_of("kill", LIMIT);
     ctx.live_record(name)?;
     let vm = ctx.lock_vm(name, "kill", Duration::from_secs(30))?;
     let machine = machine::of_record(&vm, vm.live_record_now()?, deadline)?;

@@ -8,7 +8,6 @@
 //! checks again, and removes a VM that has arrived and is proven to be that one.
 
 use super::{Context, recovery};
-use crate::host::clock::{self, Deadline, Stopwatch};
 use crate::store::audit::{self, Change};
 use crate::store::journal::Entry;
 use crate::store::withheld_vmids::{Late, Withheld, WithheldVmids};
@@ -56,11 +55,11 @@ fn look_at(
     let vmid = Vmid::new(u64::from(one.vmid))?;
     let name = VmName::parse(&late.name)?;
     let identity = Identity::Uuid(late.smbios_uuid);
-    let deadline = Deadline::after(Duration::from_secs(15));
+    let deadline = ctx.host.deadline(Duration::from_secs(15));
     let state = ctx.node_uninterrupted().state(vmid, Some(&identity), deadline);
     let state = state.context("cannot query the node")?;
     if state.exists && (state.is(&identity, &name) || state.lock == "clone") {
-        let begun = Stopwatch::start();
+        let begun = ctx.host.stopwatch();
         let removed = recovery::remove_machine(ctx, &name, vmid, &identity, recovery::BRIEF);
         let words = removed.as_ref().map_or_else(|error| format!("{error:#}"), |_| "ok".to_string());
         if removed.is_ok() {
@@ -82,7 +81,7 @@ fn look_at(
         // A start request may arrive as late as the clone did.
         return withheld.withhold(vmid, &one.reason, Some(late.clone()));
     }
-    if !one.is_over(clock::now()) {
+    if !one.is_over(ctx.host) {
         return Ok(());
     }
     if has_running_task(ctx, vmid)? {
@@ -96,7 +95,7 @@ fn look_at(
 fn has_running_task(ctx: &Context<'_>, vmid: Vmid) -> anyhow::Result<bool> {
     let (access, api) = ctx.api()?;
     let path = format!("/nodes/{}/tasks?source=active&vmid={vmid}", access.node);
-    let tasks = api.get(&path, Deadline::after(TASKS)).context("cannot query the node's tasks")?;
+    let tasks = api.get(&path, ctx.host.deadline(TASKS)).context("cannot query the node's tasks")?;
     let tasks = tasks.as_array().cloned().unwrap_or_default();
     let is_about_it = |task: &Value| {
         let id = task.get("id").and_then(Value::as_str).unwrap_or_default();

@@ -2,7 +2,6 @@
 //! have lost the record, or restored the tombstone of an earlier VM of the same name (hazard H08).
 
 use super::locked_vm::LockedVm;
-use crate::host::clock::Deadline;
 use crate::tool::terraform_state::StateFile;
 use crate::value::identity::Identity;
 use crate::value::vm_record::VmRecord;
@@ -37,7 +36,7 @@ pub fn ensure_none_lives(vm: &LockedVm<'_, '_>, record: Option<&VmRecord>) -> an
     let gone = record.and_then(|record| record.smbios_uuid);
     for (vmid, uuid) in machines.into_iter().filter(|(_, uuid)| Some(*uuid) != gone) {
         let identity = Identity::Uuid(uuid);
-        let deadline = Deadline::after(Duration::from_secs(45));
+        let deadline = vm.host.deadline(Duration::from_secs(45));
         let state = ctx.node_uninterrupted().state(vmid, Some(&identity), deadline);
         let state = state.with_context(|| format!("VM {name} (VMID {vmid}): cannot query the node"))?;
         let is_ours = state.is(&identity, name) || !state.tells_whose();

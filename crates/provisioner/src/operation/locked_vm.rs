@@ -52,7 +52,7 @@ impl<'h> Context<'h> {
 
 impl<'c, 'h> LockedVm<'c, 'h> {
     fn new(ctx: &'c Context<'h>, name: &VmName, lock: VmLock) -> LockedVm<'c, 'h> {
-        LockedVm { ctx, name: name.clone(), lock, begun: Stopwatch::start() }
+        LockedVm { ctx, name: name.clone(), lock, begun: ctx.host.stopwatch() }
     }
 
     /// Its name.

@@ -12,8 +12,7 @@
 use super::Context;
 use super::machine::{Machine, locate};
 use crate::host::Host;
-use crate::host::clock::{self, Deadline};
-use crate::host::failpoint::limit;
+use crate::host::clock::Deadline;
 use crate::host::proxmox_api::{ApiError, ProxmoxApi};
 use crate::plan::metrics::{
     Between, Metrics, Named, Reading, RunState, disk_used_mb, figures, listed_counters, live_counters, rates,
@@ -58,13 +57,13 @@ const USED_STALE_MS: i64 = 300_000;
 /// Opens the settings for a caller that waits 400 ms.
 pub fn open(host: &Host, mock: bool) -> anyhow::Result<Context<'_>> {
     let mut ctx = Context::open(host, mock)?;
-    ctx.database = ctx.database.giving_up_after(limit("metrics-database", TORN_READ));
+    ctx.database = ctx.database.giving_up_after(host.limit("metrics-database", TORN_READ));
     Ok(ctx)
 }
 
 /// Returns the metrics of one VM. Fails if the VM is unknown or not ours, or if the node cannot be queried.
 pub fn metrics(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Named> {
-    let deadline = Deadline::after(limit("metrics", LIMIT));
+    let deadline = ctx.host.deadline_of("metrics", LIMIT);
     let record = ctx.live_record(name)?;
     let place = locate(ctx, &record, deadline)?;
     let machine = Machine { record, vmid: place.vmid, identity: place.identity };
@@ -74,8 +73,8 @@ pub fn metrics(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Named> {
     one.metrics()
 }
 
-fn now_ms() -> i64 {
-    clock::now().timestamp_millis()
+fn now_ms(host: &Host) -> i64 {
+    host.now().timestamp_millis()
 }
 
 /// Whether `then` is less than `limit` ago. A time in the future comes from a clock that was wrong.
@@ -99,7 +98,7 @@ impl One<'_> {
         let identity = self.machine.identity.to_string();
         let status = self.api.get(&format!("{}/status/current", self.folder), self.deadline);
         let status = status.map_err(|error| self.explained(error))?;
-        let now = now_ms();
+        let now = now_ms(self.ctx.host);
         let known = self.samples.sample(name, vmid, &identity);
         let proof = self.prove(&status, &known, now)?;
 
@@ -212,7 +211,7 @@ impl One<'_> {
     }
 
     fn ask_agent(&self) -> AgentSaid {
-        let deadline = self.deadline.at_most(limit("metrics-agent", LIMIT));
+        let deadline = self.deadline.at_most(self.ctx.host.limit("metrics-agent", LIMIT));
         match self.api.get(&format!("{}/agent/get-fsinfo", self.folder), deadline) {
             Ok(data) => AgentSaid::Answered(disk_used_mb(&data)),
             Err(ApiError::Unreachable { .. }) => AgentSaid::Late,
@@ -306,7 +305,7 @@ fn shares_in(lines: &Value, now: i64) -> CpuShares {
 /// to the API and one to the root agent. A VM that cannot be proven to be ours is included in state unknown, without
 /// figures.
 pub fn all_metrics(ctx: &Context<'_>) -> anyhow::Result<Vec<Named>> {
-    let deadline = Deadline::after(limit("metrics", LIMIT));
+    let deadline = ctx.host.deadline_of("metrics", LIMIT);
     let records = live_records(ctx)?;
     let (_, api) = ctx.api()?;
     let node = ctx.node();
@@ -326,7 +325,7 @@ pub fn all_metrics(ctx: &Context<'_>) -> anyhow::Result<Vec<Named>> {
     let all = All {
         ctx,
         deadline,
-        now: now_ms(),
+        now: now_ms(ctx.host),
         lines: lines_of(&lines).collect(),
         ours: ours.iter().map(|one| (one.vmid, one)).collect(),
         samples: MetricSamples::new(ctx.host),

@@ -19,7 +19,7 @@ use super::show::{self, Live, Page};
 use super::start::{Started, activate, becomes_active};
 use super::status::Shown;
 use super::throttle::{self, Throttled, record_limits, runs_for_us};
-use crate::host::{clock, replace_file};
+use crate::host::replace_file;
 use crate::plan::create_vm::{self, Drawn, Facts, UserData};
 use crate::plan::garbage_collection::{self, is_due_for_destruction, is_due_for_suspension};
 use crate::plan::metrics::{Counters, Metrics, Named, RunState};
@@ -54,7 +54,7 @@ pub fn create(ctx: &Context<'_>, request: &Request, report: OnResult<'_>) -> any
     }
     let range = ctx.settings.vmid_range()?;
     if let Some(folder) = ctx.database.path().parent().filter(|f| !f.as_os_str().is_empty()) {
-        replace_file::make_folder(folder, 0o770)?;
+        replace_file::make_folder(ctx.host.doors, folder, 0o770)?;
     }
     ctx.database.make_if_missing(range.start.get(), || Ok(None))?;
     let allocation = ctx.database.update(|db| {
@@ -63,7 +63,7 @@ pub fn create(ctx: &Context<'_>, request: &Request, report: OnResult<'_>) -> any
         // There is no guest that could sign anything.
         let drawn = Drawn { allocation, smbios_uuid: Uuid::new_v4(), secret_key: Secret::new("") };
         let record = create_vm::record(request, &facts, &drawn);
-        db.insert(request.name.as_str(), vm_record::fields(&record, clock::now(), &ctx.settings.fields));
+        db.insert(request.name.as_str(), vm_record::fields(&record, ctx.host.now(), &ctx.settings.fields));
         Ok(allocation)
     })?;
     report(&VmResult::new(request, allocation))?;
@@ -128,7 +128,7 @@ fn switch(ctx: &Context<'_>, record: &VmRecord, on: bool) -> anyhow::Result<bool
 /// See [`super::start::start`].
 pub fn start(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<Started> {
     let record = ctx.live_record(name)?;
-    let resumed = becomes_active(&record, force)?;
+    let resumed = becomes_active(&record, force, ctx.host.now())?;
     if resumed {
         activate(ctx, name)?;
     }
@@ -144,7 +144,7 @@ pub fn switch_off(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
 /// See [`super::resume::resume`].
 pub fn resume(ctx: &Context<'_>, name: &VmName, expiry: Expiry) -> anyhow::Result<Resumed> {
     let record = ctx.live_record(name)?;
-    expiry.of(&record, ctx.settings.default_expiry_days, clock::now())?;
+    expiry.of(&record, ctx.settings.default_expiry_days, ctx.host.now())?;
     let was_running = switch(ctx, &record, true)?;
     let [expires_at, expired_before] = record_expiry(ctx, name, expiry)?;
     let was_suspended = record.status == Status::Suspended;
@@ -288,7 +288,7 @@ fn destroy_if(
 /// See [`super::gc::gc`]. There is no note of earlier runs and no second clock, so the share is the only brake.
 pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
     let grace = TimeDelta::days(i64::from(options.grace_days.unwrap_or(ctx.settings.gc_grace_days)));
-    let now = clock::now();
+    let now = ctx.host.now();
     let mut report = Report { candidates: gc::candidates(ctx, options, grace)?, ..Report::default() };
     report.notes.extend(report.candidates.left_alone.iter().cloned());
     let limits = gc::limits(ctx, options);
@@ -316,7 +316,7 @@ pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
 }
 
 fn suspend(ctx: &Context<'_>, names: &[VmName]) -> anyhow::Result<Vec<VmName>> {
-    let now = clock::now();
+    let now = ctx.host.now();
     if names.is_empty() {
         return Ok(Vec::new());
     }

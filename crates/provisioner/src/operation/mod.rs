@@ -55,7 +55,7 @@ use crate::value::nearest::nearest;
 use crate::value::text::BridgeName;
 use crate::value::vm_name::VmName;
 use crate::value::vm_record::VmRecord;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 
 /// The arguments themselves are wrong, whatever the state of the system: exit code 2, as when clap finds the error.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +91,8 @@ pub struct Context<'h> {
     access: OnceLock<NodeAccess>,
     /// A single client for all requests to the API.
     api: OnceLock<ProxmoxApi>,
+    /// Whether it was said that the root agent does not guard VMs: once, however many VMs are connected.
+    said_unguarded: Once,
 }
 
 impl<'h> Context<'h> {
@@ -98,25 +100,33 @@ impl<'h> Context<'h> {
     /// for the node and nothing on the host is touched.
     pub fn open(host: &'h Host, mock: bool) -> anyhow::Result<Context<'h>> {
         let settings = if mock { Settings::for_mock(host)? } else { Settings::read(host)? };
-        let database = VmDatabase::new(&settings.db_file, &settings.fields);
+        let database = VmDatabase::new(host.doors, &settings.db_file, &settings.fields);
         let journal = if mock { Journal::none(host) } else { Journal::new(host) };
         if !mock {
             crate::store::provisioning_queue::tidy(host);
         }
-        Ok(Context { host, settings, database, journal, access: OnceLock::new(), api: OnceLock::new() })
+        Ok(Context::with(host, settings, database, journal))
     }
 
     /// For who only looks: nothing is tidied up.
     pub fn to_look(host: &'h Host, settings: Settings) -> Context<'h> {
-        let database = VmDatabase::new(&settings.db_file, &settings.fields);
-        Context {
-            host,
-            settings,
-            database,
-            journal: Journal::new(host),
-            access: OnceLock::new(),
-            api: OnceLock::new(),
-        }
+        let database = VmDatabase::new(host.doors, &settings.db_file, &settings.fields);
+        Context::with(host, settings, database, Journal::new(host))
+    }
+
+    fn with(host: &'h Host, settings: Settings, database: VmDatabase, journal: Journal<'h>) -> Context<'h> {
+        let (access, api) = (OnceLock::new(), OnceLock::new());
+        Context { host, settings, database, journal, access, api, said_unguarded: Once::new() }
+    }
+
+    /// Warns, once, that the root agent sets up VMs' networks only when a command asks it to.
+    fn warn_unguarded(&self) {
+        self.said_unguarded.call_once(|| {
+            tracing::warn!(
+                "the root agent does not guard VMs at their starts (its plugin is older than this command, or the VM \
+                 is outside vmid_range); routes, isolation and bandwidth limits are set once, by this command"
+            );
+        });
     }
 
     /// Returns the node; a signal ends waits for it.

@@ -94,7 +94,7 @@ pub fn connect(
     let isolating = deadline.at_most(deadline.left().saturating_sub(RESERVE));
     let mut pause = PAUSES.0;
     let isolation = loop {
-        match connect_once(node, (vmid, identity), decision, isolating) {
+        match connect_once(ctx, node, (vmid, identity), decision, isolating) {
             Isolation::NotYet(why) if isolating.left() <= pause => break Isolation::NotYet(why),
             Isolation::NotYet(why) => {
                 tracing::debug!("VMID {vmid}: {why}; trying again");
@@ -150,6 +150,7 @@ pub fn finish(
 
 /// Connects a running VM if its port is there.
 pub fn connect_once(
+    ctx: &Context<'_>,
     node: &Node,
     (vmid, identity): (Vmid, &Identity),
     decision: &Decision,
@@ -170,7 +171,7 @@ pub fn connect_once(
         }
     }
     if seen.is_ok() {
-        warn_of_older_plugin();
+        ctx.warn_unguarded();
     }
     match seen {
         Ok(state) => match readiness(&state) {
@@ -186,18 +187,6 @@ pub fn connect_once(
         }
         Err(error) => Isolation::NotYet(error.to_string()),
     }
-}
-
-/// Said once by a command, however many VMs it connects.
-pub(super) fn warn_of_older_plugin() {
-    static SAID: std::sync::Once = std::sync::Once::new();
-    SAID.call_once(|| {
-        tracing::warn!(
-            "the root agent does not guard VMs at their starts (its plugin is older than this command, or the VM is \
-             outside vmid_range); routes, isolation and bandwidth limits are \
-             set once, by this command"
-        );
-    });
 }
 
 /// What the guard's answer means.

@@ -34,9 +34,9 @@ pub fn switch_off(host: &Host) -> anyhow::Result<()> {
     }
     for (path, text) in files.iter().zip([DATA_SOURCE, DISABLED]) {
         if let Some(folder) = path.parent() {
-            replace_file::make_folders(folder, 0o755)?;
+            replace_file::make_folders(host.doors, folder, 0o755)?;
         }
-        replace_file::replace_as(path, text.as_bytes(), 0o644, Account::own(), "cloud-init")?;
+        replace_file::replace_as(host.doors, path, text.as_bytes(), 0o644, Account::own(), "cloud-init")?;
     }
     tracing::info!(
         "cloud-init of this node is switched off from the next boot on ({}): it would run the user-data of guests as root",

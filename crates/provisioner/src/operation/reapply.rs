@@ -6,7 +6,6 @@ use super::network::Isolation;
 use super::{Context, bandwidth, machine, network, node_cloud_init, restore};
 use crate::host::Host;
 use crate::host::clock::Deadline;
-use crate::host::failpoint;
 use crate::host::root_agent::AgentError;
 use crate::store::vm_database::{DatabaseError, Fields};
 use crate::tool::node::Node;
@@ -90,7 +89,7 @@ pub fn reapply(ctx: &Context<'_>) -> anyhow::Result<Reapplied> {
     let mut put_off = 0;
     while let Some((name, deadline)) = waiting.pop_front() {
         ctx.host.interrupt.check()?;
-        let deadline = deadline.unwrap_or_else(|| Deadline::after(failpoint::limit("reapply", LIMIT)));
+        let deadline = deadline.unwrap_or_else(|| ctx.host.deadline_of("reapply", LIMIT));
         match one(ctx, &name, deadline) {
             Ok(Ended::Off) => done.off += 1,
             Ok(Ended::Missing) => done.missing.push(name.to_string()),
@@ -123,7 +122,7 @@ pub fn remove_guard(host: &Host) -> anyhow::Result<usize> {
     let mut done = 0;
     loop {
         host.interrupt.check()?;
-        match node.remove_guard(Deadline::after(LIMIT)) {
+        match node.remove_guard(host.deadline(LIMIT)) {
             Ok(0) => return Ok(done),
             Ok(_) => done += 1,
             // Its plugin is older: it has set no hook script.
@@ -151,7 +150,7 @@ pub fn set_anti_spoofing(ctx: &Context<'_>, name: &VmName, on: bool) -> anyhow::
         Ok(())
     })?;
     record.anti_spoofing = Some(on);
-    let deadline = Deadline::after(failpoint::limit("reapply", LIMIT));
+    let deadline = ctx.host.deadline_of("reapply", LIMIT);
     let machine = machine::of_record(&vm, record, deadline)?;
     let mut decision = network::decision_for(ctx, &machine.record);
     decision.enabled = machine.record.status == Status::Active;
@@ -162,7 +161,7 @@ pub fn set_anti_spoofing(ctx: &Context<'_>, name: &VmName, on: bool) -> anyhow::
 /// Waits until the root agent answers at all; what it says about this VM is evaluated later. An agent that hangs is
 /// given up once, not once per VM.
 fn wait_for_agent(ctx: &Context<'_>, vmid: Vmid) -> anyhow::Result<()> {
-    let deadline = Deadline::after(failpoint::limit("reapply-agent", AGENT_START));
+    let deadline = ctx.host.deadline_of("reapply-agent", AGENT_START);
     let node = ctx.node();
     let mut told = false;
     loop {
@@ -184,7 +183,7 @@ fn wait_for_agent(ctx: &Context<'_>, vmid: Vmid) -> anyhow::Result<()> {
 /// One VM alone, as [`reapply`] does it: what could not be set, one line each. Nothing is set where it is off or no active
 /// VM of ours.
 pub fn reconnect(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Vec<String>> {
-    let deadline = ctx.host.deadline(ctx.host.limit("reapply", LIMIT));
+    let deadline = ctx.host.deadline_of("reapply", LIMIT);
     loop {
         match one(ctx, name, deadline)? {
             Ended::Off | Ended::Missing => return Ok(Vec::new()),
@@ -236,7 +235,7 @@ fn one(ctx: &Context<'_>, name: &VmName, deadline: Deadline) -> anyhow::Result<E
         network::prepare(&node, (machine.vmid, &machine.identity), &decision, deadline);
         return Ok(Ended::Off);
     }
-    let isolation = network::connect_once(&node, (machine.vmid, &machine.identity), &decision, deadline);
+    let isolation = network::connect_once(&vm, &node, (machine.vmid, &machine.identity), &decision, deadline);
     if matches!(isolation, Isolation::NotYet(_)) && deadline.left() > LAST_TRY {
         return Ok(Ended::NotYet);
     }

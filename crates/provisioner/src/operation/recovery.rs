@@ -3,7 +3,6 @@
 
 use super::locked_vm::{LockedVm, in_words};
 use super::{Context, late_requests};
-use crate::host::clock::{self, Deadline};
 use crate::host::interrupt::Interrupt;
 use crate::store::failed_logs;
 use crate::store::journal::{Entry, Step};
@@ -65,7 +64,7 @@ fn undo_if_dead(ctx: &Context<'_>, name: &str) -> anyhow::Result<()> {
         }
         Step::Registered => {
             put_record_back(&vm, &entry)?;
-            if clock::now() - entry.began_at > TimeDelta::days(UNREPORTED_DAYS) {
+            if ctx.host.now() - entry.began_at > TimeDelta::days(UNREPORTED_DAYS) {
                 vm.remove_entry()?;
             }
             Ok(())
@@ -142,7 +141,7 @@ fn undo_keeping(
     let (ctx, name) = (vm.ctx(), vm.name());
     let vmid = entry.checked_vmid()?;
     let folder = vm.folder();
-    let deadline = Deadline::after(patience);
+    let deadline = vm.host.deadline(patience);
     anyhow::ensure!(
         folder.wait_until_idle(entry.terraform_pid, deadline, &Interrupt::never())?,
         "a terraform of VM {name} is still running in {}",
@@ -160,16 +159,16 @@ fn undo_keeping(
         }
         remove_machine(ctx, name, vmid, &Identity::Uuid(uuid), patience)?;
     }
-    crate::host::failpoint::reached("undo.machine")?;
+    vm.host.reached("undo.machine")?;
     folder.remove()?;
-    crate::host::failpoint::reached("undo.folder")?;
+    vm.host.reached("undo.folder")?;
     let node = ctx.node_uninterrupted();
     for kind in ["user", "meta"] {
-        node.delete_snippet(name, kind, Deadline::after(Duration::from_secs(60)))?;
+        node.delete_snippet(name, kind, vm.host.deadline(Duration::from_secs(60)))?;
     }
-    crate::host::failpoint::reached("undo.snippets")?;
+    vm.host.reached("undo.snippets")?;
     give_back(ctx, entry)?;
-    crate::host::failpoint::reached("undo.released")?;
+    vm.host.reached("undo.released")?;
     vm.remove_entry()
 }
 
@@ -213,7 +212,7 @@ pub fn remove_machine(
     let state = look_twice(ctx, vmid, identity, patience)
         .with_context(|| format!("{label}: cannot query the node"))?;
     let clear = || {
-        let cleared = node.clear_guard(vmid, identity, Deadline::after(patience));
+        let cleared = node.clear_guard(vmid, identity, ctx.host.deadline(patience));
         cleared.with_context(|| format!("{label}: failed to remove its network guard"))
     };
     if !state.exists {
@@ -238,7 +237,7 @@ pub fn remove_machine(
     anyhow::ensure!(!state.elsewhere, "{label}: it is on node {}", state.node);
     let patience = patience.max(Duration::from_secs(30));
     if state.running {
-        let deadline = Deadline::after(patience);
+        let deadline = ctx.host.deadline(patience);
         let stop = || node.stop(vmid, identity, deadline);
         match node.act_and_wait(Act { vmid, identity, action: "qm-stop", deadline }, stop, |s| !s.running)? {
             Waited::Done(_) => {}
@@ -246,7 +245,7 @@ pub fn remove_machine(
             Waited::TimedOut(_) => anyhow::bail!("{label}: failed to switch it off"),
         }
     }
-    let (waited, leftovers) = node.destroy(vmid, identity, Deadline::after(patience))?;
+    let (waited, leftovers) = node.destroy(vmid, identity, ctx.host.deadline(patience))?;
     warn_of_leftovers(ctx, &label, vmid, &leftovers);
     match waited {
         Waited::Done(_) => clear(),
@@ -264,17 +263,17 @@ fn look_twice(
     patience: Duration,
 ) -> anyhow::Result<VmState> {
     let node = ctx.node_uninterrupted();
-    let ask = || node.state(vmid, Some(identity), Deadline::after(Duration::from_secs(60)));
+    let ask = || node.state(vmid, Some(identity), ctx.host.deadline(Duration::from_secs(60)));
     if !ask()?.exists {
-        clock::sleep(Duration::from_millis(300));
+        ctx.host.doors.sleep(Duration::from_millis(300));
     }
-    let deadline = Deadline::after(patience);
+    let deadline = ctx.host.deadline(patience);
     loop {
         let state = ask()?;
         if !is_being_cloned(&state) || deadline.passed() {
             return Ok(state);
         }
-        clock::sleep(Duration::from_millis(200));
+        ctx.host.doors.sleep(Duration::from_millis(200));
     }
 }
 

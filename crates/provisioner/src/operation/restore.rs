@@ -8,7 +8,6 @@
 
 use super::locked_vm::LockedVm;
 use super::{Context, recovery};
-use crate::host::clock::{self, Deadline};
 use crate::plan::vm_record::{self, NewVm};
 use crate::store::record_copy::{self, Fields};
 use crate::store::vm_database;
@@ -71,7 +70,7 @@ pub fn keep_copies(ctx: &Context<'_>, all: bool) {
 
 /// As [`keep_copies`], for one VM. A copy that cannot be written is no reason to fail what has been done.
 pub fn keep_copy(ctx: &Context<'_>, name: &VmName) {
-    if let Err(error) = record_copy::refresh(&ctx.settings, &ctx.database, name) {
+    if let Err(error) = record_copy::refresh(ctx.host, &ctx.settings, &ctx.database, name) {
         tracing::debug!("VM {name}: failed to copy its record beside its Terraform file: {error:#}");
     }
 }
@@ -116,7 +115,7 @@ pub fn of_vm(vm: &LockedVm<'_, '_>) -> anyhow::Result<bool> {
     }
     let node = ctx.node_uninterrupted();
     let state = node
-        .state(vmid, Some(&Identity::Uuid(uuid)), Deadline::after(Duration::from_secs(15)))
+        .state(vmid, Some(&Identity::Uuid(uuid)), vm.host.deadline(Duration::from_secs(15)))
         .with_context(|| format!("VM {name} (VMID {vmid}): cannot query the node"))?;
     if !state.exists || !state.is(&Identity::Uuid(uuid), name) {
         tracing::debug!(
@@ -147,7 +146,7 @@ fn restore(
     state: &VmState,
 ) -> anyhow::Result<bool> {
     let (ctx, name) = (vm.ctx(), vm.name());
-    let now = clock::now();
+    let now = vm.host.now();
     let copy = record_copy::read(&ctx.settings, name).unwrap_or_else(|error| {
         tracing::warn!("VM {name}: {error:#}");
         None

@@ -3,7 +3,6 @@
 use super::machine;
 use super::start::run;
 use super::{Context, bandwidth};
-use crate::host::clock::{self, Deadline};
 use crate::value::timestamp;
 use crate::value::vm_name::VmName;
 use crate::value::vm_record::{Status, VmRecord};
@@ -85,7 +84,7 @@ pub fn resume(ctx: &Context<'_>, name: &VmName, expiry: Expiry, dry_run: bool) -
     let record = ctx.live_record(name)?;
     let default_days = ctx.settings.default_expiry_days;
     if dry_run {
-        let expires_at = expiry.of(&record, default_days, clock::now())?;
+        let expires_at = expiry.of(&record, default_days, ctx.host.now())?;
         let was_suspended = record.status == Status::Suspended;
         return Ok(Resumed {
             was_suspended,
@@ -98,9 +97,9 @@ pub fn resume(ctx: &Context<'_>, name: &VmName, expiry: Expiry, dry_run: bool) -
     let vm = ctx.lock_vm(name, "resume", LOCK_WAIT)?;
     let record = vm.live_record_now()?;
     // An expiry that cannot be recorded must fail before the VM is started.
-    expiry.of(&record, default_days, clock::now())?;
+    expiry.of(&record, default_days, ctx.host.now())?;
     let was_suspended = record.status == Status::Suspended;
-    let deadline = Deadline::after(LIMIT);
+    let deadline = ctx.host.deadline(LIMIT);
     let machine = machine::of_record(&vm, record, deadline)?;
     // First the VM, then the record: if killed in between, the VM is suspended but running, and resume can be run again
     // (H50).
@@ -134,7 +133,7 @@ pub(super) fn record_expiry(
         let record = record
             .filter(VmRecord::is_live)
             .ok_or_else(|| anyhow::anyhow!("VM {name}: its record was removed in the meantime"))?;
-        let expires_at = expiry.of(&record, default_days, clock::now())?;
+        let expires_at = expiry.of(&record, default_days, ctx.host.now())?;
         if record.status != Status::Active {
             db.set_status(name.as_str(), Status::Active);
             db.remove(name.as_str(), "suspended_at");

@@ -3,8 +3,7 @@
 use super::locked_vm::LockedVm;
 use super::machine::{self, Machine};
 use super::{Context, bandwidth, network};
-use crate::host::clock::{self, Deadline};
-use crate::host::failpoint;
+use crate::host::clock::Deadline;
 use crate::host::progress;
 use crate::tool::node::Waited;
 use crate::value::timestamp;
@@ -12,6 +11,7 @@ use crate::value::vm_name::VmName;
 use crate::value::vm_record::{Status, VmRecord};
 use crate::value::vm_state::VmState;
 use anyhow::Context as _;
+use chrono::{DateTime, Utc};
 use std::time::Duration;
 
 /// The admin panel kills us after 60 s.
@@ -30,11 +30,11 @@ pub struct Started {
 
 /// Starts a VM. A suspended VM that is still paid for becomes active; an expired one is refused unless `force`.
 pub fn start(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<Started> {
-    let deadline = Deadline::after(failpoint::limit("start", LIMIT));
+    let deadline = ctx.host.deadline_of("start", LIMIT);
     ctx.live_record(name)?;
     let vm = ctx.lock_vm(name, "start", Duration::from_secs(40))?;
     let record = vm.live_record_now()?;
-    let resumed = becomes_active(&record, force)?;
+    let resumed = becomes_active(&record, force, ctx.host.now())?;
     let machine = machine::of_record(&vm, record, deadline)?;
     let (was_running, mut warnings) = run(&vm, &machine, deadline)?;
     ctx.host.step("start.running")?;
@@ -50,10 +50,10 @@ pub fn start(ctx: &Context<'_>, name: &VmName, force: bool) -> anyhow::Result<St
 
 /// Whether starting the VM makes it active again: so for a suspended VM that is still paid for. An expired one is
 /// refused unless `force`.
-pub(super) fn becomes_active(record: &VmRecord, force: bool) -> anyhow::Result<bool> {
+pub(super) fn becomes_active(record: &VmRecord, force: bool, now: DateTime<Utc>) -> anyhow::Result<bool> {
     let name = &record.name;
     let suspended = record.status == Status::Suspended;
-    let paid = record.expires_at.is_some_and(|end| end > clock::now());
+    let paid = record.expires_at.is_some_and(|end| end > now);
     if suspended && !paid && !force {
         let expired = record.expires_at.map_or_else(
             || "has no readable expiry".to_string(),

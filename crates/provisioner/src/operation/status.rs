@@ -56,7 +56,7 @@ impl From<Status> for Shown {
 /// Returns the status, and the reason if it needs one.
 pub fn status(ctx: &Context<'_>, name: &VmName) -> (Shown, Option<String>) {
     match ctx.record(name) {
-        Ok(Some(record)) => live_status(ctx, &record, Deadline::after(LIMIT)),
+        Ok(Some(record)) => live_status(ctx, &record, ctx.host.deadline(LIMIT)),
         Ok(None) => (Shown::Unknown, Some(format!("VM {name}: {}", ctx.no_record(name)))),
         Err(error) => (Shown::Unknown, Some(format!("VM {name}: {error:#}"))),
     }
@@ -67,7 +67,7 @@ pub type LiveWord<'a> = &'a dyn Fn(&VmRecord) -> (Shown, Option<String>);
 
 /// For a list of VMs: returns each VM's status on the node, within the time limit of the whole list.
 pub fn on_node<'c>(ctx: &'c Context<'_>) -> impl Fn(&VmRecord) -> (Shown, Option<String>) + 'c {
-    let deadline = Deadline::after(LIST_LIMIT);
+    let deadline = ctx.host.deadline(LIST_LIMIT);
     move |record| live_status(ctx, record, deadline.at_most(Duration::from_secs(2)))
 }
 

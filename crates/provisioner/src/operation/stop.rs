@@ -1,8 +1,6 @@
 //! `blockhost-vm-stop`: asks the guest to shut down and waits; never uses force.
 
 use super::{Context, machine};
-use crate::host::clock::Deadline;
-use crate::host::failpoint;
 use crate::host::progress;
 use crate::tool::node::Waited;
 use crate::value::vm_name::VmName;
@@ -20,8 +18,8 @@ const UNHEARD: &str = "powerdown failed";
 
 /// Shuts a VM down; returns `false` if it was already off.
 pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
-    let limit = failpoint::limit("stop", LIMIT);
-    let deadline = Deadline::after(limit);
+    let limit = ctx.host.limit("stop", LIMIT);
+    let deadline = ctx.host.deadline(limit);
     ctx.live_record(name)?;
     let vm = ctx.lock_vm(name, "stop", Duration::from_secs(30))?;
     let machine = machine::of_record(&vm, vm.live_record_now()?, deadline)?;
@@ -45,7 +43,7 @@ pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
         // The node gives up a little earlier than we do, so that its task does not outlast our answer, and early enough
         // for another attempt: a guest that is still booting does not react to the power button.
         let left = deadline.left().saturating_sub(Duration::from_secs(3));
-        let limit = left.min(failpoint::limit("stop-again", PRESS)).max(Duration::from_secs(1));
+        let limit = left.min(ctx.host.limit("stop-again", PRESS)).max(Duration::from_secs(1));
         node.shutdown(machine.vmid, &machine.identity, limit, deadline)
     };
     progress::now(format_args!("{label}: waiting for the guest to shut down"));

@@ -14,7 +14,6 @@ use super::locked_vm::LockedVm;
 use super::machine::{self, Machine};
 use super::metrics::state_of;
 use crate::host::clock::Deadline;
-use crate::host::failpoint;
 use crate::plan::throttle::{LimitRequest, NodeLimits, agent_limits, current_config};
 use crate::tool::throttle;
 use crate::value::limits::{FIELD, Limit, Limits};
@@ -59,7 +58,7 @@ pub struct Shown {
 
 /// Changes limits of a running VM.
 pub fn throttle(ctx: &Context<'_>, name: &VmName, request: &LimitRequest) -> anyhow::Result<Throttled> {
-    let deadline = Deadline::after(failpoint::limit("throttle", LIMIT));
+    let deadline = ctx.host.deadline_of("throttle", LIMIT);
     runs_for_us(&ctx.live_record(name)?)?;
     let vm = ctx.lock_vm(name, "throttle", LOCK_WAIT)?;
     let record = vm.live_record_now()?;
@@ -117,7 +116,7 @@ pub fn throttle(ctx: &Context<'_>, name: &VmName, request: &LimitRequest) -> any
 
 /// Returns the limits of a VM, running or not. Changes nothing.
 pub fn show(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Shown> {
-    let deadline = Deadline::after(failpoint::limit("throttle", LIMIT));
+    let deadline = ctx.host.deadline_of("throttle", LIMIT);
     let record = ctx.live_record(name)?;
     let recorded = recorded(ctx, name);
     let machine = machine::seen(ctx, record, deadline)?;
@@ -210,7 +209,7 @@ fn configure(
             (Some(anyhow::Error::from(error)), deadline.at_most(UNANSWERED))
         }
         Err(error) => {
-            let after = configuration(vm, machine, Deadline::after(UNANSWERED)).ok();
+            let after = configuration(vm, machine, vm.host.deadline(UNANSWERED)).ok();
             return Err(Failed { cause: error.into(), after });
         }
     };

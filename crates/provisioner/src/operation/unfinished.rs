@@ -2,7 +2,6 @@
 //! died halfway. The journal knows the step; the VM's lock shows whether anybody is working on it. Read-only.
 
 use super::Context;
-use crate::host::clock;
 use crate::store::journal::{Entry, Step};
 use crate::value::vm_name::VmName;
 use chrono::{DateTime, Utc};
@@ -12,7 +11,7 @@ pub fn of_name(ctx: &Context<'_>, name: &VmName) -> Option<String> {
     // Read the lock's holder first: otherwise the entry read here could belong to an operation that began in between.
     let holder = ctx.journal().holder(name);
     match ctx.journal().read(name).ok()? {
-        Some(entry) => Some(in_words(&entry, holder.as_deref(), clock::now())),
+        Some(entry) => Some(in_words(&entry, holder.as_deref(), ctx.host.now())),
         None => {
             let holder = holder.filter(|note| note.starts_with("create"))?;
             Some(format!("a create of this name is queued or has just started ({holder})"))

@@ -3,7 +3,6 @@
 use super::Context;
 use super::machine::{self, Machine};
 use crate::host::clock::Deadline;
-use crate::host::failpoint;
 use crate::host::root_agent::{AgentError, with_way_out};
 use crate::tool::guest_agent;
 use crate::tool::node::Node;
@@ -27,7 +26,7 @@ pub fn update_gecos(
     token: &NftTokenId,
     username: Option<&UserName>,
 ) -> anyhow::Result<String> {
-    let deadline = Deadline::after(failpoint::limit("update-gecos", LIMIT));
+    let deadline = ctx.host.deadline_of("update-gecos", LIMIT);
     let gecos = format!("wallet={wallet},nft={token}");
     ctx.live_record(name)?;
     let vm = ctx.lock_vm(name, "update-gecos", deadline.left() / 2)?;

@@ -3,7 +3,7 @@
 //! written causes a warning.
 
 use crate::host::Host;
-use crate::host::{self, clock, replace_file};
+use crate::host::{self, replace_file};
 use crate::value::timestamp;
 use serde_json::json;
 
@@ -28,7 +28,7 @@ pub struct Change<'a> {
 
 /// Appends a line to the audit trail; a failure is only a warning.
 pub fn write(host: &Host, change: &Change<'_>) {
-    let now = clock::now();
+    let now = host.now();
     let line = json!({
         "time": timestamp::to_text(now),
         "uid": host.brought.as_ref().map_or_else(|| rustix::process::getuid().as_raw(), |brought| brought.uid),
@@ -44,8 +44,8 @@ pub fn write(host: &Host, change: &Change<'_>) {
     });
     let folder = host.state_dir.join("audit");
     let path = folder.join(format!("{}.jsonl", now.format("%Y-%m")));
-    let written = replace_file::make_folder(&folder, 0o770)
-        .and_then(|()| replace_file::append_line(&path, &line.to_string()));
+    let written = replace_file::make_folder(host.doors, &folder, 0o770)
+        .and_then(|()| replace_file::append_line(host.doors, &path, &line.to_string()));
     if let Err(error) = written {
         tracing::warn!("failed to record this change in the audit trail: {error}");
     }

@@ -34,8 +34,9 @@ pub fn keep(
         .fold(text.into_owned(), |text, secret| text.replace(secret, "[secret]"));
     let folder = host.state_dir.join("failed");
     let path = folder.join(format!("{name}-{}.log", began_at.format("%Y%m%dT%H%M%SZ")));
-    let written = replace_file::make_folder(&folder, 0o770)
-        .and_then(|()| replace_file::replace(&path, text.as_bytes(), replace_file::PRIVATE, "failed-log"));
+    let written = replace_file::make_folder(host.doors, &folder, 0o770).and_then(|()| {
+        replace_file::replace(host.doors, &path, text.as_bytes(), replace_file::PRIVATE, "failed-log")
+    });
     if let Err(error) = written {
         tracing::warn!("VM {name}: failed to keep terraform's log in {}: {error}", folder.display());
         return None;

@@ -1,7 +1,7 @@
 //! The guard's files: what root has decided for a VM, and the result of the last run. They belong to root alone and are
 //! outside user blockhost's directories, so nobody can free a VM from the guard by writing one (hazard H56).
 
-use crate::host::{self, read_file, replace_file};
+use crate::host::{self, Host, read_file, replace_file};
 use crate::plan::guard::{Guarded, GuestNetwork};
 use crate::value::timestamp;
 use crate::value::vmid::Vmid;
@@ -96,13 +96,13 @@ impl GuardFiles {
     }
 
     /// Records the result of this run. A reboot removes it together with the rules themselves.
-    pub fn note(&self, state: &GuardState) -> anyhow::Result<()> {
+    pub fn note(&self, host: &Host, state: &GuardState) -> anyhow::Result<()> {
         let path = self.state_path();
         let folder = path.parent().unwrap_or(Path::new("/"));
-        replace_file::make_folders(folder, 0o700)?;
-        let now = timestamp::to_text(host::clock::now());
+        replace_file::make_folders(host.doors, folder, 0o700)?;
+        let now = timestamp::to_text(host.now());
         let text = serde_json::to_string(&GuardState { at: now, ..state.clone() })? + "\n";
-        Ok(replace_file::replace_unsynced(&path, text.as_bytes(), 0o600, "guard-state")?)
+        Ok(replace_file::replace_unsynced(host.doors, &path, text.as_bytes(), 0o600, "guard-state")?)
     }
 
     /// Removes the result of the last run, once nothing of it is left.

@@ -165,7 +165,7 @@ impl<'h> Journal<'h> {
         let text = serde_json::to_string_pretty(entry)?;
         journal_folder(self.host)?;
         let path = self.path(&entry.name).context("mock runs have no journal")?;
-        Ok(replace_file::replace(&path, text.as_bytes(), PRIVATE, "journal")?)
+        Ok(replace_file::replace(self.host.doors, &path, text.as_bytes(), PRIVATE, "journal")?)
     }
 
     /// Removes an entry whose operation has ended or was rolled back.

@@ -117,8 +117,14 @@ impl<'h> MetricSamples<'h> {
     /// A failure to write only means that the data is missing next time, which is no reason to withhold an answer.
     fn write(&self, path: PathBuf, what: &impl Serialize) {
         let write = || -> anyhow::Result<()> {
-            replace_file::make_folder(&self.folder(), 0o770)?;
-            Ok(replace_file::replace_unsynced(&path, &serde_json::to_vec(what)?, PRIVATE, "metrics")?)
+            replace_file::make_folder(self.host.doors, &self.folder(), 0o770)?;
+            Ok(replace_file::replace_unsynced(
+                self.host.doors,
+                &path,
+                &serde_json::to_vec(what)?,
+                PRIVATE,
+                "metrics",
+            )?)
         };
         if let Err(error) = write() {
             tracing::warn!("the next rates will be 0, because this sample could not be saved: {error:#}");

@@ -30,7 +30,7 @@ impl<'h> Ticket<'h> {
     /// Takes the next number.
     pub fn draw(host: &'h Host, vm_name: &str) -> anyhow::Result<Ticket<'h>> {
         let folder = host.run_dir.join("creates");
-        replace_file::make_folder(&folder, 0o770)
+        replace_file::make_folder(host.doors, &folder, 0o770)
             .with_context(|| format!("the queue of creates needs {}", host.run_dir.display()))?;
         let _guard = guard(host)?;
         let number = tickets(&folder)?.last().map_or(1, |last| last + 1);
@@ -125,7 +125,7 @@ pub fn stale(host: &Host) -> Vec<PathBuf> {
 
 fn guard(host: &Host) -> anyhow::Result<LockFile> {
     let path = host.run_dir.join("creates/queue.lock");
-    LockFile::lock(&path, Deadline::after(QUEUE_LOCK_WAIT), &Interrupt::never())
+    LockFile::lock(&path, host.deadline(QUEUE_LOCK_WAIT), &Interrupt::never())
         .context("failed to lock the queue of creates")
 }
 
@@ -165,9 +165,13 @@ fn publish(host: &Host, folder: &Path) -> anyhow::Result<()> {
     let path: PathBuf = host.run_dir.join("provisioning.lock");
     let live = tickets(folder)?.into_iter().filter_map(|n| alive(&folder.join(n.to_string()))).next();
     match live.as_deref().and_then(|note| note.split(' ').next()) {
-        Some(pid) => {
-            replace_file::replace(&path, format!("{pid}\n").as_bytes(), SHARED, "provisioning-lock")?
-        }
+        Some(pid) => replace_file::replace(
+            host.doors,
+            &path,
+            format!("{pid}\n").as_bytes(),
+            SHARED,
+            "provisioning-lock",
+        )?,
         None => replace_file::remove(&path)?,
     }
     Ok(())

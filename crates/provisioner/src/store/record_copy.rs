@@ -6,6 +6,7 @@
 
 use super::settings::Settings;
 use super::vm_database::VmDatabase;
+use crate::host::Host;
 use crate::host::read_file::text_for_people;
 use crate::host::replace_file::{self, PRIVATE};
 use crate::value::vm_name::VmName;
@@ -36,17 +37,17 @@ pub fn read(settings: &Settings, name: &VmName) -> anyhow::Result<Option<Fields>
 }
 
 /// Writes the copy as a whole if it differs. The VM's directory must exist; writing a copy never creates it.
-pub fn write(settings: &Settings, name: &VmName, record: &Fields) -> anyhow::Result<()> {
+pub fn write(host: &Host, settings: &Settings, name: &VmName, record: &Fields) -> anyhow::Result<()> {
     let path = path(settings, name);
     let text = serde_json::to_string_pretty(record)? + "\n";
     if crate::host::read_file::text(&path).is_ok_and(|old| old == text) {
         return Ok(());
     }
-    Ok(replace_file::replace(&path, text.as_bytes(), PRIVATE, "record-copy")?)
+    Ok(replace_file::replace(host.doors, &path, text.as_bytes(), PRIVATE, "record-copy")?)
 }
 
 /// Writes the database's current record of a VM that is live and has its own directory.
-pub fn refresh(settings: &Settings, database: &VmDatabase, name: &VmName) -> anyhow::Result<()> {
+pub fn refresh(host: &Host, settings: &Settings, database: &VmDatabase, name: &VmName) -> anyhow::Result<()> {
     if !path(settings, name).parent().is_some_and(|folder| folder.is_dir()) {
         return Ok(());
     }
@@ -54,5 +55,5 @@ pub fn refresh(settings: &Settings, database: &VmDatabase, name: &VmName) -> any
         let is_live = matches!(db.record(name.as_str()), Some(Ok(record)) if record.is_live());
         Ok(db.fields(name.as_str()).filter(|_| is_live))
     })?;
-    live.map_or(Ok(()), |record| write(settings, name, &record))
+    live.map_or(Ok(()), |record| write(host, settings, name, &record))
 }

@@ -14,6 +14,7 @@ pub use contents::{Contents, NewRecord};
 pub use record_view::{Fields, RecordView};
 
 use crate::host::clock::Deadline;
+use crate::host::doors::Doors;
 use crate::host::interrupt::Interrupt;
 use crate::host::lock_file::LockFile;
 use crate::host::read_file;
@@ -63,6 +64,7 @@ pub enum DatabaseError {
 /// The database file and the names of its fields.
 #[derive(Debug, Clone)]
 pub struct VmDatabase {
+    doors: Doors,
     path: PathBuf,
     fields: FieldNames,
     torn_read: Duration,
@@ -72,8 +74,9 @@ pub struct VmDatabase {
 
 impl VmDatabase {
     /// The database at `path`.
-    pub fn new(path: &Path, fields: &FieldNames) -> VmDatabase {
+    pub fn new(doors: Doors, path: &Path, fields: &FieldNames) -> VmDatabase {
         VmDatabase {
+            doors,
             path: path.to_path_buf(),
             fields: fields.clone(),
             torn_read: TORN_READ,
@@ -135,7 +138,13 @@ impl VmDatabase {
         self.with_contents(|contents| {
             let result = change(contents)?;
             if contents.changed() {
-                replace_file::replace(&self.path, contents.to_text().as_bytes(), SHARED, "database")?;
+                replace_file::replace(
+                    self.doors,
+                    &self.path,
+                    contents.to_text().as_bytes(),
+                    SHARED,
+                    "database",
+                )?;
             }
             Ok(result)
         })
@@ -161,7 +170,7 @@ impl VmDatabase {
         let empty = format!(
             "{{\n  \"vms\": {{}},\n  \"next_vmid\": {first_vmid},\n  \"allocated_ips\": [],\n  \"allocated_ipv6\": []\n}}\n"
         );
-        Ok(replace_file::replace(&self.path, empty.as_bytes(), SHARED, "database")?)
+        Ok(replace_file::replace(self.doors, &self.path, empty.as_bytes(), SHARED, "database")?)
     }
 
     /// Returns the error for a file that must have been lost, because of `why`.
@@ -176,7 +185,7 @@ impl VmDatabase {
         let mut path = self.path.clone().into_os_string();
         path.push(".lock");
         // Never interrupted: the lock is held for milliseconds, and rolling back after a signal needs it.
-        LockFile::lock(Path::new(&path), Deadline::after(LOCK_WAIT), &Interrupt::never())
+        LockFile::lock(Path::new(&path), self.doors.deadline(LOCK_WAIT), &Interrupt::never())
             .context("failed to lock the VM database")
     }
 
@@ -186,7 +195,7 @@ impl VmDatabase {
         &self,
         work: impl FnOnce(&mut Contents<'_>) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        let deadline = Deadline::after(self.torn_read);
+        let deadline = self.doors.deadline(self.torn_read);
         loop {
             let bytes = self.bytes()?;
             match as_text(&bytes).and_then(|text| Contents::parse(text, &self.fields)) {
@@ -204,7 +213,7 @@ impl VmDatabase {
         &self,
         mut pass: impl FnMut(&mut File) -> io::Result<Result<T, String>>,
     ) -> Result<T, DatabaseError> {
-        let deadline = Deadline::after(self.torn_read);
+        let deadline = self.doors.deadline(self.torn_read);
         loop {
             let mut file =
                 read_file::open_up_to(&self.path, LIMIT).map_err(|error| self.cannot_read(&error))?;
@@ -234,7 +243,7 @@ impl VmDatabase {
             self.is_corrupt.store(true, Ordering::Relaxed);
             return Err(self.corrupt(why));
         }
-        crate::host::clock::sleep(Duration::from_millis(50));
+        deadline.sleep(Duration::from_millis(50));
         Ok(())
     }
 

@@ -1,8 +1,6 @@
 //! One operation per VM at a time (hazard H19): every command that changes a VM holds `<state>/journal/<name>.lock`.
 
 use crate::host::Host;
-use crate::host::clock::Deadline;
-use crate::host::failpoint;
 use crate::host::lock_file::{LockError, LockFile};
 use crate::host::replace_file;
 use crate::value::vm_name::VmName;
@@ -17,7 +15,7 @@ const SILENT: Duration = Duration::from_secs(1);
 /// blockhost.
 pub fn journal_folder(host: &Host) -> anyhow::Result<PathBuf> {
     let folder = host.state_dir.join("journal");
-    replace_file::make_folder(&folder, 0o770)?;
+    replace_file::make_folder(host.doors, &folder, 0o770)?;
     Ok(folder)
 }
 
@@ -30,8 +28,8 @@ impl VmLock {
     /// one.
     pub fn acquire(host: &Host, name: &VmName, verb: &str, limit: Duration) -> anyhow::Result<VmLock> {
         let path = journal_folder(host)?.join(format!("{name}.lock"));
-        let limit = failpoint::limit("vm-lock", limit);
-        let deadline = Deadline::after(limit);
+        let limit = host.limit("vm-lock", limit);
+        let deadline = host.deadline(limit);
         let mut lock = LockFile::lock(&path, deadline.at_most(SILENT), &host.interrupt);
         if let Err(LockError::Held { holder, .. }) = &lock
             && !deadline.passed()

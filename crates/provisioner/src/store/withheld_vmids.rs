@@ -5,9 +5,9 @@
 //! to the node (hazard H57): a VM may appear there after the create was rolled back, and its VMID must not have been
 //! given to another VM.
 
+use crate::host::Host;
 use crate::host::read_file::text_for_people;
 use crate::host::replace_file::{self, PRIVATE};
-use crate::host::{Host, clock, failpoint};
 use crate::value::vmid::Vmid;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
@@ -44,10 +44,11 @@ pub struct Late {
 
 impl Withheld {
     /// Whether the time is over. A time too far in the future was written with a wrong clock.
-    pub fn is_over(&self, now: DateTime<Utc>) -> bool {
+    pub fn is_over(&self, host: &Host) -> bool {
+        let now = host.now();
         let limit = match self.late {
-            Some(_) => failpoint::limit("late-request", LATE),
-            None => failpoint::limit("withheld-vmid", UNUSABLE),
+            Some(_) => host.limit("late-request", LATE),
+            None => host.limit("withheld-vmid", UNUSABLE),
         };
         let limit = TimeDelta::from_std(limit).unwrap_or(TimeDelta::days(1));
         now - self.since > limit || self.since - now > limit
@@ -97,7 +98,7 @@ impl<'h> WithheldVmids<'h> {
 
     fn read(&self, vmid: u32) -> Option<Withheld> {
         let path = self.path(vmid);
-        let now = clock::now();
+        let now = self.host.now();
         let read = text_for_people(&path).and_then(|text| Ok(serde_json::from_str::<Withheld>(&text)?));
         let one = match read {
             Ok(one) => Withheld { vmid, ..one },
@@ -112,7 +113,7 @@ impl<'h> WithheldVmids<'h> {
                 });
             }
         };
-        if one.late.is_none() && one.is_over(now) {
+        if one.late.is_none() && one.is_over(self.host) {
             self.forget(vmid);
             return None;
         }
@@ -123,10 +124,16 @@ impl<'h> WithheldVmids<'h> {
     pub fn withhold(&self, vmid: Vmid, reason: &str, late: Option<Late>) -> anyhow::Result<()> {
         let watched = self.read(vmid.get()).and_then(|one| one.late);
         let reason: String = reason.chars().take(500).collect();
-        let one = Withheld { vmid: vmid.get(), reason, since: clock::now(), late: late.or(watched) };
-        replace_file::make_folder(&self.folder(), 0o770)?;
+        let one = Withheld { vmid: vmid.get(), reason, since: self.host.now(), late: late.or(watched) };
+        replace_file::make_folder(self.host.doors, &self.folder(), 0o770)?;
         let text = serde_json::to_string_pretty(&one)? + "\n";
-        Ok(replace_file::replace(&self.path(vmid.get()), text.as_bytes(), PRIVATE, "withheld")?)
+        Ok(replace_file::replace(
+            self.host.doors,
+            &self.path(vmid.get()),
+            text.as_bytes(),
+            PRIVATE,
+            "withheld",
+        )?)
     }
 
     /// Makes a VMID available again.

@@ -7,7 +7,7 @@
 //! with the cost of a poll (hazard H20).
 
 use super::node::{Asked, Node};
-use crate::host::clock::{Deadline, Stopwatch};
+use crate::host::clock::Deadline;
 use crate::host::root_agent::{AgentError, with_way_out};
 use crate::plan::guest_command;
 use crate::value::identity::Identity;
@@ -55,9 +55,9 @@ pub fn run(
     deadline: Deadline,
     grace: Duration,
 ) -> anyhow::Result<Option<Ended>> {
-    let begin = Deadline::after(deadline.left() + grace);
+    let begin = node.doors.deadline(deadline.left() + grace);
     let command = guest_command::for_guest(command).context(NOT_RUN)?;
-    let asked = Stopwatch::start();
+    let asked = node.doors.stopwatch();
     let mut patience = Some(SILENT_TRIES);
     loop {
         let quick = QUICK.min(deadline.left().as_secs_f64() / 2.0);
@@ -174,7 +174,7 @@ fn wait_for(
             return Ok(None);
         }
         node.pause(pause)?;
-        let begun = Stopwatch::start();
+        let begun = node.doors.stopwatch();
         let asked = job.take().map_or(Asked::Process(pid), Asked::Job);
         match node.guest_exec_status(vmid, identity, asked, deadline) {
             Ok(answer) => {

@@ -1,7 +1,7 @@
 //! What root sets on the host for guests' network cards: rules (`nft`), the isolation of a bridge's port (`bridge`),
 //! the qdisc of a tap (`tc`) and the host route to a guest (`ip`). Each call succeeds if the setting is already there.
 
-use crate::host::interrupt::Interrupt;
+use crate::host::Host;
 use crate::host::run_process::{self, Ended, Input, Program, RunError};
 use crate::plan::guard::{HANDLE, receive_limit};
 use std::net::Ipv6Addr;
@@ -14,8 +14,8 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// Runs the four programs.
 #[derive(Debug)]
 pub struct GuestPorts<'a> {
-    /// SIGTERM and SIGINT.
-    pub interrupt: &'a Interrupt,
+    /// Where they are run.
+    pub host: &'a Host,
 }
 
 impl GuestPorts<'_> {
@@ -28,7 +28,8 @@ impl GuestPorts<'_> {
             environment: vec![],
             without: &["LC_", "LANG"],
         };
-        run_process::run(&program, input, LIMIT, self.interrupt, |_, _| {})?.successful(&program)
+        run_process::run(self.host.doors, &program, input, LIMIT, &self.host.interrupt, |_, _| {})?
+            .successful(&program)
     }
 
     fn done(&self, name: &str, words: &[&str]) -> Result<(), RunError> {

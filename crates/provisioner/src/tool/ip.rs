@@ -1,6 +1,7 @@
 //! `ip` of iproute2: the host's interfaces, addresses and default routes. Anybody may read them;
 //! [`crate::operation::setup`] changes them.
 
+use crate::host::Host;
 use crate::host::clock::Deadline;
 use crate::host::interrupt::Interrupt;
 use crate::host::run_process::{self, Input, Program};
@@ -12,21 +13,21 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 
 /// Queries the kernel for the host's interfaces and default routes.
-pub fn network(deadline: Deadline) -> anyhow::Result<Network> {
-    let addresses = ip(&["-j", "-d", "address", "show"], deadline)?;
-    let routes = ip(&["-j", "-4", "route", "show", "default"], deadline)?;
+pub fn network(host: &Host, deadline: Deadline) -> anyhow::Result<Network> {
+    let addresses = ip(host, &["-j", "-d", "address", "show"], deadline)?;
+    let routes = ip(host, &["-j", "-4", "route", "show", "default"], deadline)?;
     parse(&addresses, &routes)
 }
 
 /// Returns every address that this host itself has or needs, of both families: those on its interfaces, whatever their
 /// scope, and its routers'. None of them may be assigned to a guest (H55).
-pub fn host_addresses(deadline: Deadline) -> anyhow::Result<Vec<IpAddr>> {
-    let interfaces = rows::<AddressRow>(&ip(&["-j", "-d", "address", "show"], deadline)?)?;
+pub fn host_addresses(host: &Host, deadline: Deadline) -> anyhow::Result<Vec<IpAddr>> {
+    let interfaces = rows::<AddressRow>(&ip(host, &["-j", "-d", "address", "show"], deadline)?)?;
     let infos = interfaces.into_iter().flat_map(|row| row.addr_info);
     let mut found: Vec<IpAddr> = infos.filter_map(|info| info.local).collect();
     for family in ["-4", "-6"] {
         // A host without this family has no such route, and some kernels do not support it.
-        let routes = ip(&["-j", family, "route", "show", "default"], deadline).unwrap_or_default();
+        let routes = ip(host, &["-j", family, "route", "show", "default"], deadline).unwrap_or_default();
         found.extend(rows::<RouteRow>(&routes).unwrap_or_default().into_iter().filter_map(|row| row.gateway));
     }
     Ok(found)
@@ -50,15 +51,16 @@ impl Neighbour {
 
 /// Returns the neighbour table's entry of an address; `None` if the address is not on one of our links, or nobody has
 /// asked for it.
-pub fn neighbour(address: IpAddr, deadline: Deadline) -> anyhow::Result<Option<Neighbour>> {
-    let entries = rows::<NeighbourRow>(&ip(&["-j", "neigh", "show", "to", &address.to_string()], deadline)?)?;
+pub fn neighbour(host: &Host, address: IpAddr, deadline: Deadline) -> anyhow::Result<Option<Neighbour>> {
+    let entries =
+        rows::<NeighbourRow>(&ip(host, &["-j", "neigh", "show", "to", &address.to_string()], deadline)?)?;
     let row = entries.into_iter().find(|row| row.dst == Some(address));
     Ok(row.map(|row| Neighbour { lladdr: row.lladdr, states: row.state }))
 }
 
 /// The host routes to single IPv6 addresses, with the devices that they lead to.
-pub fn host_routes(deadline: Deadline) -> anyhow::Result<HashMap<Ipv6Addr, Vec<String>>> {
-    Ok(host_routes_in(&ip(&["-6", "route", "show"], deadline)?))
+pub fn host_routes(host: &Host, deadline: Deadline) -> anyhow::Result<HashMap<Ipv6Addr, Vec<String>>> {
+    Ok(host_routes_in(&ip(host, &["-6", "route", "show"], deadline)?))
 }
 
 /// Lines `2001:db8::2 dev vmbr0 metric 1024 …`; a network has its length behind it.
@@ -74,8 +76,8 @@ fn host_routes_in(text: &str) -> HashMap<Ipv6Addr, Vec<String>> {
 }
 
 /// The neighbours that answered just now, or were set by hand: address and hardware address.
-pub fn neighbours(deadline: Deadline) -> anyhow::Result<Vec<(IpAddr, String)>> {
-    let entries = rows::<NeighbourRow>(&ip(&["-j", "neigh", "show"], deadline)?)?;
+pub fn neighbours(host: &Host, deadline: Deadline) -> anyhow::Result<Vec<(IpAddr, String)>> {
+    let entries = rows::<NeighbourRow>(&ip(host, &["-j", "neigh", "show"], deadline)?)?;
     let answering = entries.into_iter().filter(|row| {
         row.state.iter().any(|state| matches!(state.as_str(), "REACHABLE" | "PERMANENT" | "NOARP"))
     });
@@ -83,7 +85,7 @@ pub fn neighbours(deadline: Deadline) -> anyhow::Result<Vec<(IpAddr, String)>> {
 }
 
 /// Runs `ip` and returns its standard output.
-pub fn ip(arguments: &[&str], deadline: Deadline) -> anyhow::Result<String> {
+pub fn ip(host: &Host, arguments: &[&str], deadline: Deadline) -> anyhow::Result<String> {
     let program = Program {
         name: "ip",
         arguments: arguments.iter().map(Into::into).collect(),
@@ -92,7 +94,14 @@ pub fn ip(arguments: &[&str], deadline: Deadline) -> anyhow::Result<String> {
         without: &[],
     };
     // Never interrupted: it is short, and restoring a network must not be interrupted.
-    let ended = run_process::run(&program, Input::Nothing, deadline.left(), &Interrupt::never(), |_, _| {})?;
+    let ended = run_process::run(
+        host.doors,
+        &program,
+        Input::Nothing,
+        deadline.left(),
+        &Interrupt::never(),
+        |_, _| {},
+    )?;
     Ok(ended.successful(&program)?.stdout)
 }
 

@@ -121,7 +121,7 @@ impl LegacyFolder {
             StateFile::Torn => {}
         }
         anyhow::ensure!(
-            secure_state(&path, &self.dir.join(STATE_COPY))? != StateFile::Torn,
+            secure_state(self.doors, &path, &self.dir.join(STATE_COPY))? != StateFile::Torn,
             "{} was truncated by a killed terraform, and no copy of it is whole",
             path.display()
         );
@@ -129,9 +129,15 @@ impl LegacyFolder {
         let Some(rest) = state.and_then(|state| state.without(label)) else { return Ok(false) };
         let first = self.dir.join(BEFORE_IMPORT);
         if !first.exists() {
-            replace_file::replace(&first, &read_file::bytes(&path)?, PRIVATE, "state-before-import")?;
+            replace_file::replace(
+                self.doors,
+                &first,
+                &read_file::bytes(&path)?,
+                PRIVATE,
+                "state-before-import",
+            )?;
         }
-        replace_file::replace(&path, rest.as_bytes(), PRIVATE, "shared-state")?;
+        replace_file::replace(self.doors, &path, rest.as_bytes(), PRIVATE, "shared-state")?;
         Ok(true)
     }
 

@@ -90,7 +90,7 @@ impl Guests {
 #[derive(Debug, Clone)]
 pub struct Node {
     socket: PathBuf,
-    doors: Doors,
+    pub(super) doors: Doors,
     interrupt: Interrupt,
     patient: bool,
 }

@@ -15,6 +15,7 @@ pub use template::Grant;
 
 use crate::host::Host;
 use crate::host::clock::Deadline;
+use crate::host::doors::Doors;
 use crate::host::interrupt::Interrupt;
 use crate::host::run_process::{self, Ended, Input, Program, RunError, Stream};
 use crate::value::cluster_rows::{ClusterGuest, NodeStorage};
@@ -32,6 +33,8 @@ const SHORT: Duration = Duration::from_secs(60);
 /// The tools of one node.
 #[derive(Debug, Clone)]
 pub struct ProxmoxCli {
+    /// Of the host that runs them.
+    pub doors: Doors,
     host: ProxmoxHost,
     interrupt: Interrupt,
     /// If set, the deadline of all calls together; otherwise each call has its own limit.
@@ -42,12 +45,12 @@ impl ProxmoxCli {
     /// The tools of this node, which must all have answered by `deadline`; a signal to this process ends waits.
     pub fn here(host: &Host, deadline: Deadline) -> ProxmoxCli {
         let interrupt = host.interrupt.clone();
-        ProxmoxCli { host: ProxmoxHost::Local, interrupt, deadline: Some(deadline) }
+        ProxmoxCli { doors: host.doors, host: ProxmoxHost::Local, interrupt, deadline: Some(deadline) }
     }
 
     /// The tools of a node, with a limit of its own for each call; `interrupt` ends waits.
-    pub fn on(host: ProxmoxHost, interrupt: Interrupt) -> ProxmoxCli {
-        ProxmoxCli { host, interrupt, deadline: None }
+    pub fn on(doors: Doors, host: ProxmoxHost, interrupt: Interrupt) -> ProxmoxCli {
+        ProxmoxCli { doors, host, interrupt, deadline: None }
     }
 
     /// The same for rolling back, which a signal does not stop.
@@ -57,7 +60,7 @@ impl ProxmoxCli {
 
     /// The same for rolling back within `limit` from now.
     pub fn undoing(&self, limit: Duration) -> ProxmoxCli {
-        ProxmoxCli { deadline: Some(Deadline::after(limit)), ..self.uninterrupted() }
+        ProxmoxCli { deadline: Some(self.doors.deadline(limit)), ..self.uninterrupted() }
     }
 
     /// Runs a tool until it ends, successfully or not. Arguments must not contain a secret: every local user can read
@@ -78,7 +81,7 @@ impl ProxmoxCli {
         let program =
             Program { name: program, arguments, folder: Path::new("/"), environment: vec![], without: &[] };
         let limit = self.deadline.map_or(limit, |deadline| deadline.left());
-        run_process::run(&program, input, limit, &self.interrupt, |stream, line| {
+        run_process::run(self.doors, &program, input, limit, &self.interrupt, |stream, line| {
             if stream == Stream::Out {
                 heard(line);
             }

@@ -14,7 +14,7 @@
 
 use super::terraform_events::{Diagnostic, Event, WAS_KILLED, parse_line};
 use super::terraform_state::{StateFile, attributes_in, label_in, read_state, secure_state};
-use crate::host::clock::{self, Deadline};
+use crate::host::clock::Deadline;
 use crate::host::doors::Doors;
 use crate::host::interrupt::Interrupt;
 use crate::host::lock_file::LockFile;
@@ -116,12 +116,12 @@ impl VmFolder {
     /// Creates the directory, its links and the VM's complete file, in that order; existing ones are replaced.
     pub fn prepare(&self, file: &str) -> anyhow::Result<()> {
         self.check_terraform()?;
-        replace_file::make_folder(&self.parent.join("vms"), 0o750)?;
-        replace_file::make_folder(&self.dir, 0o750)?;
+        replace_file::make_folder(self.doors, &self.parent.join("vms"), 0o750)?;
+        replace_file::make_folder(self.doors, &self.dir, 0o750)?;
         for shared in SHARED_FILES {
-            replace_file::make_link(&format!("../../{shared}"), &self.dir.join(shared))?;
+            replace_file::make_link(self.doors, &format!("../../{shared}"), &self.dir.join(shared))?;
         }
-        Ok(replace_file::replace(&self.vm_file(), file.as_bytes(), PRIVATE, "terraform-file")?)
+        Ok(replace_file::replace(self.doors, &self.vm_file(), file.as_bytes(), PRIVATE, "terraform-file")?)
     }
 
     fn vm_file(&self) -> PathBuf {
@@ -178,7 +178,7 @@ impl VmFolder {
         match read_state(&path)? {
             StateFile::Holds(_) => Ok(()),
             StateFile::Missing | StateFile::Torn => {
-                Ok(replace_file::replace(&path, text.as_bytes(), PRIVATE, "own-state")?)
+                Ok(replace_file::replace(self.doors, &path, text.as_bytes(), PRIVATE, "own-state")?)
             }
         }
     }
@@ -231,8 +231,13 @@ impl VmFolder {
 
     /// Starts `terraform apply` or `destroy` for the VM's resource only.
     pub fn run(&self, verb: &str, addresses: &[String], access: &NodeAccess) -> anyhow::Result<Run> {
-        let places =
-            Places { dir: &self.dir, parent: &self.parent, home: &self.home, temporary: &self.temporary };
+        let places = Places {
+            doors: self.doors,
+            dir: &self.dir,
+            parent: &self.parent,
+            home: &self.home,
+            temporary: &self.temporary,
+        };
         run(&places, "../../terraform.tfvars", verb, addresses, access)
     }
 
@@ -245,6 +250,7 @@ impl VmFolder {
 
 /// The older package's shared directory, where its VMs still have their files and their state.
 pub struct LegacyFolder {
+    pub(super) doors: Doors,
     pub(super) dir: PathBuf,
     home: PathBuf,
     temporary: PathBuf,
@@ -256,7 +262,7 @@ impl LegacyFolder {
     pub fn new(host: &Host, settings: &Settings, name: &VmName) -> LegacyFolder {
         let home = host.home.clone().unwrap_or_else(|| host.state_dir.clone());
         let dir = settings.terraform_dir.clone();
-        LegacyFolder { temporary: temporary_of(host, &dir), dir, home, name: name.clone() }
+        LegacyFolder { doors: host.doors, temporary: temporary_of(host, &dir), dir, home, name: name.clone() }
     }
 
     pub(super) fn vm_file(&self) -> PathBuf {
@@ -304,7 +310,7 @@ impl LegacyFolder {
     /// Makes sure that the next run sees the last good state: a torn state is replaced by our copy or terraform's own
     /// backup, and a good one is copied. Returns `Torn` if there is no good state left.
     pub fn secure_state(&self) -> anyhow::Result<StateFile> {
-        secure_state(&self.dir.join(STATE), &self.dir.join(STATE_COPY))
+        secure_state(self.doors, &self.dir.join(STATE), &self.dir.join(STATE_COPY))
     }
 
     /// Whether a terraform of ours is running in the shared directory.
@@ -330,7 +336,13 @@ impl LegacyFolder {
     }
 
     fn places(&self) -> Places<'_> {
-        Places { dir: &self.dir, parent: &self.dir, home: &self.home, temporary: &self.temporary }
+        Places {
+            doors: self.doors,
+            dir: &self.dir,
+            parent: &self.dir,
+            home: &self.home,
+            temporary: &self.temporary,
+        }
     }
 
     /// Returns the addresses of this VM that the shared state still contains.
@@ -359,6 +371,7 @@ impl LegacyFolder {
 
 /// A running terraform.
 pub struct Run {
+    doors: Doors,
     child: Child,
     temporary: PathBuf,
     log: PathBuf,
@@ -395,12 +408,12 @@ impl Run {
                 asked = true;
                 tracing::warn!("interrupted: waiting for terraform to finish its step and save its state");
                 self.child.terminate();
-                deadline = Deadline::after(AFTER_SIGTERM);
+                deadline = self.doors.deadline(AFTER_SIGTERM);
             }
             if deadline.passed() {
                 return Ok(Outcome::StillRunning);
             }
-            clock::sleep(Duration::from_millis(10));
+            self.doors.sleep(Duration::from_millis(10));
         }
     }
 
@@ -471,6 +484,7 @@ impl Run {
 
 /// The directories that a terraform uses.
 struct Places<'a> {
+    doors: Doors,
     dir: &'a Path,
     parent: &'a Path,
     home: &'a Path,
@@ -505,7 +519,7 @@ fn run(
     let token_file = dir.join(TOKEN_FILE);
     if access.token_overrides_tfvars {
         let text = serde_json::json!({ "proxmox_api_token": access.token.reveal() }).to_string();
-        replace_file::replace(&token_file, text.as_bytes(), PRIVATE, "token-variable")?;
+        replace_file::replace(places.doors, &token_file, text.as_bytes(), PRIVATE, "token-variable")?;
         arguments.push(format!("-var-file={TOKEN_FILE}").into());
     } else {
         replace_file::remove(&token_file)?;
@@ -515,13 +529,13 @@ fn run(
 }
 
 fn start(places: &Places<'_>, arguments: Vec<OsString>, access: &NodeAccess) -> anyhow::Result<Run> {
-    let Places { dir, parent, home, temporary } = places;
+    let Places { doors, dir, parent, home, temporary } = places;
     // Two VMs of the older package share a directory: the second waits for the first.
-    let lock = LockFile::lock(&dir.join("terraform.lock"), Deadline::after(FOLDER_WAIT), &Interrupt::never())
+    let lock = LockFile::lock(&dir.join("terraform.lock"), doors.deadline(FOLDER_WAIT), &Interrupt::never())
         .with_context(|| format!("another terraform is running in {}", dir.display()))?;
     // Left by a terraform whose command was killed; while we hold the lock, nothing uses it.
     replace_file::remove_tree(temporary)?;
-    replace_file::make_folder(temporary, 0o700)?;
+    replace_file::make_folder(*doors, temporary, 0o700)?;
     let verb = arguments.first().map(|verb| verb.to_string_lossy().into_owned()).unwrap_or_default();
     let mut environment = vec![
         ("TF_DATA_DIR", parent.join(".terraform").into_os_string()),
@@ -534,10 +548,11 @@ fn start(places: &Places<'_>, arguments: Vec<OsString>, access: &NodeAccess) -> 
     environment.extend(access.own_ca.iter().map(|path| ("SSL_CERT_FILE", path.as_os_str().to_os_string())));
     let program = Program { name: "terraform", arguments, folder: dir, environment, without: &NOT_PASSED_ON };
     let log = dir.join("terraform.log");
-    let child = run_process::spawn_outliving(&program, &log, lock.into_file())
+    let child = run_process::spawn_outliving(*doors, &program, &log, lock.into_file())
         .with_context(|| format!("failed to start terraform {verb} in {}", dir.display()))?;
     let secrets = vec![access.token.reveal().to_string(), access.token.secret_part().to_string()];
     Ok(Run {
+        doors: *doors,
         child,
         temporary: temporary.to_path_buf(),
         log,

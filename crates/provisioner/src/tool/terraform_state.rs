@@ -1,6 +1,7 @@
 //! Terraform's state files, read as claims: what a state says is compared with the node before anything is done, and a
 //! state torn by a killed terraform is never trusted (hazard H52).
 
+use crate::host::doors::Doors;
 use crate::host::replace_file::{self, PRIVATE};
 use anyhow::Context;
 use serde_json::Value;
@@ -54,12 +55,12 @@ pub(super) fn read_state(path: &Path) -> anyhow::Result<StateFile> {
 }
 
 /// Copies a good state, or restores a torn one.
-pub(super) fn secure_state(state: &Path, copy: &Path) -> anyhow::Result<StateFile> {
+pub(super) fn secure_state(doors: Doors, state: &Path, copy: &Path) -> anyhow::Result<StateFile> {
     match read_state(state)? {
         StateFile::Missing => Ok(StateFile::Missing),
         good @ StateFile::Holds(_) => {
             let bytes = crate::host::read_file::bytes(state)?;
-            replace_file::replace(copy, &bytes, PRIVATE, "state-copy")?;
+            replace_file::replace(doors, copy, &bytes, PRIVATE, "state-copy")?;
             Ok(good)
         }
         StateFile::Torn => {
@@ -71,7 +72,7 @@ pub(super) fn secure_state(state: &Path, copy: &Path) -> anyhow::Result<StateFil
                         candidate.display()
                     );
                     let bytes = crate::host::read_file::bytes(&candidate)?;
-                    replace_file::replace(state, &bytes, PRIVATE, "state-restore")?;
+                    replace_file::replace(doors, state, &bytes, PRIVATE, "state-restore")?;
                     return Ok(StateFile::Holds(resources));
                 }
             }
@@ -122,21 +123,21 @@ mod tests {
     fn h52_an_empty_state_is_restored_and_never_believed() {
         let held = StateFile::Holds(vec!["proxmox_virtual_environment_vm.web_1".into()]);
         let (_dir, state, copy) = files(Some(GOOD), None, None);
-        assert_eq!(secure_state(&state, &copy).unwrap(), held);
+        assert_eq!(secure_state(Doors::real(), &state, &copy).unwrap(), held);
         assert_eq!(std::fs::read_to_string(&copy).unwrap(), GOOD);
         for torn in ["", "{\"version\": 4, \"resou", "\0\0\0\0"] {
             let (_dir, state, copy) = files(Some(torn), Some(GOOD), None);
-            assert_eq!(secure_state(&state, &copy).unwrap(), held, "{torn:?}");
+            assert_eq!(secure_state(Doors::real(), &state, &copy).unwrap(), held, "{torn:?}");
             assert_eq!(std::fs::read_to_string(&state).unwrap(), GOOD);
             let (_dir, state, copy) = files(Some(torn), None, Some(GOOD));
-            assert_eq!(secure_state(&state, &copy).unwrap(), held);
+            assert_eq!(secure_state(Doors::real(), &state, &copy).unwrap(), held);
             let (_dir, state, copy) = files(Some(torn), None, None);
-            assert_eq!(secure_state(&state, &copy).unwrap(), StateFile::Torn);
+            assert_eq!(secure_state(Doors::real(), &state, &copy).unwrap(), StateFile::Torn);
             let (_dir, state, copy) = files(Some(torn), Some(""), Some(""));
-            assert_eq!(secure_state(&state, &copy).unwrap(), StateFile::Torn);
+            assert_eq!(secure_state(Doors::real(), &state, &copy).unwrap(), StateFile::Torn);
         }
         let (_dir, state, copy) = files(None, Some(GOOD), None);
-        assert_eq!(secure_state(&state, &copy).unwrap(), StateFile::Missing);
+        assert_eq!(secure_state(Doors::real(), &state, &copy).unwrap(), StateFile::Missing);
     }
 
     #[test]

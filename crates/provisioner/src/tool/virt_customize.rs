@@ -3,9 +3,8 @@
 //! It prints a line for each step on stdout. The scripts' output is kept in the image and appears on stderr only if a
 //! script fails; then the lines marked for the operator become the error.
 
-use crate::host;
-use crate::host::interrupt::Interrupt;
 use crate::host::run_process::{self, Input, Program, RunError, Stream};
+use crate::host::{self, Host};
 use crate::plan::template_image::MARK;
 use std::ffi::OsString;
 use std::path::Path;
@@ -42,7 +41,7 @@ pub fn customise(
     image: &str,
     format: &str,
     acts: &[Act],
-    interrupt: &Interrupt,
+    host: &Host,
     mut heard: impl FnMut(&str),
 ) -> anyhow::Result<()> {
     let mut arguments: Vec<OsString> =
@@ -64,17 +63,22 @@ pub fn customise(
     let program = Program { name: "virt-customize", arguments, folder, environment, without: &[] };
     let mut marked = String::new();
     let mut own = String::new();
-    let limit = crate::host::failpoint::limit("template-customise", LIMIT);
-    let ended = run_process::run(&program, Input::Nothing, limit, interrupt, |stream, line| match stream {
-        Stream::Out => heard(line.split_once("] ").map_or(line, |(_, step)| step)),
-        Stream::Error => {
-            if let Some(words) = line.strip_prefix(MARK) {
-                add(&mut marked, words);
-            } else if line.starts_with("virt-customize: error") || line.starts_with("libguestfs: error") {
-                add(&mut own, line);
+    let limit = host.limit("template-customise", LIMIT);
+    let ended =
+        run_process::run(host.doors, &program, Input::Nothing, limit, &host.interrupt, |stream, line| {
+            match stream {
+                Stream::Out => heard(line.split_once("] ").map_or(line, |(_, step)| step)),
+                Stream::Error => {
+                    if let Some(words) = line.strip_prefix(MARK) {
+                        add(&mut marked, words);
+                    } else if line.starts_with("virt-customize: error")
+                        || line.starts_with("libguestfs: error")
+                    {
+                        add(&mut own, line);
+                    }
+                }
             }
-        }
-    });
+        });
     let failed = match ended {
         Ok(ended) if ended.status.success() => return Ok(()),
         Ok(ended) => {

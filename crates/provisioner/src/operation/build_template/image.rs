@@ -18,7 +18,6 @@ use super::progress::{Progress, Unit};
 use super::work_folder::WorkFolder;
 use crate::host::Host;
 use crate::host::clock::Deadline;
-use crate::host::failpoint;
 use crate::host::http_download::{DownloadError, Patience, fetch};
 use crate::host::large_file::{self, GrowingFile, Sum};
 use crate::host::replace_file;
@@ -50,13 +49,13 @@ pub struct Image {
     pub format: &'static str,
 }
 
-fn patience(all: Duration) -> Patience {
-    Patience { silence: failpoint::limit("template-silence", SILENCE), deadline: Deadline::after(all) }
+fn patience(host: &Host, all: Duration) -> Patience {
+    Patience { silence: host.limit("template-silence", SILENCE), deadline: host.deadline(all) }
 }
 
 /// Waits before the next attempt.
 fn pause(host: &Host, tries: u32) {
-    host.sleep(failpoint::limit("template-retry", Duration::from_secs(2 << tries.min(4))));
+    host.sleep(host.limit("template-retry", Duration::from_secs(2 << tries.min(4))));
 }
 
 /// Whether another attempt may succeed.
@@ -73,8 +72,9 @@ pub fn fetch_small(host: &Host, address: &WebAddress) -> anyhow::Result<Vec<u8>>
     let mut tries = 0;
     loop {
         let mut text = Vec::new();
-        let all = patience(Duration::from_secs(300));
+        let all = patience(host, Duration::from_secs(300));
         let done = fetch(
+            host.doors,
             address,
             0,
             all,
@@ -136,7 +136,7 @@ pub fn obtain(
         tracing::info!("image {name}: using the cached copy; its checksum matches the publisher's");
         return open_image(path, sum);
     }
-    let deadline = Deadline::after(ALL);
+    let deadline = host.deadline(ALL);
     let mut anew = false;
     loop {
         let part = folder.images().join(format!("{name}.{}.part", sum.short()));
@@ -145,7 +145,7 @@ pub fn obtain(
             replace_file::remove(&part)?;
         }
         let (mut file, pieces) = download(host, folder, address, &part, deadline, progress)?;
-        failpoint::reached("template.fetched")?;
+        host.reached("template.fetched")?;
         if file.sha512(&host.interrupt, |_| {})? == sum {
             file.complete(&path)?;
             return open_image(path, sum);
@@ -201,15 +201,16 @@ fn download(
     deadline: Deadline,
     progress: &mut dyn Progress,
 ) -> anyhow::Result<(GrowingFile, u32)> {
-    let mut file = GrowingFile::open(part)?;
+    let mut file = GrowingFile::open(host.doors, part)?;
     let mut pieces = u32::from(file.length() > 0);
     let mut tries = 0;
     loop {
         let from = file.length();
-        let patience = Patience { deadline, ..patience(ALL) };
+        let patience = Patience { deadline, ..patience(host, ALL) };
         // A RefCell, because both closures write to them.
         let shared = std::cell::RefCell::new((&mut file, &mut *progress));
         let done = fetch(
+            host.doors,
             address,
             from,
             patience,
@@ -243,7 +244,7 @@ fn download(
             },
         );
         progress.end();
-        failpoint::reached("template.piece")?;
+        host.reached("template.piece")?;
         match done {
             Ok(()) => return Ok((file, pieces)),
             // The server has nothing beyond what we have; the checksum shows whether that is complete.

@@ -91,7 +91,7 @@ pub fn read(folder: &WorkFolder) -> anyhow::Result<Option<Entry>> {
 /// Writes the entry (fsync).
 pub fn write(folder: &WorkFolder, entry: &Entry) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(entry)?;
-    Ok(replace_file::replace(&folder.journal(), text.as_bytes(), 0o600, "template")?)
+    Ok(replace_file::replace(folder.doors, &folder.journal(), text.as_bytes(), 0o600, "template")?)
 }
 
 /// Removes the entry: nothing is in progress any more.

@@ -2,8 +2,6 @@
 //! (H02).
 
 use super::progress::{Progress, Unit};
-use crate::host::clock::{self, Deadline};
-use crate::host::failpoint;
 use crate::tool::guest_config::GuestConfig;
 use crate::tool::proxmox_cli::ProxmoxCli;
 use crate::value::text::StorageId;
@@ -133,7 +131,7 @@ pub fn make(
     options.extend(fixed.map(|(key, value)| (*key, (*value).to_owned())));
     tools.create(vmid, &options)?;
     let made = ours(tools, vmid, uuid)?;
-    failpoint::reached("template.created")?;
+    tools.doors.reached("template.created")?;
 
     let before = made.unused();
     progress.begin(&format!("importing the image to {}", wanted.storage), Some(100), Unit::Percent);
@@ -149,13 +147,13 @@ pub fn make(
         said.as_ref().is_none_or(|(said_key, said_volume)| *said_key == key && *said_volume == volume),
         "qm importdisk {vmid} reported {said:?}, but VM {vmid} has {key}: {volume}"
     );
-    failpoint::reached("template.imported")?;
+    tools.doors.reached("template.imported")?;
 
     tools.set(vmid, &[("scsi0", format!("{volume},discard=on"))])?;
-    failpoint::reached("template.disk")?;
+    tools.doors.reached("template.disk")?;
     let drives = [("boot", "order=scsi0".to_owned()), ("ide2", format!("{}:cloudinit", wanted.storage))];
     tools.set(vmid, &drives)?;
-    failpoint::reached("template.drives")?;
+    tools.doors.reached("template.drives")?;
     let config = ours(tools, vmid, uuid)?;
     let mut wrong = wanted.problems(&config);
     if config.volume("scsi0") != Some(volume.as_str()) {
@@ -182,7 +180,7 @@ pub fn is(config: &GuestConfig, uuid: Uuid) -> bool {
 /// Converts the VM into a template and verifies that it is one.
 pub fn convert(tools: &ProxmoxCli, vmid: Vmid, wanted: &Wanted) -> anyhow::Result<()> {
     tools.template(vmid)?;
-    failpoint::reached("template.converted")?;
+    tools.doors.reached("template.converted")?;
     let wrong = wanted.template_problems(tools, vmid)?;
     anyhow::ensure!(
         wrong.is_empty(),
@@ -210,13 +208,13 @@ pub fn remove(
     is_ours: impl Fn(&GuestConfig) -> bool,
     purge: bool,
 ) -> anyhow::Result<Removed> {
-    let appears = Deadline::after(failpoint::limit("template-appears", APPEARS));
-    let deadline = Deadline::after(failpoint::limit("template-worker", WORKER));
+    let appears = tools.doors.deadline_of("template-appears", APPEARS);
+    let deadline = tools.doors.deadline_of("template-worker", WORKER);
     let mut unlocked = false;
     loop {
         let Some(config) = tools.config(vmid)? else {
             if !appears.passed() {
-                clock::sleep(Duration::from_millis(200).min(appears.left()));
+                tools.doors.sleep(Duration::from_millis(200).min(appears.left()));
                 continue;
             }
             if !tools.is_free(vmid)? {
@@ -234,7 +232,7 @@ pub fn remove(
         }
         if config.lock().is_some() && !unlocked {
             if !deadline.passed() {
-                clock::sleep(Duration::from_millis(300));
+                tools.doors.sleep(Duration::from_millis(300));
                 continue;
             }
             anyhow::ensure!(

@@ -21,8 +21,6 @@ pub mod work_folder;
 
 use crate::host::Host;
 use crate::host::accounts;
-use crate::host::clock;
-use crate::host::failpoint;
 use crate::host::interrupt::Interrupt;
 use crate::host::large_file::{self, GrowingFile, Sum};
 use crate::host::replace_file;
@@ -100,14 +98,14 @@ enum Present {
 
 /// Builds the template.
 pub fn build_template(host: &Host, request: &Request, progress: &mut dyn Progress) -> anyhow::Result<Built> {
-    let tools = ProxmoxCli::on(request.host.clone(), host.interrupt.clone());
+    let tools = ProxmoxCli::on(host.doors, request.host.clone(), host.interrupt.clone());
     anyhow::ensure!(
         request.host != ProxmoxHost::Local || replace_file::are_root(),
         "only root may create VMs on the node; run the command as root"
     );
     virt_customize::check()?;
     tools.check()?;
-    let folder = WorkFolder::open(&request.cache)?;
+    let folder = WorkFolder::open(host, &request.cache)?;
     host.step("template.locked")?;
     let terraform_dir = linked::terraform_dir(host)?;
     let finished = recover(&folder, &terraform_dir, progress)?;
@@ -155,7 +153,7 @@ pub fn build_template(host: &Host, request: &Request, progress: &mut dyn Progres
         &terraform_dir,
         progress,
     )?;
-    failpoint::reached("template.done")?;
+    host.reached("template.done")?;
     folder.tidy()?;
     Ok(Built { vmid: request.vmid, name: wanted.name })
 }
@@ -240,7 +238,7 @@ fn recover(
     let Some(entry) = journal::read(folder)? else { return Ok(None) };
     let host = ProxmoxHost::parse(&entry.host)?;
     // It may have worked on another node than the one requested now.
-    let tools = ProxmoxCli::on(host, Interrupt::never());
+    let tools = ProxmoxCli::on(folder.doors, host, Interrupt::never());
     match &entry.replacing {
         None => {
             tracing::info!("removing the leftover of an earlier build: VM {}", entry.made.vmid);
@@ -270,7 +268,7 @@ fn undo(tools: &ProxmoxCli, folder: &WorkFolder, entry: &Entry) -> anyhow::Resul
         Removed::Gone => {}
         Removed::Stranger(why) => tracing::warn!("{why}; nothing was removed there"),
     }
-    failpoint::reached("template.undone")?;
+    tools.doors.reached("template.undone")?;
     if !purge {
         replace::give_back(tools, made, entry)?;
     }
@@ -281,7 +279,7 @@ fn undo(tools: &ProxmoxCli, folder: &WorkFolder, entry: &Entry) -> anyhow::Resul
 fn copy_packages(host: &Host, folder: &WorkFolder, packages: &mut [Package]) -> anyhow::Result<Vec<Sum>> {
     let mut sums = Vec::new();
     for (index, package) in packages.iter_mut().enumerate() {
-        sums.push(package.copy(&folder.work().join(package_file(index)), &host.interrupt)?);
+        sums.push(package.copy(host.doors, &folder.work().join(package_file(index)), &host.interrupt)?);
         tracing::info!("package {}", package.shown);
     }
     Ok(sums)
@@ -327,7 +325,7 @@ fn customised(
     inside: &Inside,
 ) -> anyhow::Result<PathBuf> {
     let done = folder.customised(recipe, image.format);
-    let fresh = is_fresh(&done);
+    let fresh = is_fresh(host, &done);
     folder.remove_customised(fresh.then_some(done.as_path()))?;
     if fresh {
         tracing::info!("using the image that an earlier run customised");
@@ -336,14 +334,15 @@ fn customised(
     folder.need(image.length + GROWTH, "a copy of the image")?;
     let work = folder.work();
     let disk = format!("disk.{}", image.format);
-    let mut copy = GrowingFile::begin(&work.join(&disk))?;
+    let mut copy = GrowingFile::begin(host.doors, &work.join(&disk))?;
     copy.append_file(&mut large_file::open_plain(&image.path)?, u64::MAX, &host.interrupt, |_| {})?;
     drop(copy);
     for (name, text) in SCRIPTS {
-        replace_file::replace(&work.join(name), text.as_bytes(), 0o600, "template-script")?;
+        replace_file::replace(host.doors, &work.join(name), text.as_bytes(), 0o600, "template-script")?;
     }
-    replace_file::replace(&work.join(inside.key_file), &inside.key, 0o600, "template-key")?;
+    replace_file::replace(host.doors, &work.join(inside.key_file), &inside.key, 0o600, "template-key")?;
     replace_file::replace(
+        host.doors,
         &work.join("nodesource.sources"),
         inside.source.as_bytes(),
         0o600,
@@ -357,18 +356,18 @@ fn customised(
     acts.extend(SCRIPTS.iter().map(|(name, _)| Act::Run((*name).to_owned())));
     host.step("template.customising")?;
     tracing::info!("customising the image; this takes some minutes, more where the host has no KVM");
-    virt_customize::customise(&work, &disk, image.format, &acts, &host.interrupt, |step| {
+    virt_customize::customise(&work, &disk, image.format, &acts, host, |step| {
         tracing::info!("image: {step}");
     })
     .context("failed to customise the image; nothing was done on the node")?;
-    failpoint::reached("template.customised.before")?;
-    large_file::complete(&work.join(&disk), &done)?;
+    host.reached("template.customised.before")?;
+    large_file::complete(host.doors, &work.join(&disk), &done)?;
     Ok(done)
 }
 
-fn is_fresh(path: &Path) -> bool {
+fn is_fresh(host: &Host, path: &Path) -> bool {
     let Ok(made) = path.symlink_metadata().and_then(|data| data.modified()) else { return false };
-    let age = clock::now() - chrono::DateTime::<chrono::Utc>::from(made);
+    let age = host.now() - chrono::DateTime::<chrono::Utc>::from(made);
     (0..FRESH_HOURS * 3600).contains(&age.num_seconds())
 }
 
@@ -430,7 +429,7 @@ fn put_template(
     };
     entry.replacing = Some(replacing.clone());
     journal::write(folder, &entry)?;
-    failpoint::reached("template.replacing")?;
+    host.reached("template.replacing")?;
     match replace::finish(tools, folder, &entry, &replacing, terraform_dir, progress)? {
         Finished::Done => Ok(()),
         Finished::Abandoned(why) => anyhow::bail!("{why}"),

@@ -8,6 +8,7 @@
 //! directory of root's, where nobody else can change it (H29).
 
 use crate::host::accounts::Account;
+use crate::host::doors::Doors;
 use crate::host::interrupt::Interrupt;
 use crate::host::large_file::{self, GrowingFile, Sum};
 use anyhow::Context as _;
@@ -84,8 +85,8 @@ fn in_one_line(name: &str) -> String {
 
 impl Package {
     /// Copies the package to `to` and returns the checksum of the copy.
-    pub fn copy(&mut self, to: &Path, interrupt: &Interrupt) -> anyhow::Result<Sum> {
-        let mut copy = GrowingFile::begin(to)?;
+    pub fn copy(&mut self, doors: Doors, to: &Path, interrupt: &Interrupt) -> anyhow::Result<Sum> {
+        let mut copy = GrowingFile::begin(doors, to)?;
         let length = self.file.metadata()?.len().min(MAX);
         copy.append_file(&mut self.file, length, interrupt, |_| {})?;
         copy.sha512(interrupt, |_| {})
@@ -122,7 +123,7 @@ mod tests {
         package(dir.path(), "a 'b\";$(id)\n.deb");
         assert_eq!(names(dir.path()).unwrap(), ["a 'b\";$(id)\\n.deb", "b.deb"]);
         let mut all = find(dir.path(), BLOCKHOST).unwrap();
-        let sum = all[1].copy(&dir.path().join("copy"), &Interrupt::never()).unwrap();
+        let sum = all[1].copy(Doors::real(), &dir.path().join("copy"), &Interrupt::never()).unwrap();
         assert_eq!(sum, Sum::of(&[MAGIC, b"   1"].concat()));
     }
 
@@ -176,7 +177,7 @@ mod tests {
         // Replaced after the check: what is copied is the file that was opened.
         std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/etc/shadow", &path).unwrap();
-        let sum = all[0].copy(&dir.path().join("copy"), &Interrupt::never()).unwrap();
+        let sum = all[0].copy(Doors::real(), &dir.path().join("copy"), &Interrupt::never()).unwrap();
         assert_eq!(sum, Sum::of(&[MAGIC, b"   1"].concat()));
     }
 }

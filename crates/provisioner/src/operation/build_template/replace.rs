@@ -13,8 +13,6 @@ use super::linked::linked_clones;
 use super::machine::{self, Removed};
 use super::progress::{Progress, Unit};
 use super::work_folder::WorkFolder;
-use crate::host::clock::{self, Deadline};
-use crate::host::failpoint;
 use crate::tool::guest_config::GuestConfig;
 use crate::tool::proxmox_cli::ProxmoxCli;
 use crate::value::vmid::Vmid;
@@ -81,7 +79,7 @@ pub fn finish(
             }
             None => {}
         }
-        failpoint::reached("template.destroyed")?;
+        tools.doors.reached("template.destroyed")?;
         copy(tools, entry, replacing, progress).with_context(|| {
             format!(
                 "the old template {vmid} is deleted and the new one is VM {staging}; fix this, then run the command \
@@ -90,7 +88,7 @@ pub fn finish(
         })?;
     }
     give_back(tools, vmid, entry)?;
-    failpoint::reached("template.granted")?;
+    tools.doors.reached("template.granted")?;
     clear(tools, folder, entry)?;
     Ok(Finished::Done)
 }
@@ -111,13 +109,13 @@ pub fn keeps(vmid: Vmid, linked: &[String]) -> String {
 
 /// Returns the configuration once no clone of a dead client is being written there.
 fn settled(tools: &ProxmoxCli, vmid: Vmid) -> anyhow::Result<Option<GuestConfig>> {
-    let deadline = Deadline::after(failpoint::limit("template-worker", WORKER));
+    let deadline = tools.doors.deadline_of("template-worker", WORKER);
     loop {
         let config = tools.config(vmid)?;
         if deadline.passed() || config.as_ref().and_then(GuestConfig::lock) != Some("clone") {
             return Ok(config);
         }
-        clock::sleep(Duration::from_millis(300));
+        tools.doors.sleep(Duration::from_millis(300));
     }
 }
 
@@ -173,7 +171,7 @@ fn copy(
     let cloned = tools.clone_whole(staging, vmid, &options, |percent| progress.reach(percent));
     progress.end();
     cloned?;
-    failpoint::reached("template.cloned")?;
+    tools.doors.reached("template.cloned")?;
     let config = tools.config(vmid)?.unwrap_or_default();
     let wrong = entry.wanted.problems(&config);
     anyhow::ensure!(wrong.is_empty(), "the copy {vmid} is incomplete: {}", wrong.join("; "));
@@ -201,7 +199,7 @@ fn clear(tools: &ProxmoxCli, folder: &WorkFolder, entry: &Entry) -> anyhow::Resu
     if let Removed::Stranger(why) = machine::remove(tools, staging, &entry.wanted.storage, ours, true)? {
         tracing::warn!("{why}; nothing was removed there");
     }
-    failpoint::reached("template.cleared")?;
+    tools.doors.reached("template.cleared")?;
     tools.take_away(&entry.remote_folder)?;
     journal::remove(folder)
 }

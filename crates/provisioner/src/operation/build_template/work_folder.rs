@@ -10,6 +10,8 @@
 //!     customised-RECIPE.qcow2             complete, for a next run within a day if no template came of it
 //! ```
 
+use crate::host::Host;
+use crate::host::doors::Doors;
 use crate::host::large_file;
 use crate::host::lock_file::LockFile;
 use crate::host::replace_file;
@@ -23,19 +25,21 @@ pub fn note_of_a_build(folder: &Path) -> PathBuf {
 
 /// The locked directory.
 pub struct WorkFolder {
+    /// Of the host that it is on.
+    pub doors: Doors,
     path: PathBuf,
     _lock: LockFile,
 }
 
 impl WorkFolder {
     /// Opens the directory for this run alone; fails if another build is running, and names it.
-    pub fn open(path: &Path) -> anyhow::Result<WorkFolder> {
+    pub fn open(host: &Host, path: &Path) -> anyhow::Result<WorkFolder> {
         anyhow::ensure!(
             path.is_absolute(),
             "the cache directory {} must be an absolute path",
             path.display()
         );
-        replace_file::make_folder(path, 0o700)?;
+        replace_file::make_folder(host.doors, path, 0o700)?;
         check(path)?;
         let lock = path.join("build.lock");
         let Some(mut held) = LockFile::try_lock(&lock)? else {
@@ -43,8 +47,8 @@ impl WorkFolder {
             anyhow::bail!("another template build is running ({holder}); wait until it finishes");
         };
         held.note(&format!("blockhost-build-template, PID {}", std::process::id()));
-        let folder = WorkFolder { path: path.to_owned(), _lock: held };
-        replace_file::make_folder(&folder.images(), 0o700)?;
+        let folder = WorkFolder { doors: host.doors, path: path.to_owned(), _lock: held };
+        replace_file::make_folder(host.doors, &folder.images(), 0o700)?;
         replace_file::remove_tree(&folder.work())?;
         Ok(folder)
     }
@@ -61,7 +65,7 @@ impl WorkFolder {
 
     /// Creates the directory of this run's files.
     pub fn make_work(&self) -> anyhow::Result<()> {
-        Ok(replace_file::make_folder(&self.work(), 0o700)?)
+        Ok(replace_file::make_folder(self.doors, &self.work(), 0o700)?)
     }
 
     /// Path of the journal entry.

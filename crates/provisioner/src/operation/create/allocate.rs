@@ -4,7 +4,7 @@
 use super::Request;
 use super::check::Checked;
 use super::holders::{self, Holders};
-use crate::host::clock::{self, Deadline};
+use crate::host::clock::Deadline;
 use crate::host::proxmox_api::ApiError;
 use crate::operation::Context;
 use crate::operation::locked_vm::LockedVm;
@@ -55,7 +55,7 @@ pub fn vmid_and_addresses(
     let smbios_uuid = Uuid::new_v4();
     let range = ctx.settings.vmid_range()?;
     ctx.database.make_if_missing(range.start.get(), || traces_of_vms(ctx))?;
-    let deadline = Deadline::after(ASKING);
+    let deadline = vm.host.deadline(ASKING);
     let mut foreign: Vec<Vmid> = not_these.to_vec();
     let mut free_on_node: Vec<Vmid> = Vec::new();
     let hint = ctx
@@ -97,7 +97,7 @@ pub fn vmid_and_addresses(
                 ipv4: Some(allocation.ipv4),
                 ipv6: allocation.ipv6,
                 wallet_address: request.owner_wallet.as_ref().map(ToString::to_string),
-                began_at: clock::now(),
+                began_at: vm.host.now(),
                 pid: std::process::id(),
                 terraform_pid: None,
                 record: None,

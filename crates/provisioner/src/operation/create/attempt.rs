@@ -11,7 +11,6 @@
 use super::allocate::{self, Taken};
 use super::check::Checked;
 use super::{Request, VmResult, first_boot, guest};
-use crate::host::clock::{self, Deadline};
 use crate::host::progress;
 use crate::operation::locked_vm::LockedVm;
 use crate::operation::recovery::MayBeLate;
@@ -100,7 +99,7 @@ fn plan<'a>(request: &'a Request, checked: &'a Checked<'_>, taken: &Taken) -> an
 /// Puts the user-data (if we provide it) and the meta-data on the node through the root agent: no ssh, no upload (H29).
 fn put_snippets(vm: &LockedVm<'_, '_>, plan: &CreatePlan<'_>) -> anyhow::Result<()> {
     let node = vm.node();
-    let deadline = Deadline::after(Duration::from_secs(90));
+    let deadline = vm.host.deadline(Duration::from_secs(90));
     // Every VM gets meta-data: without it, Proxmox derives the instance-id from what may change on the node (H61).
     let user_data = plan.user_data.iter().map(|text| ("user", text));
     for (kind, text) in user_data.chain([("meta", &plan.meta_data)]) {
@@ -130,7 +129,7 @@ fn run_terraform(vm: &LockedVm<'_, '_>, access: &NodeAccess, taken: &mut Taken) 
     taken.entry.terraform_pid = Some(run.pid());
     vm.write_entry(&taken.entry)?;
     vm.host.step("create.terraform")?;
-    let outcome = run.wait(Deadline::after(APPLY_LIMIT), &vm.host.interrupt)?;
+    let outcome = run.wait(vm.host.deadline(APPLY_LIMIT), &vm.host.interrupt)?;
     // After a signal, terraform finishes its current step and then reports failure: what it made is rolled back as
     // after any failure.
     vm.host.interrupt.check()?;
@@ -216,7 +215,7 @@ fn wait_for_guest(
     identity: &Identity,
 ) -> anyhow::Result<()> {
     let (node, vmid) = (vm.node(), taken.allocation.vmid);
-    let state = node.state(vmid, Some(identity), Deadline::after(Duration::from_secs(60)))?;
+    let state = node.state(vmid, Some(identity), vm.host.deadline(Duration::from_secs(60)))?;
     if !state.exists || !state.is(identity, vm.name()) {
         let found = if state.exists { state.description() } else { "no machine".to_string() };
         anyhow::bail!("terraform reported success, but the node has {found}");
@@ -241,12 +240,12 @@ fn register(
     progress::now(format_args!("{}: registering and connecting it", taken.label()));
     let (name, label) = (vm.name(), taken.label());
     let Taken { mut entry, allocation, .. } = taken;
-    let fields = vm_record::fields(&plan.record, clock::now(), &vm.settings.fields);
+    let fields = vm_record::fields(&plan.record, vm.host.now(), &vm.settings.fields);
     entry.step = Step::Registered;
     let record: serde_json::Map<String, Value> = fields.iter().cloned().collect();
     // From this copy the record is restored if an unlocked writer drops it; the one in the journal is removed when the
     // create ends (H55).
-    record_copy::write(&vm.settings, name, &record).context(label)?;
+    record_copy::write(vm.host, &vm.settings, name, &record).context(label)?;
     entry.record = Some(record);
     vm.write_entry(&entry)?;
     vm.host.step("create.registering")?;

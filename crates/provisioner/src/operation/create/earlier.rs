@@ -1,7 +1,6 @@
 //! Completes or rolls back what earlier operations on a VM of this name left, before a new VM is created.
 
 use super::check;
-use crate::host::clock::Deadline;
 use crate::operation::locked_vm::{LockedVm, in_words};
 use crate::operation::recovery::{self, MayBeLate};
 use crate::operation::{destroy, restore};
@@ -47,7 +46,7 @@ fn remove_leftovers(vm: &LockedVm<'_, '_>) -> anyhow::Result<()> {
         && let Some(record) = vm.record_now()?
     {
         tracing::info!("VM {name}: completing an interrupted destroy");
-        let ended = destroy::tidy_up(vm, &record, Deadline::after(Duration::from_secs(60)));
+        let ended = destroy::tidy_up(vm, &record, vm.host.deadline(Duration::from_secs(60)));
         vm.audit("finish-destroy", Some(record.vmid), [None, Some(record.status)], &in_words(&ended));
         return ended;
     }

@@ -4,8 +4,8 @@
 //! Gathered before the database is locked; terraform directories that appear meanwhile are read under the lock.
 
 use super::Request;
-use crate::host::clock::{self, Deadline};
-use crate::host::{failpoint, probe_address, read_file};
+use crate::host::Host;
+use crate::host::{probe_address, read_file};
 use crate::operation::Context;
 use crate::plan::create_vm::Facts;
 use crate::store::side_files;
@@ -56,7 +56,7 @@ impl Holders {
         let own = read_file::text("/etc/resolv.conf").unwrap_or_default();
         holders.host.extend(side_files::host_name_servers(&own));
         holders.host.extend(&facts.dns_servers);
-        match ip::host_addresses(Deadline::after(LOOK)) {
+        match ip::host_addresses(ctx.host, ctx.host.deadline(LOOK)) {
             Ok(addresses) => holders.host.extend(addresses),
             Err(error) => {
                 tracing::warn!(
@@ -66,7 +66,7 @@ impl Holders {
             }
         }
         if ask_node {
-            match ctx.node().guests(Deadline::after(LOOK))? {
+            match ctx.node().guests(ctx.host.deadline(LOOK))? {
                 Some(guests) => {
                     holders.guests_vmids = guests.vmids;
                     holders.guests_addresses = guests.addresses;
@@ -137,7 +137,7 @@ impl Holders {
     ) -> anyhow::Result<()> {
         for address in addresses {
             ctx.host.interrupt.check()?;
-            let Some(who) = who_answers(*address) else {
+            let Some(who) = who_answers(ctx.host, *address) else {
                 self.silent.insert(*address);
                 continue;
             };
@@ -181,14 +181,14 @@ fn hold(held: &mut Held, address: IpAddr) {
 /// Returns the hardware address that answers for `address`. An address on none of the host's links has no entry in the
 /// neighbour table, so nobody answers for it. A failed query counts as no answer, as the other holders have been
 /// checked.
-fn who_answers(address: IpAddr) -> Option<String> {
+fn who_answers(host: &Host, address: IpAddr) -> Option<String> {
     if let Err(error) = probe_address::knock(address) {
         tracing::debug!("{address}: {error}");
     }
-    let mut deadline = Deadline::after(failpoint::limit("probe-address", ANSWER));
+    let mut deadline = host.deadline_of("probe-address", ANSWER);
     let mut is_old = false;
     loop {
-        let entry = ip::neighbour(address, Deadline::after(LOOK));
+        let entry = ip::neighbour(host, address, host.deadline(LOOK));
         let entry = entry.map_err(|error| tracing::debug!("{address}: {error:#}")).ok()??;
         if entry.is(&["FAILED"]) {
             return None;
@@ -201,8 +201,8 @@ fn who_answers(address: IpAddr) -> Option<String> {
         }
         if entry.lladdr.is_some() && !is_old {
             is_old = true;
-            deadline = Deadline::after(failpoint::limit("probe-address", OLD_ENTRY));
+            deadline = host.deadline_of("probe-address", OLD_ENTRY);
         }
-        clock::sleep(Duration::from_millis(100));
+        host.doors.sleep(Duration::from_millis(100));
     }
 }

@@ -26,8 +26,6 @@ pub use crate::plan::create_vm::{Request, VmResult};
 pub use report::OnResult;
 
 use super::Context;
-use crate::host::clock::Deadline;
-use crate::host::failpoint;
 use crate::host::progress;
 use anyhow::Context as _;
 use holders::Holders;
@@ -56,7 +54,7 @@ pub fn create(ctx: &Context<'_>, request: &Request, report: OnResult<'_>) -> any
     }
     super::directories::check(ctx).with_context(|| format!("VM {}", request.name))?;
     progress::now(format_args!("VM {}: waiting for its turn", request.name));
-    let queue_deadline = Deadline::after(request.queue_timeout);
+    let queue_deadline = ctx.host.deadline(request.queue_timeout);
     let vm = ctx.lock_vm(&request.name, "create", request.queue_timeout)?;
     if let Some(entry) = earlier::unreported(&vm)? {
         return report::unreported(&vm, request, &entry, report);
@@ -66,6 +64,6 @@ pub fn create(ctx: &Context<'_>, request: &Request, report: OnResult<'_>) -> any
     let (registered, mut kept_log) = tries::until_registered(&vm, request, &checked, &turn)?;
     let warnings = report::registered(&vm, &registered, report)?;
     kept_log.replace(None);
-    failpoint::reached("create.done")?;
+    ctx.host.reached("create.done")?;
     Ok(Created::Reported(warnings))
 }

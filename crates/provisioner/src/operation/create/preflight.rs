@@ -3,7 +3,6 @@
 
 use super::{Request, template};
 use crate::host::clock::Deadline;
-use crate::host::failpoint;
 use crate::host::proxmox_api::{ApiError, ProxmoxApi};
 use crate::host::root_agent::AgentError;
 use crate::operation::Context;
@@ -33,7 +32,7 @@ pub fn preflight(
     {
         warnings.push(format!("--apply would be refused: {error:#}"));
     }
-    let deadline = Deadline::after(failpoint::limit("preflight", LIMIT));
+    let deadline = ctx.host.deadline_of("preflight", LIMIT);
     match check_node(&Query { ctx, api, facts, deadline }, request) {
         Err(error) if !request.apply && was_not_asked(&error) => {
             warnings.push(format!("not checked against the node: {error:#}"));

@@ -2,7 +2,6 @@
 
 use super::holders::Holders;
 use super::{Request, allocate};
-use crate::host::clock;
 use crate::operation::Context;
 use crate::plan::create_vm::{Facts, UserData};
 use crate::plan::terraform_json;
@@ -25,10 +24,10 @@ pub fn describe(
     } else {
         allocate::first(ctx, request, facts)?
     };
-    Ok(in_words(request, facts, allocation))
+    Ok(in_words(request, facts, allocation, ctx.host.now()))
 }
 
-fn in_words(request: &Request, facts: &Facts, allocation: Allocation) -> String {
+fn in_words(request: &Request, facts: &Facts, allocation: Allocation, now: DateTime<Utc>) -> String {
     let none = || "none".to_string();
     let first_boot = match &facts.user_data {
         UserData::Proxmox => "account made by Proxmox".to_string(),
@@ -43,7 +42,7 @@ fn in_words(request: &Request, facts: &Facts, allocation: Allocation) -> String 
         ("IPv6 address", allocation.ipv6.map_or_else(none, |a| format!("{a} (if still free)"))),
         ("owner wallet", request.owner_wallet.as_ref().map_or_else(none, ToString::to_string)),
         ("user", request.username.to_string()),
-        ("expires", expiry(clock::now(), facts.expiry_days)),
+        ("expires", expiry(now, facts.expiry_days)),
         ("vCPUs", request.cpu.to_string()),
         ("memory", format!("{} MB", request.memory_mb)),
         ("disk", format!("{} GB on {}", request.disk_gb, facts.disk_datastore)),

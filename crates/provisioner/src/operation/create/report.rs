@@ -3,8 +3,6 @@
 
 use super::attempt::Registered;
 use super::{Created, Request, VmResult};
-use crate::host::clock::Deadline;
-use crate::host::failpoint;
 use crate::operation::locked_vm::LockedVm;
 use crate::operation::{machine, network, recovery};
 use crate::store::journal::Entry;
@@ -25,9 +23,9 @@ pub fn registered(
     report: OnResult<'_>,
 ) -> anyhow::Result<Vec<String>> {
     let (ctx, name) = (vm.ctx(), vm.name());
-    failpoint::reached("create.registered")?;
+    vm.host.reached("create.registered")?;
     let node: Node = ctx.node_uninterrupted();
-    let deadline = Deadline::after(Duration::from_secs(90));
+    let deadline = vm.host.deadline(Duration::from_secs(90));
     let allocation = registered.allocation;
     let addresses = (Some(allocation.ipv4), allocation.ipv6);
     let decision = network::decision(ctx, addresses, Some(ctx.settings.anti_spoofing));
@@ -35,10 +33,10 @@ pub fn registered(
     for warning in &warnings {
         tracing::warn!("VM {name}: {warning}");
     }
-    failpoint::reached("create.connected")?;
+    vm.host.reached("create.connected")?;
     report(&registered.result)
         .context("the VM is created, but printing its result failed; run the same command again")?;
-    failpoint::reached("create.reported")?;
+    vm.host.reached("create.reported")?;
     close_entry(vm)?;
     Ok(warnings)
 }
@@ -60,7 +58,7 @@ pub fn unreported(
         record.status
     );
     // What is reported must exist: the caller relies on it, having been paid for it.
-    let deadline = Deadline::after(Duration::from_secs(30));
+    let deadline = vm.host.deadline(Duration::from_secs(30));
     let place = machine::locate(ctx, &record, deadline)?;
     let state = ctx.node().state(place.vmid, Some(&place.identity), deadline);
     let state = state.with_context(|| format!("VM {name} (VMID {}): cannot query the node", place.vmid))?;

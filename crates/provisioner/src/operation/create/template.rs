@@ -1,7 +1,5 @@
 //! The template VM that a create clones: whether it can be cloned into a VM of ours, and whether it is unlocked.
 
-use crate::host::clock::Deadline;
-use crate::host::failpoint;
 use crate::host::patience::Patience;
 use crate::operation::Context;
 use crate::value::vmid::Vmid;
@@ -61,12 +59,12 @@ fn is_disk(key: &str, drive: Option<&str>) -> bool {
 
 /// Waits while the template is locked. Nothing is taken meanwhile, and terraform is not run just to find out.
 pub fn wait_until_free(ctx: &Context<'_>, template: Vmid) -> anyhow::Result<()> {
-    let limit = failpoint::limit("create-template-lock", LOCKED);
-    let deadline = Deadline::after(limit);
+    let limit = ctx.host.limit("create-template-lock", LOCKED);
+    let deadline = ctx.host.deadline(limit);
     let mut said = false;
     let mut patience = Patience::new(ctx.host.doors);
     loop {
-        let state = match ctx.node().state(template, None, Deadline::after(LOOK)) {
+        let state = match ctx.node().state(template, None, ctx.host.deadline(LOOK)) {
             Ok(state) => state,
             // If there is a problem, the clone will report it.
             Err(error) => {

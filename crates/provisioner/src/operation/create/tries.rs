@@ -5,7 +5,6 @@ use super::attempt::{Failure, Registered, attempt};
 use super::check::Checked;
 use super::turn::Turn;
 use super::{Request, template};
-use crate::host::failpoint;
 use crate::host::interrupt::Interrupted;
 use crate::host::progress;
 use crate::host::replace_file;
@@ -133,7 +132,7 @@ impl Tries {
                     pause.as_secs(),
                     self.passing
                 );
-                vm.ctx().host.sleep(failpoint::limit("create-retry", pause));
+                vm.ctx().host.sleep(vm.host.limit("create-retry", pause));
                 Ok(())
             }
             _ if is_registered => {

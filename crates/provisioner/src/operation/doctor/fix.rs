@@ -70,7 +70,7 @@ fn set_owner(host: &Host, path: &Path) -> anyhow::Result<()> {
     anyhow::ensure!(found.is_file(), "it is not a regular file");
     let bytes = read_file::bytes(path)?;
     let mode = std::os::unix::fs::MetadataExt::mode(&found) & 0o770;
-    Ok(replace_file::replace_as(path, &bytes, mode, owner, "owner")?)
+    Ok(replace_file::replace_as(host.doors, path, &bytes, mode, owner, "owner")?)
 }
 
 fn restore_record(ctx: &Context<'_>, name: &str) -> anyhow::Result<()> {

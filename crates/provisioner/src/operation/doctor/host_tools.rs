@@ -1,7 +1,7 @@
 //! This host: bridge, routes, addresses, neighbours, units, versions of tools.
 
 use crate::host::run_process::{self, Input, Program};
-use crate::host::{self, read_file};
+use crate::host::{self, Host, read_file};
 use crate::operation::Context;
 use crate::plan::doctor::kinds::*;
 use crate::plan::doctor::{Finding, storage, systemd, versions};
@@ -55,19 +55,19 @@ fn network(ctx: &Context<'_>, seen: &mut FromHost) {
         let mend = "ip -6 route show; ip address show";
         seen.findings.push(Finding::new(&NETWORK_UNREADABLE, "this host", format!("{error:#}"), mend));
     };
-    match ip::host_addresses(deadline()) {
+    match ip::host_addresses(ctx.host, deadline()) {
         Ok(addresses) => seen.own.extend(addresses),
         Err(error) => unreadable(error),
     }
-    match ip::host_routes(deadline()) {
+    match ip::host_routes(ctx.host, deadline()) {
         Ok(routes) => seen.routes = Some(routes),
         Err(error) => unreadable(error),
     }
     // An older `ip` may not know the form; then nobody is known to answer.
-    seen.neighbours = ip::neighbours(deadline()).unwrap_or_default();
+    seen.neighbours = ip::neighbours(ctx.host, deadline()).unwrap_or_default();
     seen.own.extend(side_files::name_servers(&ctx.settings).unwrap_or_default());
     seen.own.retain(|address| !address.is_loopback());
-    let (Ok(bridge), Ok(network)) = (ctx.bridge(), ip::network(deadline())) else { return };
+    let (Ok(bridge), Ok(network)) = (ctx.bridge(), ip::network(ctx.host, deadline())) else { return };
     if !network.interfaces.iter().any(|interface| interface.name == bridge.as_str()) {
         let what = format!("this host has no network device {bridge}");
         let mend = "blockhost-provisioner-setup bridge, or correct proxmox_bridge in terraform.tfvars";
@@ -76,7 +76,7 @@ fn network(ctx: &Context<'_>, seen: &mut FromHost) {
     seen.bridge = Some(bridge.as_str().to_string());
 }
 
-fn output(name: &str, arguments: &[&str], limit: Duration) -> Option<String> {
+fn output(host: &Host, name: &str, arguments: &[&str], limit: Duration) -> Option<String> {
     run_process::find(name)?;
     let program = Program {
         name,
@@ -87,22 +87,22 @@ fn output(name: &str, arguments: &[&str], limit: Duration) -> Option<String> {
         without: &["TF_"],
     };
     let never = crate::host::interrupt::Interrupt::never();
-    let ended = run_process::run(&program, Input::Nothing, limit, &never, |_, _| {}).ok()?;
+    let ended = run_process::run(host.doors, &program, Input::Nothing, limit, &never, |_, _| {}).ok()?;
     ended.status.success().then_some(ended.stdout)
 }
 
 /// The units of systemd; nothing where it does not run.
-pub fn units() -> Vec<Finding> {
+pub fn units(host: &Host) -> Vec<Finding> {
     let property = format!("--property={}", systemd::PROPERTIES);
     let names = systemd::UNITS.map(|(unit, _)| unit);
     let arguments = [&["show", property.as_str(), "--no-pager"], names.as_slice()].concat();
-    output("systemctl", &arguments, LOOK).map(|answer| systemd::findings(&answer)).unwrap_or_default()
+    output(host, "systemctl", &arguments, LOOK).map(|answer| systemd::findings(&answer)).unwrap_or_default()
 }
 
 fn tool_versions(ctx: &Context<'_>) -> Vec<Finding> {
     let lock = ctx.settings.terraform_dir.join(".terraform.lock.hcl");
     let provider = read_file::text(lock).ok().and_then(|text| versions::provider(&text));
-    let answer = output("terraform", &["version", "-json"], TERRAFORM);
+    let answer = output(ctx.host, "terraform", &["version", "-json"], TERRAFORM);
     let answer: Option<Value> = answer.and_then(|text| serde_json::from_str(&text).ok());
     let version = answer.as_ref().and_then(|answer| answer.get("terraform_version")?.as_str());
     version.and_then(versions::terraform).into_iter().chain(provider).collect()

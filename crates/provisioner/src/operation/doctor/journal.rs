@@ -103,7 +103,6 @@ fn work(ctx: &Context<'_>, entry: &Entry, holder: Option<String>) -> Work {
 }
 
 fn withheld(ctx: &Context<'_>, told: &mut FromJournal) {
-    let now = ctx.host.now();
     for (path, read) in WithheldVmids::new(ctx.host).as_they_are() {
         let one = match read {
             Ok(one) => one,
@@ -119,7 +118,7 @@ fn withheld(ctx: &Context<'_>, told: &mut FromJournal) {
         }
         if let Some(late) = &one.late {
             told.late.push((one.vmid, late.smbios_uuid));
-        } else if one.is_over(now) {
+        } else if one.is_over(ctx.host) {
             continue;
         }
         let mend = format!("nothing: it comes back by itself; to use it at once: rm {}", path.display());

@@ -47,7 +47,7 @@ pub struct Examined {
 /// Looks at everything; with `names` only what is about these VMs is told. An error: a name that nobody knows.
 pub fn examine(host: &Host, names: &[VmName]) -> anyhow::Result<Examined> {
     let (settings, mut findings) = configuration::read(host);
-    findings.extend(host_tools::units());
+    findings.extend(host_tools::units(host));
     let mut vms = 0;
     match settings {
         Some(settings) => {

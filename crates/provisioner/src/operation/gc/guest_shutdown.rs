@@ -2,8 +2,7 @@
 
 use super::Report;
 use super::suspend::{BUSY, LOOK};
-use crate::host::clock::{self, Deadline, Stopwatch};
-use crate::host::failpoint::limit;
+use crate::host::clock::{Deadline, Stopwatch};
 use crate::host::root_agent::AgentError;
 use crate::operation::locked_vm::LockedVm;
 use crate::operation::machine::Machine;
@@ -77,10 +76,10 @@ impl<'c, 'h> GuestShutdown<'c, 'h> {
             ask_again: false,
             onboot: Ok(()),
             forced: false,
-            until: Deadline::after(timeout),
+            until: vm.host.deadline(timeout),
             busy: false,
             busy_until: None,
-            again: Deadline::after(Duration::ZERO),
+            again: vm.host.deadline(Duration::ZERO),
             words: None,
             begun,
             vm,
@@ -103,13 +102,13 @@ impl<'c, 'h> GuestShutdown<'c, 'h> {
             self.is_busy();
         } else if !self.forced {
             // The shutdown is no longer in progress.
-            self.until = Deadline::after(Duration::ZERO);
+            self.until = self.vm.host.deadline(Duration::ZERO);
         }
     }
 
     fn is_busy(&mut self) {
         (self.busy, self.ask_again) = (true, true);
-        self.busy_until.get_or_insert_with(|| Deadline::after(limit("gc-busy", BUSY)));
+        self.busy_until.get_or_insert_with(|| self.vm.host.deadline_of("gc-busy", BUSY));
     }
 
     /// Deals with a guest that is still running: repeats the request, powers it off, or gives up. `ask`: whether the
@@ -135,15 +134,15 @@ impl<'c, 'h> GuestShutdown<'c, 'h> {
                 self.begun.elapsed().as_secs()
             ));
             self.forced = true;
-            self.until = Deadline::after(limit("gc-power-off", POWER_OFF));
-            self.again = Deadline::after(Duration::ZERO);
+            self.until = self.vm.host.deadline_of("gc-power-off", POWER_OFF);
+            self.again = self.vm.host.deadline(Duration::ZERO);
         }
         if !(self.forced || self.ask_again) || !self.again.passed() || !ask {
             return Step::Goes;
         }
-        self.again = Deadline::after(ASK_AGAIN);
+        self.again = self.vm.host.deadline(ASK_AGAIN);
         let (vmid, identity) = (self.machine.vmid, &self.machine.identity);
-        let deadline = Deadline::after(limit("gc-look", LOOK));
+        let deadline = self.vm.host.deadline_of("gc-look", LOOK);
         let sent = if self.forced {
             node.stop(vmid, identity, deadline)
         } else {
@@ -153,8 +152,9 @@ impl<'c, 'h> GuestShutdown<'c, 'h> {
             Ok(()) => {
                 if self.busy {
                     // No longer busy; if it is after all, the next round shows it.
-                    let time = if self.forced { limit("gc-power-off", POWER_OFF) } else { timeout };
-                    self.until = Deadline::after(time);
+                    let time =
+                        if self.forced { self.vm.host.limit("gc-power-off", POWER_OFF) } else { timeout };
+                    self.until = self.vm.host.deadline(time);
                 }
                 (self.busy, self.ask_again) = (false, false);
                 Step::Goes
@@ -194,7 +194,7 @@ pub fn record(
         return Ok(settled);
     }
     ctx.host.step("gc.off")?;
-    let now = clock::now();
+    let now = ctx.host.now();
     let suspended: HashSet<VmName> = ctx.database.update(|db| {
         let mut done = HashSet::new();
         for one in &off {
@@ -240,7 +240,7 @@ pub fn record(
 
 /// Nothing is put back for a suspended VM that somebody else starts (H51); the next run tries again where this fails.
 fn unguard(ctx: &Context<'_>, machine: &Machine, report: &mut Report) {
-    let (node, deadline) = (ctx.node().impatient(), Deadline::after(limit("gc-look", LOOK)));
+    let (node, deadline) = (ctx.node().impatient(), ctx.host.deadline_of("gc-look", LOOK));
     if let Err(error) = network::suspend(&node, (machine.vmid, &machine.identity), &machine.record, deadline)
     {
         report.notes.push(format!("{}: its network guard is still on: {error}", machine.label()));
@@ -261,7 +261,7 @@ pub fn start_again(vm: &LockedVm<'_, '_>, machine: &Machine, run: bool) -> anyho
     if !still_ours {
         return Ok("its record is not active, so it stays off");
     }
-    let deadline = Deadline::after(Duration::from_secs(60));
+    let deadline = vm.host.deadline(Duration::from_secs(60));
     if run {
         start::run(vm, machine, deadline)?;
     }

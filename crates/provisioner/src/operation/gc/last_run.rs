@@ -61,5 +61,5 @@ pub fn write(host: &Host, run: &LastRun) -> anyhow::Result<()> {
             "at": timestamp::to_text(*at), "boot_id": uptime.boot_id, "uptime_seconds": uptime.seconds
         });
     }
-    Ok(replace_file::replace(&path(host), note.to_string().as_bytes(), SHARED, "gc-last-run")?)
+    Ok(replace_file::replace(host.doors, &path(host), note.to_string().as_bytes(), SHARED, "gc-last-run")?)
 }

@@ -13,7 +13,6 @@ pub(super) mod under_way;
 use super::destroy::{Condition, Destroyed, LIMIT, MachineMust, destroy_when};
 use super::locked_vm::in_words;
 use super::{Context, late_requests, recovery, restore};
-use crate::host::clock::{self, Deadline, Stopwatch};
 use crate::host::lock_file::LockFile;
 use crate::host::progress;
 use crate::plan::garbage_collection::{self, BelievedClock, Brake, Candidates, Limits, OtherClocks};
@@ -91,7 +90,7 @@ pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
         restore::vanished(ctx, None);
         restore::keep_copies(ctx, true);
     }
-    let now = clock::now();
+    let now = ctx.host.now();
     let mut report = Report { candidates: candidates(ctx, options, grace)?, ..Report::default() };
     report.notes.extend(report.candidates.left_alone.iter().cloned());
     let limits = limits(ctx, options);
@@ -100,7 +99,7 @@ pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
     let last = last.as_ref().map(|last| last.as_ref().map(|last| last.at)).map_err(String::as_str);
     let others = OtherClocks {
         believed: believed.clone(),
-        uptime: clock::uptime(),
+        uptime: ctx.host.doors.uptime(),
         // A dry run queries nobody.
         node: if options.execute { node_time(ctx, &report.candidates) } else { None },
     };
@@ -146,7 +145,7 @@ fn node_time(ctx: &Context<'_>, found: &Candidates) -> Option<DateTime<Utc>> {
     let ask = || -> anyhow::Result<DateTime<Utc>> {
         let (access, api) = ctx.api()?;
         let path = format!("/nodes/{}/time", access.node);
-        let time = api.get(&path, Deadline::after(NODE_CLOCK))?;
+        let time = api.get(&path, ctx.host.deadline(NODE_CLOCK))?;
         let seconds = time.get("time").and_then(Value::as_i64).context("no time")?;
         DateTime::from_timestamp(seconds, 0).context("no such time")
     };
@@ -169,7 +168,7 @@ pub(super) fn candidates(
     options: Options,
     grace: TimeDelta,
 ) -> anyhow::Result<Candidates> {
-    let now = clock::now();
+    let now = ctx.host.now();
     let mut found = ctx.database.gather(Fields::Due, Candidates::default, |found, view| {
         // There may be ten thousand records, so only those that could matter are parsed.
         if view.is_destroyed() {
@@ -196,7 +195,7 @@ pub(super) fn candidates(
 /// Two runs at once would only get in each other's way.
 fn only_one(ctx: &Context<'_>) -> anyhow::Result<LockFile> {
     let path = ctx.host.state_dir.join("gc.lock");
-    let lock = LockFile::lock(&path, Deadline::after(Duration::from_secs(5)), &ctx.host.interrupt);
+    let lock = LockFile::lock(&path, ctx.host.deadline(Duration::from_secs(5)), &ctx.host.interrupt);
     let mut lock = lock.context("another gc is running; exiting")?;
     lock.note(&format!("gc, PID {}", std::process::id()));
     Ok(lock)
@@ -227,7 +226,7 @@ fn finish_dead_destroy(ctx: &Context<'_>, entry: &Entry) -> anyhow::Result<Optio
     // Since the entry was read, somebody may have completed the destroy and created a VM of the same name.
     let same = |record: &VmRecord| record.vmid.get() == entry.vmid && record.smbios_uuid == entry.smbios_uuid;
     let condition = Condition { due: &same, machine: MachineMust::BeGone, first: None };
-    let begun = Stopwatch::start();
+    let begun = ctx.host.stopwatch();
     let done = destroy_when(ctx, &name, true, LIMIT, Some(&condition));
     if matches!(&done, Ok(Destroyed::NotDue | Destroyed::Runs | Destroyed::Already)) {
         return Ok(None);
@@ -282,8 +281,8 @@ fn destroy_all(ctx: &Context<'_>, due: &[VmName], grace: TimeDelta, report: &mut
 }
 
 fn destroy_one(ctx: &Context<'_>, name: &VmName, grace: TimeDelta) -> anyhow::Result<Destroyed> {
-    let begun = Stopwatch::start();
-    let still_due = |record: &_| garbage_collection::is_due_for_destruction(record, clock::now(), grace);
+    let begun = ctx.host.stopwatch();
+    let still_due = |record: &_| garbage_collection::is_due_for_destruction(record, ctx.host.now(), grace);
     let unreleased = RefCell::new(None);
     let release = |record: &VmRecord| *unreleased.borrow_mut() = network_cleanup::release(ctx, record);
     let condition = Condition { due: &still_due, machine: MachineMust::BeOff, first: Some(&release) };

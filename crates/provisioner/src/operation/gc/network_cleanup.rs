@@ -28,7 +28,8 @@ pub fn release(ctx: &Context<'_>, record: &VmRecord) -> Option<String> {
         environment: Vec::new(),
         without: &[],
     };
-    let ended = run_process::run(&program, Input::Nothing, LIMIT, &ctx.host.interrupt, |_, _| {});
+    let ended =
+        run_process::run(ctx.host.doors, &program, Input::Nothing, LIMIT, &ctx.host.interrupt, |_, _| {});
     let error = ended.and_then(|ended| ended.successful(&program)).err()?;
     Some(format!(
         "VM {name}: the cleanup of network mode {mode} failed, so its resources may be left over: {error}; run \

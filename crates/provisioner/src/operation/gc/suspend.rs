@@ -10,8 +10,7 @@
 
 use super::guest_shutdown::{GuestShutdown, Step, is_silence, record, start_again, unguard_if_on};
 use super::{Report, under_way};
-use crate::host::clock::{self, Deadline, Stopwatch};
-use crate::host::failpoint::limit;
+use crate::host::clock::Deadline;
 use crate::host::progress;
 use crate::host::proxmox_api::ApiError;
 use crate::operation::Context;
@@ -193,16 +192,16 @@ impl<'a, 'h> Phase<'a, 'h> {
     fn begin(&mut self, waiting: &Waiting) -> anyhow::Result<Turn<'a, 'h>> {
         let Waiting { name, to_be_suspended } = waiting;
         let (ctx, to_be_suspended) = (self.ctx, *to_be_suspended);
-        let begun = Stopwatch::start();
-        let deadline = Deadline::after(limit("gc-look", LOOK));
+        let begun = self.ctx.host.stopwatch();
+        let deadline = self.ctx.host.deadline_of("gc-look", LOOK);
         let look = |record: &VmRecord| match to_be_suspended {
-            true => is_due_for_suspension(record, clock::now()),
+            true => is_due_for_suspension(record, self.ctx.host.now()),
             false => record.status == Status::Suspended,
         };
         if !to_be_suspended {
             // Most suspended VMs are off and stay off: for them a check without the lock is enough.
             let Some(record) = ctx.record(name)?.filter(look) else { return Ok(Turn::Nothing) };
-            let paid = !is_past(&record, clock::now());
+            let paid = !is_past(&record, self.ctx.host.now());
             let machine = machine::seen(ctx, record, deadline)?;
             let state = vanished::state(ctx, &machine, deadline)?;
             if paid && state.running {
@@ -224,7 +223,7 @@ impl<'a, 'h> Phase<'a, 'h> {
             }
             return Ok(Turn::Nothing);
         };
-        if !to_be_suspended && !is_past(&record, clock::now()) {
+        if !to_be_suspended && !is_past(&record, self.ctx.host.now()) {
             return Ok(Turn::Nothing);
         }
         let machine = machine::of_record(&vm, record, deadline)?;
@@ -294,8 +293,8 @@ impl<'a, 'h> Phase<'a, 'h> {
 
     /// Waits until all are off or given up; each round records those that are off.
     fn wait(&mut self, mut busy: Vec<(Waiting, String)>) -> anyhow::Result<()> {
-        let patience = Deadline::after(limit("gc-busy", BUSY));
-        let mut next = Deadline::after(BUSY_AGAIN);
+        let patience = self.ctx.host.deadline_of("gc-busy", BUSY);
+        let mut next = self.ctx.host.deadline(BUSY_AGAIN);
         loop {
             self.look_round()?;
             if !busy.is_empty() && patience.passed() {
@@ -305,7 +304,7 @@ impl<'a, 'h> Phase<'a, 'h> {
             }
             if !busy.is_empty() && next.passed() {
                 busy = self.ask_all(busy.into_iter().map(|(waiting, _)| waiting).collect())?;
-                next = Deadline::after(BUSY_AGAIN);
+                next = self.ctx.host.deadline(BUSY_AGAIN);
             }
             if self.shutdowns.is_empty() && busy.is_empty() {
                 return Ok(());
@@ -330,26 +329,29 @@ impl<'a, 'h> Phase<'a, 'h> {
             match node.state(
                 one.machine.vmid,
                 Some(&one.machine.identity),
-                Deadline::after(limit("gc-look", LOOK)),
+                self.ctx.host.deadline_of("gc-look", LOOK),
             ) {
                 Err(error) => {
                     silence = is_silence(&error);
                     one.fails(error.to_string());
                     on.push(one);
                 }
-                Ok(state) => match vanished::judged(self.ctx, &one.machine, state, Deadline::after(LOOK)) {
-                    Err(error) => self.report.failures.push(format!("{error:#}")),
-                    Ok(state) if !state.exists || !state.running => off.push(one),
-                    Ok(state) => {
-                        one.hear(&state);
-                        on.push(one);
+                Ok(state) => {
+                    match vanished::judged(self.ctx, &one.machine, state, self.ctx.host.deadline(LOOK)) {
+                        Err(error) => self.report.failures.push(format!("{error:#}")),
+                        Ok(state) if !state.exists || !state.running => off.push(one),
+                        Ok(state) => {
+                            one.hear(&state);
+                            on.push(one);
+                        }
                     }
-                },
+                }
             }
         }
         for one in &mut off {
             if let Err(error) = std::mem::replace(&mut one.onboot, Ok(()))
-                && let Err(again) = self.set_onboot_off(&one.machine, Deadline::after(limit("gc-look", LOOK)))
+                && let Err(again) =
+                    self.set_onboot_off(&one.machine, self.ctx.host.deadline_of("gc-look", LOOK))
             {
                 tracing::debug!("{}: {error:#}", one.machine.label());
                 let label = one.machine.label();
@@ -371,7 +373,7 @@ impl<'a, 'h> Phase<'a, 'h> {
 
 /// Returns whether nothing is left to do about a VM that an interrupted run may have shut down.
 fn finish_interrupted(ctx: &Context<'_>, name: &VmName, report: &mut Report) -> anyhow::Result<bool> {
-    let deadline = Deadline::after(Duration::from_secs(60));
+    let deadline = ctx.host.deadline(Duration::from_secs(60));
     let vm = ctx.lock_vm(name, "gc", LOCK_WAIT)?;
     let Some(record) = vm.record_now()?.filter(|r| r.status == Status::Active) else {
         // It has been suspended or destroyed since. If there is no such VM, its lock file is not needed either.
@@ -380,7 +382,7 @@ fn finish_interrupted(ctx: &Context<'_>, name: &VmName, report: &mut Report) -> 
         }
         return Ok(true);
     };
-    if is_due_for_suspension(&record, clock::now()) {
+    if is_due_for_suspension(&record, ctx.host.now()) {
         return Ok(false);
     }
     let machine = machine::of_record(&vm, record, deadline)?;

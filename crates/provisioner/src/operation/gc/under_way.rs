@@ -40,5 +40,5 @@ pub fn write(host: &Host, names: &[VmName]) -> anyhow::Result<()> {
     }
     let names: Vec<&str> = names.iter().map(VmName::as_str).collect();
     let text = json!({ "suspending": names }).to_string();
-    Ok(replace_file::replace(&path(host), text.as_bytes(), SHARED, "gc-under-way")?)
+    Ok(replace_file::replace(host.doors, &path(host), text.as_bytes(), SHARED, "gc-under-way")?)
 }

@@ -117,7 +117,7 @@ fn move_it(
     }
     ctx.host.step("import.unshared")?;
     // Before the last trace of the older form goes: whoever lost the record finds it here (H55).
-    record_copy::refresh(&vm.settings, &vm.database, vm.name())?;
+    record_copy::refresh(ctx.host, &vm.settings, &vm.database, vm.name())?;
     legacy.remove_files()?;
     // Everything is done, so a signal no longer matters here.
     Ok(ctx.host.reached("import.done")?)

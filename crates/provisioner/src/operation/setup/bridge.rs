@@ -17,8 +17,7 @@
 
 use super::network_guard::Snapshot;
 use super::{Setup, carry, interfaces_file, network_guard, network_inventory};
-use crate::host::clock::Deadline;
-use crate::host::failpoint;
+use crate::host::doors::Doors;
 use crate::host::replace_file::{self, PRIVATE};
 use crate::plan::bridge_goal::Goal;
 use crate::plan::guest_bridge::{self, Make, Plan};
@@ -37,17 +36,17 @@ const SETTLE: Duration = Duration::from_secs(45);
 const LOOK: Duration = Duration::from_secs(10);
 
 pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
-    let cli = ProxmoxCli::here(setup.host, Deadline::after(LIMIT));
+    let cli = ProxmoxCli::here(setup.host, setup.host.deadline(LIMIT));
     let node = match &setup.choices.node {
         Some(node) => node.to_string(),
         None => cli.node_name()?,
     };
     let node = NodeName::parse(&node)?;
     let bridge = setup.choices.bridge.as_str();
-    let network = ip::network(Deadline::after(LOOK))?;
+    let network = ip::network(setup.host, setup.host.deadline(LOOK))?;
     let rows = cli.interfaces(&node)?;
-    let under_way = UnderWay(setup.configuration_file("bridge-under-way"));
-    let (pending, ours) = (network_guard::pending_file(), under_way.0.exists());
+    let under_way = UnderWay { doors: setup.host.doors, path: setup.configuration_file("bridge-under-way") };
+    let (pending, ours) = (network_guard::pending_file(), under_way.path.exists());
     let rows = if ours && pending.exists() {
         cli.revert_network(&node)?;
         cli.interfaces(&node)?
@@ -69,14 +68,14 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
         pending.display()
     );
     let plan = plan?;
-    let mut before = network_inventory::read(Deadline::after(LOOK))?;
+    let mut before = network_inventory::read(setup.host, setup.host.deadline(LOOK))?;
     if let Plan::Make(make) = &plan
         && let Some(moving) = guest_bridge::moving(bridge, make, &network, &rows)
     {
-        let losses = carry::losses(&moving, &stanzas, &before)?;
+        let losses = carry::losses(setup.host, &moving, &stanzas, &before)?;
         guest_bridge::refuse_losses(bridge, moving.device, &losses)?;
     }
-    network_inventory::prove(&mut before, Deadline::after(LOOK));
+    network_inventory::prove(setup.host, &mut before, setup.host.deadline(LOOK));
     under_way.begin()?;
     let mut goal = Goal { bridge: bridge.to_owned(), port: None, address: None, gateway: None };
     if let Plan::Make(make) = &plan {
@@ -97,16 +96,19 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
 }
 
 /// Marks pending changes as ours: those of a killed run are reverted by the next; an administrator's are not touched.
-struct UnderWay(PathBuf);
+struct UnderWay {
+    doors: Doors,
+    path: PathBuf,
+}
 
 impl UnderWay {
     fn begin(&self) -> anyhow::Result<()> {
-        replace_file::make_folder(self.0.parent().unwrap_or(Path::new("/")), 0o755)?;
-        Ok(replace_file::replace(&self.0, b"", PRIVATE, "bridge-under-way")?)
+        replace_file::make_folder(self.doors, self.path.parent().unwrap_or(Path::new("/")), 0o755)?;
+        Ok(replace_file::replace(self.doors, &self.path, b"", PRIVATE, "bridge-under-way")?)
     }
 
     fn end(&self) -> anyhow::Result<()> {
-        Ok(replace_file::remove(&self.0)?)
+        Ok(replace_file::remove(&self.path)?)
     }
 }
 
@@ -161,14 +163,14 @@ fn revert(cli: &ProxmoxCli, node: &NodeName, error: anyhow::Error) -> anyhow::Er
 /// Applies the pending changes, watched by the guard. `pvesh` does not report how its task ends (H32), so the kernel is
 /// checked.
 fn apply(setup: &Setup<'_>, cli: &ProxmoxCli, node: &NodeName, snapshot: &Snapshot) -> anyhow::Result<()> {
-    let settle = failpoint::limit("setup-settle", SETTLE);
-    let guard = network_guard::start(snapshot).map_err(|error| revert(cli, node, error))?;
+    let settle = setup.host.limit("setup-settle", SETTLE);
+    let guard = network_guard::start(setup.host, snapshot).map_err(|error| revert(cli, node, error))?;
     let applied = setup
         .host
         .step("setup.bridge.guarded")
         .and_then(|()| Ok(cli.apply_network(node)?))
         .and_then(|()| setup.host.step("setup.bridge.applied"))
-        .and_then(|()| snapshot.settled(Deadline::after(settle), &setup.host.interrupt));
+        .and_then(|()| snapshot.settled(setup.host, setup.host.deadline(settle), &setup.host.interrupt));
     match applied {
         Ok(()) => guard.dismiss(),
         Err(error) => {

@@ -1,7 +1,7 @@
 //! Finds what an interface has that would be lost in moving it to a bridge, from the state of the host
 //! ([`crate::plan::bridge_losses`]).
 
-use crate::host::clock::Deadline;
+use crate::host::Host;
 use crate::plan::bridge_losses::{self, Moving, SETTINGS, loss_of_setting, losses_of_links};
 use crate::plan::connectivity::Inventory;
 use crate::plan::interfaces_file::Stanza;
@@ -13,18 +13,19 @@ const LOOK: Duration = Duration::from_secs(10);
 
 /// Describes what would be lost; empty if everything can be moved.
 pub(super) fn losses(
+    host: &Host,
     moving: &Moving<'_>,
     stanzas: &[Stanza],
     now: &Inventory,
 ) -> anyhow::Result<Vec<String>> {
     let mut found = bridge_losses::losses(moving, stanzas, now);
-    found.extend(of_device(moving.device)?);
+    found.extend(of_device(host, moving.device)?);
     found.dedup();
     Ok(found)
 }
 
-fn of_device(device: &str) -> anyhow::Result<Vec<String>> {
-    let mut found = losses_of_links(device, &ip(&["-j", "-d", "link", "show"], Deadline::after(LOOK))?)?;
+fn of_device(host: &Host, device: &str) -> anyhow::Result<Vec<String>> {
+    let mut found = losses_of_links(device, &ip(host, &["-j", "-d", "link", "show"], host.deadline(LOOK))?)?;
     let sys = Path::new("/sys/class/net").join(device);
     if sys.join("wireless").exists() || sys.join("phy80211").exists() {
         found.push(format!("{device} is wireless"));
@@ -34,7 +35,7 @@ fn of_device(device: &str) -> anyhow::Result<Vec<String>> {
             ("the neighbour", vec![family, "neigh", "show", "dev", device, "nud", "permanent"]),
             ("the neighbour proxy", vec![family, "neigh", "show", "proxy", "dev", device]),
         ] {
-            let shown = ip(&words, Deadline::after(LOOK)).unwrap_or_default();
+            let shown = ip(host, &words, host.deadline(LOOK)).unwrap_or_default();
             found.extend(
                 shown.lines().map(|line| {
                     format!("{what} \"{}\"", line.split_whitespace().collect::<Vec<_>>().join(" "))

@@ -6,7 +6,6 @@
 use super::terraform_folder::by_blockhost;
 use super::{Setup, pool_choice, sandbox};
 use crate::host::Host;
-use crate::host::clock::Deadline;
 use crate::host::replace_file::{self, PRIVATE};
 use crate::operation::Context;
 use crate::operation::create::traces_of_vms;
@@ -40,8 +39,15 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     let new = yaml_keys::set(&old, &keys).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
     // Written first: a writable directory that is not used yet does no harm; the other way round, gc would fail.
     sandbox::write(setup, &sandbox::places(setup)?, None)?;
-    replace_file::make_folder(&setup.host.config_dirs[0], 0o755)?;
-    replace_file::replace_as(&path, new.as_bytes(), PRIVATE, setup.configuration_owner(), "db-yaml")?;
+    replace_file::make_folder(setup.host.doors, &setup.host.config_dirs[0], 0o755)?;
+    replace_file::replace_as(
+        setup.host.doors,
+        &path,
+        new.as_bytes(),
+        PRIVATE,
+        setup.configuration_owner(),
+        "db-yaml",
+    )?;
     setup.host.step("setup.db_config.written")?;
     by_blockhost(setup, DATABASE_STEP, &json!(Work { first_vmid: Some(setup.choices.vmids.start.get()) }))
 }
@@ -67,7 +73,7 @@ fn free_pool(setup: &Setup<'_>) -> anyhow::Result<Ipv4Pool> {
         .choices
         .pool
         .context("no addresses for VMs: ip_network, ip_start, ip_end and gateway are required")?;
-    let network = ip::network(Deadline::after(LOOK))
+    let network = ip::network(setup.host, setup.host.deadline(LOOK))
         .context("cannot check the pool against this host's own addresses")?;
     let (pool, held) = narrowed(&chosen, &pool_choice::taken(&network))?;
     if !held.is_empty() {

@@ -3,7 +3,6 @@
 use super::choices::Choices;
 use super::pool_choice::taken;
 use crate::host::Host;
-use crate::host::clock::Deadline;
 use crate::plan::address_proposal::proposal;
 use crate::plan::installer_offer::Offer;
 use crate::tool::ip;
@@ -21,12 +20,12 @@ const LIMIT: Duration = Duration::from_secs(12);
 pub fn resources(host: &Host, input: &str) -> anyhow::Result<Value> {
     let chosen = Choices::read(host, input).ok();
     let template = chosen.as_ref().map_or(Vmid::DEFAULT_TEMPLATE, |choices| choices.template);
-    let cli = ProxmoxCli::here(host, Deadline::after(LIMIT));
+    let cli = ProxmoxCli::here(host, host.deadline(LIMIT));
     let node = or_said("cannot determine the node's name", cli.node_name());
     let storages =
         node.as_ref().and_then(|node| or_said("cannot list the node's storages", cli.storages(node)));
     let guests = or_said("cannot list the node's VMs", cli.guests()).unwrap_or_default();
-    let network = or_said("cannot read this host's network", ip::network(Deadline::after(LIMIT)));
+    let network = or_said("cannot read this host's network", ip::network(host, host.deadline(LIMIT)));
     // Names of bridges that are configured but do not exist yet.
     let rows = node.as_ref().filter(|_| network.is_some());
     let rows = rows.and_then(|node| cli.interfaces(&NodeName::parse(node).ok()?).ok());

@@ -7,8 +7,7 @@
 
 use super::network_inventory;
 use crate::host::Host;
-use crate::host::clock::{self, Deadline};
-use crate::host::failpoint;
+use crate::host::clock::Deadline;
 use crate::host::interrupt::Interrupt;
 use crate::host::lifeline::Lifeline;
 use crate::host::replace_file;
@@ -61,9 +60,9 @@ impl Snapshot {
     }
 
     /// Waits until the kernel has what was planned; the error says what is missing.
-    pub fn settled(&self, deadline: Deadline, interrupt: &Interrupt) -> anyhow::Result<()> {
+    pub fn settled(&self, host: &Host, deadline: Deadline, interrupt: &Interrupt) -> anyhow::Result<()> {
         loop {
-            let missing = self.missing().unwrap_or_else(|error| Some(format!("{error:#}")));
+            let missing = self.missing(host).unwrap_or_else(|error| Some(format!("{error:#}")));
             match missing {
                 None => return Ok(()),
                 Some(what) if deadline.passed() => anyhow::bail!("the network was applied, but {what}"),
@@ -74,32 +73,38 @@ impl Snapshot {
     }
 
     /// Returns what is not as planned or was lost on the way: nothing that the host had may be missing.
-    fn missing(&self) -> anyhow::Result<Option<String>> {
-        if let Some(missing) = self.goal.missing(&ip::network(Deadline::after(LOOK))?) {
+    fn missing(&self, host: &Host) -> anyhow::Result<Option<String>> {
+        if let Some(missing) = self.goal.missing(&ip::network(host, host.deadline(LOOK))?) {
             return Ok(Some(missing));
         }
         let port = self.goal.port.as_deref().filter(|_| !self.bridge_existed);
         let moved = port.map(|port| (port, self.goal.bridge.as_str()));
-        let now = network_inventory::read(Deadline::after(LOOK))?;
+        let now = network_inventory::read(host, host.deadline(LOOK))?;
         Ok(self
             .before
             .lost(&now, moved)
-            .or_else(|| network_inventory::silent(&self.before, moved, Deadline::after(LOOK))))
+            .or_else(|| network_inventory::silent(host, &self.before, moved, host.deadline(LOOK))))
     }
 
     /// Restores the previous network, and verifies that it is restored.
-    pub fn put_back(&self) -> anyhow::Result<()> {
+    pub fn put_back(&self, host: &Host) -> anyhow::Result<()> {
         replace_file::remove(&pending_file())?;
         let now = crate::host::read_file::text(INTERFACES).ok();
         if now != self.interfaces {
             match &self.interfaces {
                 Some(text) => {
-                    replace_file::replace(Path::new(INTERFACES), text.as_bytes(), 0o644, "interfaces")?;
+                    replace_file::replace(
+                        host.doors,
+                        Path::new(INTERFACES),
+                        text.as_bytes(),
+                        0o644,
+                        "interfaces",
+                    )?;
                 }
                 None => replace_file::remove(Path::new(INTERFACES))?,
             }
         }
-        if self.as_before().is_ok() {
+        if self.as_before(host).is_ok() {
             return Ok(());
         }
         if run_process::find("ifreload").is_some() {
@@ -111,17 +116,24 @@ impl Snapshot {
                 without: &[],
             };
             // Its exit code means as little as that of pvesh, so the kernel is checked.
-            let _ = run_process::run(&program, Input::Nothing, RELOAD, &Interrupt::never(), |_, _| {});
+            let _ = run_process::run(
+                host.doors,
+                &program,
+                Input::Nothing,
+                RELOAD,
+                &Interrupt::never(),
+                |_, _| {},
+            );
         }
-        if let Err(missing) = self.as_before() {
+        if let Err(missing) = self.as_before(host) {
             tracing::warn!("{missing:#}; restoring it directly");
-            self.by_hand();
+            self.by_hand(host);
         }
-        self.as_before()
+        self.as_before(host)
     }
 
-    fn as_before(&self) -> anyhow::Result<()> {
-        match self.before.lost(&network_inventory::read(Deadline::after(LOOK))?, None) {
+    fn as_before(&self, host: &Host) -> anyhow::Result<()> {
+        match self.before.lost(&network_inventory::read(host, host.deadline(LOOK))?, None) {
             None => Ok(()),
             Some(what) => anyhow::bail!("{what}"),
         }
@@ -129,9 +141,9 @@ impl Snapshot {
 
     /// Restores it step by step. A step that fails does not keep the next from being tried; the check afterwards shows
     /// the result.
-    fn by_hand(&self) {
+    fn by_hand(&self, host: &Host) {
         let run = |words: &[&str]| {
-            if let Err(error) = ip(words, Deadline::after(LOOK)) {
+            if let Err(error) = ip(host, words, host.deadline(LOOK)) {
                 tracing::debug!("{error:#}");
             }
         };
@@ -141,15 +153,18 @@ impl Snapshot {
         if let Some(port) = self.goal.port.as_ref().filter(|_| !self.bridge_existed) {
             run(&["link", "set", "dev", port, "nomaster"]);
         }
-        network_inventory::put_back(&self.before, || Deadline::after(LOOK));
+        network_inventory::put_back(host, &self.before, || host.deadline(LOOK));
     }
 }
 
 /// The running guard, as seen by whoever makes the change.
-pub(super) struct Guard(Lifeline);
+pub(super) struct Guard<'h> {
+    host: &'h Host,
+    lifeline: Lifeline,
+}
 
 /// Starts the guard.
-pub(super) fn start(snapshot: &Snapshot) -> anyhow::Result<Guard> {
+pub(super) fn start<'h>(host: &'h Host, snapshot: &Snapshot) -> anyhow::Result<Guard<'h>> {
     let own = run_process::own_program()?;
     let name = own.to_str().context("the path of this program is not valid UTF-8")?;
     let program = Program {
@@ -161,30 +176,30 @@ pub(super) fn start(snapshot: &Snapshot) -> anyhow::Result<Guard> {
     };
     let mut lifeline = Lifeline::start(&program).context("cannot start the guard of the network")?;
     lifeline.say(&serde_json::to_string(snapshot)?).context("the guard of the network does not listen")?;
-    Ok(Guard(lifeline))
+    Ok(Guard { host, lifeline })
 }
 
-impl Guard {
+impl Guard<'_> {
     /// Ends the guard after success.
     pub fn dismiss(mut self) -> anyhow::Result<()> {
-        self.0.say("done").context("the guard of the network has ended early")?;
-        self.0.wait(Deadline::after(LOOK)).map(drop)
+        self.lifeline.say("done").context("the guard of the network has ended early")?;
+        self.lifeline.wait(self.host.deadline(LOOK)).map(drop)
     }
 
     /// Lets the guard restore the network; does so itself if the guard is gone.
     pub fn put_back(mut self, snapshot: &Snapshot) -> anyhow::Result<()> {
-        let told = self.0.say("back").is_ok();
-        let ended = self.0.wait(Deadline::after(TASK + RELOAD + RELOAD));
+        let told = self.lifeline.say("back").is_ok();
+        let ended = self.lifeline.wait(self.host.deadline(TASK + RELOAD + RELOAD));
         if told && ended.is_ok_and(|status| status.success()) {
-            snapshot.as_before()
+            snapshot.as_before(self.host)
         } else {
-            snapshot.put_back()
+            snapshot.put_back(self.host)
         }
     }
 }
 
 /// The hidden step: the guard itself. Signals do not end it.
-pub fn run(_host: &Host) -> anyhow::Result<()> {
+pub fn run(host: &Host) -> anyhow::Result<()> {
     let (told, words) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         for line in run_process::lines_of_input() {
@@ -202,14 +217,14 @@ pub fn run(_host: &Host) -> anyhow::Result<()> {
         Ok(_) => {}
         // Proxmox' task may still be running and end well, as nobody has reported a failure.
         Err(_) => {
-            let task = failpoint::limit("setup-task", TASK);
-            if snapshot.settled(Deadline::after(task), &Interrupt::never()).is_ok() {
+            let task = host.limit("setup-task", TASK);
+            if snapshot.settled(host, host.deadline(task), &Interrupt::never()).is_ok() {
                 return Ok(());
             }
         }
     }
     // Others may be writing at this moment, so what they leave is checked once more.
-    snapshot.put_back()?;
-    clock::sleep(Duration::from_secs(1));
-    snapshot.put_back()
+    snapshot.put_back(host)?;
+    host.doors.sleep(Duration::from_secs(1));
+    snapshot.put_back(host)
 }

@@ -8,7 +8,6 @@
 use super::{Setup, db_config};
 use crate::host::Host;
 use crate::host::accounts::Account;
-use crate::host::clock::Deadline;
 use crate::host::replace_file;
 use crate::host::run_process::{self, Input, Program};
 use crate::plan::service_paths::{self, UNITS, has_control};
@@ -86,8 +85,8 @@ pub(super) fn write(setup: &Setup<'_>, places: &[Place], besides: Option<&Path>)
             changed = true;
             continue;
         }
-        replace_file::make_folders(&folder, 0o755)?;
-        replace_file::replace_as(&path, text.as_bytes(), 0o644, Account::own(), "sandbox")?;
+        replace_file::make_folders(setup.host.doors, &folder, 0o755)?;
+        replace_file::replace_as(setup.host.doors, &path, text.as_bytes(), 0o644, Account::own(), "sandbox")?;
     }
     if !changed {
         return Ok(());
@@ -115,11 +114,18 @@ fn reload(host: &Host, units: &Path) -> anyhow::Result<()> {
         environment: Vec::new(),
         without: &[],
     };
-    run_process::run(&program, Input::Nothing, Deadline::after(RELOAD).left(), &host.interrupt, |_, _| {})
-        .and_then(|ended| ended.successful(&program))
-        .with_context(|| {
-            format!("{file} is written, but systemd does not know it; run systemctl daemon-reload")
-        })?;
+    run_process::run(
+        host.doors,
+        &program,
+        Input::Nothing,
+        host.deadline(RELOAD).left(),
+        &host.interrupt,
+        |_, _| {},
+    )
+    .and_then(|ended| ended.successful(&program))
+    .with_context(|| {
+        format!("{file} is written, but systemd does not know it; run systemctl daemon-reload")
+    })?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 use super::Setup;
 use crate::host::Host;
 use crate::host::accounts::Account;
+use crate::host::doors::Doors;
 use crate::host::replace_file::{self, PRIVATE};
 use crate::host::run_process::{self, Input, Program};
 use anyhow::Context as _;
@@ -29,14 +30,14 @@ pub(super) fn make(setup: &Setup<'_>) -> anyhow::Result<()> {
         generate(setup)?
     };
     // Even if both exist: an older package made the private key readable for group blockhost.
-    replace_file::replace_as(&private, &key, PRIVATE, owner, "ssh-key")?;
-    replace_file::replace_as(&public, line.as_bytes(), 0o644, owner, "ssh-key-public")?;
-    authorize(&home_of_root(setup.host), line.trim())
+    replace_file::replace_as(setup.host.doors, &private, &key, PRIVATE, owner, "ssh-key")?;
+    replace_file::replace_as(setup.host.doors, &public, line.as_bytes(), 0o644, owner, "ssh-key-public")?;
+    authorize(setup.host.doors, &home_of_root(setup.host), line.trim())
 }
 
 fn generate(setup: &Setup<'_>) -> anyhow::Result<(Vec<u8>, String)> {
     let folder = &setup.host.config_dirs[0];
-    replace_file::make_folder(folder, 0o755)?;
+    replace_file::make_folder(setup.host.doors, folder, 0o755)?;
     let temporary = tempfile::Builder::new()
         .prefix(".ssh-key-")
         .tempdir_in(folder)
@@ -50,7 +51,7 @@ fn generate(setup: &Setup<'_>) -> anyhow::Result<(Vec<u8>, String)> {
         without: &[],
     };
     let limit = Duration::from_secs(30);
-    run_process::run(&program, Input::Nothing, limit, &setup.host.interrupt, |_, _| {})?
+    run_process::run(setup.host.doors, &program, Input::Nothing, limit, &setup.host.interrupt, |_, _| {})?
         .successful(&program)?;
     let read = |name: &str| crate::host::read_file::bytes(temporary.path().join(name));
     Ok((read("key")?, String::from_utf8(read("key.pub")?).context("ssh-keygen wrote no text")?))
@@ -73,9 +74,9 @@ fn home_of_root(host: &Host) -> PathBuf {
 
 /// Puts the key into `authorized_keys` with our options, once. On a Proxmox node the file is a link into `/etc/pve`,
 /// shared by the cluster: the link stays, and its target is replaced.
-fn authorize(home: &Path, public: &str) -> anyhow::Result<()> {
+fn authorize(doors: Doors, home: &Path, public: &str) -> anyhow::Result<()> {
     let folder = home.join(".ssh");
-    replace_file::make_folder(&folder, 0o700)?;
+    replace_file::make_folder(doors, &folder, 0o700)?;
     let link = folder.join("authorized_keys");
     let path = match link.symlink_metadata() {
         Ok(found) if found.is_symlink() => link.canonicalize().with_context(|| {
@@ -90,7 +91,7 @@ fn authorize(home: &Path, public: &str) -> anyhow::Result<()> {
     };
     let new = with_line(&old, public);
     if new != old {
-        replace_file::replace(&path, new.as_bytes(), 0o600, "authorized-keys")?;
+        replace_file::replace(doors, &path, new.as_bytes(), 0o600, "authorized-keys")?;
     }
     Ok(())
 }
@@ -126,11 +127,11 @@ mod tests {
         std::fs::create_dir(home.path().join(".ssh")).unwrap();
         let link = home.path().join(".ssh/authorized_keys");
         std::os::unix::fs::symlink(&shared, &link).unwrap();
-        authorize(home.path(), PUBLIC).unwrap();
+        authorize(Doors::real(), home.path(), PUBLIC).unwrap();
         assert!(link.symlink_metadata().unwrap().is_symlink());
         assert!(std::fs::read_to_string(&shared).unwrap().ends_with(&format!("{OPTIONS} {PUBLIC}\n")));
         std::fs::remove_file(&shared).unwrap();
-        let error = authorize(home.path(), PUBLIC).unwrap_err().to_string();
+        let error = authorize(Doors::real(), home.path(), PUBLIC).unwrap_err().to_string();
         assert!(error.contains("is /etc/pve mounted?"), "{error}");
     }
 }

@@ -2,7 +2,6 @@
 
 use super::super::build_template::work_folder::note_of_a_build;
 use super::Setup;
-use crate::host::clock::Deadline;
 use crate::host::run_process::{self, Input, Limit, Program, Stream};
 use crate::tool::proxmox_cli::ProxmoxCli;
 use anyhow::Context as _;
@@ -16,7 +15,7 @@ const GRACE: Duration = Duration::from_secs(120);
 
 pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     let choices = &setup.choices;
-    let cli = ProxmoxCli::here(setup.host, Deadline::after(Duration::from_secs(30)));
+    let cli = ProxmoxCli::here(setup.host, setup.host.deadline(Duration::from_secs(30)));
     let wanted = Some(u64::from(choices.template.get()));
     let found = cli.guests()?.into_iter().find(|guest| guest.vmid == wanted);
     // `qm template` reports success before it has converted the disks (H32), and a killed build may have left a
@@ -54,7 +53,15 @@ fn build(setup: &Setup<'_>) -> anyhow::Result<()> {
             tracing::info!("{line}");
         }
     };
-    let ended = run_process::run_as(&program, None, Input::Nothing, limit, &setup.host.interrupt, heard)?;
+    let ended = run_process::run_as(
+        setup.host.doors,
+        &program,
+        None,
+        Input::Nothing,
+        limit,
+        &setup.host.interrupt,
+        heard,
+    )?;
     anyhow::ensure!(ended.status.success(), "failed to build the template: {last}");
     Ok(())
 }

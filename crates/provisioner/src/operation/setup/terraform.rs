@@ -2,7 +2,6 @@
 //! directory and `terraform init`.
 
 use super::{Setup, sandbox, terraform_folder};
-use crate::host::clock::Deadline;
 use crate::tool::proxmox_cli::ProxmoxCli;
 use crate::value::token::ApiToken;
 use anyhow::Context as _;
@@ -14,7 +13,7 @@ pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     let token = ApiToken::parse(&text).with_context(|| path.display().to_string())?;
     let node = match &setup.choices.node {
         Some(node) => node.to_string(),
-        None => ProxmoxCli::here(setup.host, Deadline::after(Duration::from_secs(20))).node_name()?,
+        None => ProxmoxCli::here(setup.host, setup.host.deadline(Duration::from_secs(20))).node_name()?,
     };
     super::ssh_key::make(setup)?;
     setup.host.step("setup.terraform.key")?;

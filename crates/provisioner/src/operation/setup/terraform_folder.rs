@@ -4,7 +4,7 @@
 use super::Setup;
 use super::choices::Choices;
 use crate::host::Host;
-use crate::host::clock::Deadline;
+use crate::host::doors::Doors;
 use crate::host::replace_file::{self, PRIVATE};
 use crate::host::run_process::{self, Input, Limit, Program, Stream};
 use crate::plan::terraform_settings;
@@ -69,7 +69,7 @@ fn hand_over(setup: &Setup<'_>, work: &Value) -> anyhow::Result<()> {
         && let Some(parent) = folder.parent()
         && replace_file::owner_of(parent).is_ok_and(|(uid, _)| uid != setup.account.uid)
     {
-        replace_file::make_folder_for(folder, 0o750, setup.account)?;
+        replace_file::make_folder_for(setup.host.doors, folder, 0o750, setup.account)?;
     }
     let mut work = work.clone();
     work["folder"] = json!(folder);
@@ -91,12 +91,19 @@ pub(super) fn by_blockhost(setup: &Setup<'_>, step: &str, work: &Value) -> anyho
     let input = Input::Text(work.to_string());
     let limit = Limit { work: LIMIT + Duration::from_secs(10), grace: Duration::from_secs(20) };
     let account = Some(setup.account);
-    let ended =
-        run_process::run_as(&program, account, input, limit, &setup.host.interrupt, |stream, line| {
+    let ended = run_process::run_as(
+        setup.host.doors,
+        &program,
+        account,
+        input,
+        limit,
+        &setup.host.interrupt,
+        |stream, line| {
             if stream == Stream::Error {
                 tracing::info!("{line}");
             }
-        })?;
+        },
+    )?;
     let answer: Value = serde_json::from_str(ended.stdout.trim())
         .with_context(|| format!("step {step} ended without an error message: {}", ended.last_words()))?;
     match answer.get("error").and_then(Value::as_str) {
@@ -135,22 +142,27 @@ pub fn run(host: &Host, input: &str) -> anyhow::Result<()> {
     if let Some(mirror) = &work.mirror {
         check_mirror(mirror)?;
     }
-    replace_file::make_folder(&work.folder, 0o750)?;
+    replace_file::make_folder(host.doors, &work.folder, 0o750)?;
     let files =
         ["terraform.tfvars", "variables.tf.json", "provider.tf.json"].map(|name| work.folder.join(name));
     let [values, variables, provider] = &files;
     let before: Vec<Option<Vec<u8>>> = files.iter().map(|path| bytes(path)).collect::<Result<_, _>>()?;
     let done = || -> anyhow::Result<()> {
-        write_values(values, &work)?;
+        write_values(host.doors, values, &work)?;
         host.step("setup.terraform.values")?;
         let Some(settings) = &work.settings else { return Ok(()) };
-        write_json(variables, &terraform_settings::variables(json_file(variables)?, settings), "variables")?;
+        write_json(
+            host.doors,
+            variables,
+            &terraform_settings::variables(json_file(variables)?, settings),
+            "variables",
+        )?;
         host.step("setup.terraform.variables")?;
-        write_json(provider, &terraform_settings::provider(json_file(provider)?), "provider")?;
+        write_json(host.doors, provider, &terraform_settings::provider(json_file(provider)?), "provider")?;
         host.step("setup.terraform.provider")?;
         init(host, &work.folder, work.mirror.as_deref())
     };
-    done().map_err(|error| match put_back(&files, &before) {
+    done().map_err(|error| match put_back(host.doors, &files, &before) {
         Ok(()) => error,
         Err(second) => error.context(format!("and restoring the previous files failed ({second})")),
     })
@@ -164,11 +176,11 @@ fn bytes(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     }
 }
 
-fn put_back(files: &[PathBuf], before: &[Option<Vec<u8>>]) -> anyhow::Result<()> {
+fn put_back(doors: Doors, files: &[PathBuf], before: &[Option<Vec<u8>>]) -> anyhow::Result<()> {
     for (path, old) in files.iter().zip(before) {
         match old {
             Some(old) if bytes(path)?.as_ref() != Some(old) => {
-                replace_file::replace(path, old, PRIVATE, "terraform-undo")?;
+                replace_file::replace(doors, path, old, PRIVATE, "terraform-undo")?;
             }
             Some(_) => {}
             None => replace_file::remove(path)?,
@@ -179,7 +191,7 @@ fn put_back(files: &[PathBuf], before: &[Option<Vec<u8>>]) -> anyhow::Result<()>
 
 /// Writes `terraform.tfvars`, keeping the values of other keys. A file that cannot be read is not overwritten (hazard
 /// H17).
-fn write_values(path: &Path, work: &Work) -> anyhow::Result<()> {
+fn write_values(doors: Doors, path: &Path, work: &Work) -> anyhow::Result<()> {
     let old = bytes(path)?.map(String::from_utf8).transpose();
     let old =
         old.map_err(|_| anyhow::anyhow!("{}: not valid UTF-8 text", path.display()))?.unwrap_or_default();
@@ -192,7 +204,7 @@ fn write_values(path: &Path, work: &Work) -> anyhow::Result<()> {
         keys.push((key, setting));
     }
     let new = tfvars::set(&old, &keys).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
-    Ok(replace_file::replace(path, new.as_bytes(), PRIVATE, "tfvars")?)
+    Ok(replace_file::replace(doors, path, new.as_bytes(), PRIVATE, "tfvars")?)
 }
 
 fn json_file(path: &Path) -> anyhow::Result<Value> {
@@ -206,8 +218,8 @@ fn json_file(path: &Path) -> anyhow::Result<Value> {
     Ok(value)
 }
 
-fn write_json(path: &Path, value: &Value, label: &str) -> anyhow::Result<()> {
-    Ok(replace_file::replace(path, format!("{value:#}\n").as_bytes(), PRIVATE, label)?)
+fn write_json(doors: Doors, path: &Path, value: &Value, label: &str) -> anyhow::Result<()> {
+    Ok(replace_file::replace(doors, path, format!("{value:#}\n").as_bytes(), PRIVATE, label)?)
 }
 
 /// Checks that a mirror has the provider: for each version a directory with one per platform, or zip files (as made by
@@ -251,8 +263,8 @@ fn init(host: &Host, folder: &Path, mirror: Option<&Path>) -> anyhow::Result<()>
         }
         None => tracing::info!("terraform init in {} (fetches the provider)", folder.display()),
     }
-    let deadline = Deadline::after(LIMIT);
-    run_process::run(&program, Input::Nothing, deadline.left(), &host.interrupt, |_, _| {})
+    let deadline = host.deadline(LIMIT);
+    run_process::run(host.doors, &program, Input::Nothing, deadline.left(), &host.interrupt, |_, _| {})
         .and_then(|ended| ended.successful(&program))
         .with_context(|| format!("terraform init in {} failed", folder.display()))?;
     let providers = folder.join(".terraform/providers");

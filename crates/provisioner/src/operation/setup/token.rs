@@ -4,7 +4,6 @@
 //! allow, so an existing user with more privileges does not pass them on (hazard H29).
 
 use super::{Setup, terraform_folder};
-use crate::host::clock::Deadline;
 use crate::host::proxmox_api::{ApiError, ProxmoxApi};
 use crate::host::replace_file::{self, PRIVATE};
 use crate::plan::privileges::{self, Grant, Reach};
@@ -45,7 +44,7 @@ impl Made {
 
 pub(super) fn run(setup: &Setup<'_>) -> anyhow::Result<()> {
     let mut made = Made::default();
-    let cli = ProxmoxCli::here(setup.host, Deadline::after(LIMIT));
+    let cli = ProxmoxCli::here(setup.host, setup.host.deadline(LIMIT));
     let Err(error) = grant_and_write(setup, &cli, &mut made) else { return Ok(()) };
     match made.take_back(setup, &cli.undoing(UNDO_LIMIT)) {
         left if left.is_empty() => Err(error),
@@ -184,7 +183,7 @@ fn ask_version(setup: &Setup<'_>, token: &ApiToken) -> Result<(), ApiError> {
     let certificates = setup.host.config_file("pve-ca.pem");
     let api = ProxmoxApi::new(setup.host.doors, &endpoint, token.clone(), Some(certificates))
         .map_err(|error| ApiError::Unreachable { endpoint, why: error.to_string() })?;
-    api.get("/version", Deadline::after(Duration::from_secs(15))).map(drop)
+    api.get("/version", setup.host.deadline(Duration::from_secs(15))).map(drop)
 }
 
 /// Sets our permissions for user and token, and removes those of ours that are no longer wanted (for example, after
@@ -218,6 +217,13 @@ fn text(field: &Option<String>) -> &str {
 fn write(setup: &Setup<'_>, token: &ApiToken) -> anyhow::Result<()> {
     let path = setup.configuration_file("pve-token");
     let line = format!("{}\n", token.reveal());
-    replace_file::make_folder(&setup.host.config_dirs[0], 0o755)?;
-    Ok(replace_file::replace_as(&path, line.as_bytes(), PRIVATE, setup.configuration_owner(), "pve-token")?)
+    replace_file::make_folder(setup.host.doors, &setup.host.config_dirs[0], 0o755)?;
+    Ok(replace_file::replace_as(
+        setup.host.doors,
+        &path,
+        line.as_bytes(),
+        PRIVATE,
+        setup.configuration_owner(),
+        "pve-token",
+    )?)
 }

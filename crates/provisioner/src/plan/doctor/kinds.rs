@@ -38,10 +38,10 @@ macro_rules! kinds {
     ($($name:ident $code:literal $severity:ident $why:literal)*) => {
         $(
             #[doc = $why]
-            pub static $name: Kind = Kind { code: $code, severity: Severity::$severity, why: $why };
+            pub const $name: Kind = Kind { code: $code, severity: Severity::$severity, why: $why };
         )*
         /// All of them, in the order shown in help texts.
-        pub static ALL: &[&Kind] = &[$(&$name),*];
+        pub const ALL: &[&Kind] = &[$(&$name),*];
     };
 }
 

@@ -7,7 +7,7 @@ fn database(text: &str) -> (tempfile::TempDir, VmDatabase, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("vms.json");
     std::fs::write(&path, text).unwrap();
-    let db = VmDatabase::new(&path, &FieldNames::default());
+    let db = VmDatabase::new(Doors::real(), &path, &FieldNames::default());
     (dir, db, path)
 }
 
@@ -126,7 +126,7 @@ fn h17_corrupt_files_are_named_with_their_byte_and_left_alone() {
         assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
     }
     let dir = tempfile::tempdir().unwrap();
-    let db = VmDatabase::new(&dir.path().join("vms.json"), &FieldNames::default());
+    let db = VmDatabase::new(Doors::real(), &dir.path().join("vms.json"), &FieldNames::default());
     assert!(matches!(db.record("a"), Err(DatabaseError::Missing(_))));
 }
 
@@ -160,7 +160,7 @@ fn renamed_fields_are_honoured_both_ways() {
     let path = dir.path().join("vms.json");
     std::fs::write(&path, r#"{"vms": {"a": {"id": 100, "state": "active", "status": "kept"}}}"#).unwrap();
     let fields = FieldNames { vmid: "id".into(), status: "state".into(), ..FieldNames::default() };
-    let db = VmDatabase::new(&path, &fields);
+    let db = VmDatabase::new(Doors::real(), &path, &fields);
     assert_eq!(db.record("a").unwrap().unwrap().unwrap().vmid.get(), 100);
     db.update(|c| {
         c.set_status("a", Status::Destroyed);
@@ -185,7 +185,7 @@ fn h16_a_torn_file_is_read_again() {
 #[test]
 fn a_missing_file_is_made_once_and_a_lost_one_is_not() {
     let dir = tempfile::tempdir().unwrap();
-    let db = VmDatabase::new(&dir.path().join("vms.json"), &FieldNames::default());
+    let db = VmDatabase::new(Doors::real(), &dir.path().join("vms.json"), &FieldNames::default());
     let error =
         db.make_if_missing(100, || Ok(Some("there is a terraform state of web-1".into()))).unwrap_err();
     assert!(error.to_string().contains("lost"), "{error}");

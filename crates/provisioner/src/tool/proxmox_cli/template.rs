@@ -1,7 +1,6 @@
 //! What the template builder needs from a node: VMs, their volumes, and access rules.
 
 use super::{AclEntry, ProxmoxCli, SHORT};
-use crate::host::clock::Deadline;
 use crate::host::run_process::{self, Ended, Input, RunError};
 use crate::tool::guest_config::{self, GuestConfig, ListedVolume, StorageRow};
 use crate::value::cluster_rows::ClusterGuest;
@@ -129,7 +128,7 @@ impl ProxmoxCli {
 
     /// Makes a change; repeats the call while somebody else holds the VM's file lock (H22).
     fn change(&self, words: &[&str], limit: Duration, mut heard: impl FnMut(&str)) -> anyhow::Result<String> {
-        let deadline = Deadline::after(crate::host::failpoint::limit("template-locked", LOCKED));
+        let deadline = self.doors.deadline_of("template-locked", LOCKED);
         let mut pause = Duration::from_millis(500);
         loop {
             let said = self.say("qm", words, Input::Nothing, limit, &mut heard)?;
