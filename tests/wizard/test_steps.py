@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from blockhost.provisioner_proxmox import child_process
 from blockhost.provisioner_proxmox import setup_command as door
 from blockhost.provisioner_proxmox import wizard
 
@@ -293,7 +294,7 @@ def test_an_interrupt_ends_the_command(setup_command, monkeypatch):
             raise KeyboardInterrupt
         return time.monotonic()
 
-    monkeypatch.setattr(door, "time", SimpleNamespace(monotonic=interrupted, sleep=time.sleep))
+    monkeypatch.setattr(child_process, "time", SimpleNamespace(monotonic=interrupted, sleep=time.sleep))
     with pytest.raises(KeyboardInterrupt):
         step("token")(CONFIG)
     gone(int(pid.read_text()))

@@ -14,12 +14,10 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import selectors
-import signal
-import subprocess
-import time
-from typing import Any, NamedTuple
+from typing import Any
+
+from . import child_process
+from .child_process import Limits, Outcome, one_line
 
 COMMAND = "blockhost-provisioner-setup"
 
@@ -35,21 +33,9 @@ GRACE = 10.0
 
 # Bytes.  The answer is one line; more than this is no answer any more.
 LARGEST_ANSWER = 1 << 20
-# Of stderr, where progress and log lines go, only the end is of use.
-STDERR_KEPT = 16 << 10
-LONGEST_REASON = 500
 DEEPEST = 64
 
 log = logging.getLogger(__name__)
-
-
-class _Outcome(NamedTuple):
-    """How the process ended; `problem` is set where it did not end by itself."""
-
-    code: int
-    stdout: bytes
-    stderr: bytes
-    problem: str | None
 
 
 def plain_copy(value: Any, depth: int = 0) -> Any:
@@ -119,8 +105,10 @@ def ask(step: str, config: dict[str, Any]) -> tuple[dict[str, Any], str | None]:
     """
     limit = LIMITS.get(step, LIMIT)
     try:
-        outcome = _run(
-            [COMMAND, step], json.dumps(config).encode("ascii"), limit, GRACES.get(step, GRACE)
+        outcome = child_process.run(
+            [COMMAND, step],
+            json.dumps(config).encode("ascii"),
+            Limits(limit, GRACES.get(step, GRACE), LARGEST_ANSWER),
         )
     except FileNotFoundError:
         return {}, f"{COMMAND} is not installed"
@@ -141,13 +129,7 @@ def run_step(step: str, config: Any) -> tuple[bool, str | None]:
     return (True, None) if problem is None else (False, problem)
 
 
-def one_line(text: str) -> str:
-    """`text` fit for one line of a page or a log: no control characters, not endless."""
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 1] + "…"
-
-
-def _understood(step: str, outcome: _Outcome) -> tuple[dict[str, Any], str | None]:
+def _understood(step: str, outcome: Outcome) -> tuple[dict[str, Any], str | None]:
     """Reads `{"ok": …, "error": …}`; only ok *and* exit code 0 together are success."""
     name = f"{COMMAND} {step}"
     try:
@@ -176,115 +158,5 @@ def _understood(step: str, outcome: _Outcome) -> tuple[dict[str, Any], str | Non
 
 
 def _with_last_words(what: str, stderr: bytes) -> str:
-    lines = [one_line(line) for line in stderr.decode("utf-8", "replace").splitlines()]
-    last = next((line for line in reversed(lines) if line), "")
-    return one_line(f"{what}: {last}" if last else what)
-
-
-def _run(argv: list[str], text: bytes, limit: float, grace: float) -> _Outcome:
-    """Runs `argv` with `text` on stdin, at most `limit` seconds and LARGEST_ANSWER bytes.
-
-    `communicate` would do, but for output without end, and for a grandchild that outlives
-    the command with its pipes open.
-    """
-    process = subprocess.Popen(
-        argv,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        bufsize=0,
-        # A group of its own, so that its children can be ended with it.
-        start_new_session=True,
-    )
-    with process:
-        try:
-            return _converse(process, text, limit, grace)
-        except BaseException:
-            _kill_group(process)
-            raise
-
-
-def _converse(
-    process: subprocess.Popen[bytes], text: bytes, limit: float, grace: float
-) -> _Outcome:
-    stdout = stderr = b""
-    problem = None
-    exited_at = None
-    deadline = time.monotonic() + limit
-    pending = memoryview(text)
-    with selectors.DefaultSelector() as selector:
-        for pipe, event in (
-            (process.stdin, selectors.EVENT_WRITE),
-            (process.stdout, selectors.EVENT_READ),
-            (process.stderr, selectors.EVENT_READ),
-        ):
-            assert pipe is not None
-            os.set_blocking(pipe.fileno(), False)
-            selector.register(pipe, event)
-
-        def close(pipe: Any) -> None:
-            selector.unregister(pipe)
-            pipe.close()
-
-        while not (exited := _exited(process)) or selector.get_map():
-            now = time.monotonic()
-            if exited:
-                # What it wrote is in the pipes already; whoever else holds them is not waited for.
-                exited_at = exited_at or now
-                if now > exited_at + 1.0:
-                    break
-            elif problem is not None:
-                if now > deadline:
-                    break
-            elif len(stdout) > LARGEST_ANSWER or now > deadline:
-                problem = f"took longer than {limit:g} seconds and was ended"
-                if len(stdout) > LARGEST_ANSWER:
-                    problem = "answered without end and was ended"
-                # Asked first, and still read from: it may log while it undoes its work. Only the
-                # command itself: it knows how its children are to be ended.
-                process.send_signal(signal.SIGTERM)
-                deadline = now + grace
-            if not selector.get_map():
-                time.sleep(0.05)
-                continue
-            # A tick, because the end of the process itself is nothing that can be selected.
-            for key, _ in selector.select(0.1):
-                try:
-                    if key.fileobj is process.stdin:
-                        pending = pending[os.write(key.fd, pending[:65536]) :]
-                        if not pending:
-                            close(key.fileobj)
-                        continue
-                    chunk = os.read(key.fd, 65536)
-                except BlockingIOError:
-                    continue
-                except OSError:  # EPIPE: it answers without having read all
-                    close(key.fileobj)
-                    continue
-                if not chunk:
-                    close(key.fileobj)
-                elif key.fileobj is process.stderr:
-                    stderr = (stderr + chunk)[-STDERR_KEPT:]
-                elif len(stdout) <= LARGEST_ANSWER:
-                    stdout += chunk
-    if problem is None and len(stdout) > LARGEST_ANSWER:
-        problem = "answered without end"
-    if problem is not None:
-        _kill_group(process)
-    return _Outcome(process.wait(), stdout, stderr, problem)
-
-
-def _exited(process: subprocess.Popen[bytes]) -> bool:
-    """Whether it has ended; it is not reaped yet, so that its number stays its own."""
-    try:
-        return bool(os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT))
-    except ChildProcessError:
-        return True
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Ends the command and the children it left; to be called before it is reaped."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except OSError:
-        pass
+    said = child_process.lines(stderr)
+    return one_line(f"{what}: {said[-1]}" if said else what)
