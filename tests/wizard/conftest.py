@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "python"))
 sys.path.insert(0, str(ROOT / "tests" / "wizard" / "host"))
+sys.path.insert(0, str(ROOT / "tests" / "browser"))
 
 from app import create_app  # noqa: E402
 
