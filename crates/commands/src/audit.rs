@@ -44,6 +44,9 @@ pub struct AuditCommand {
     /// Show only changes by these verbs, separated by commas
     #[arg(long, value_name = "VERB", value_delimiter = ',', num_args = 1)]
     verb: Vec<String>,
+    /// Show only the newest N of them
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
     /// Print a table or JSON
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -82,17 +85,16 @@ impl AuditCommand {
     fn run(self, host: &Host) -> anyhow::Result<()> {
         let vm = self.name.as_ref().map(ToString::to_string);
         let mut trail = AuditTrail::open(host, Wanted { vm, verbs: self.verb, since: self.since })?;
+        let limit = self.limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+        let shown = Shown { format: self.format, limit };
         let terminal = on_terminal();
         let pager = if terminal && !self.no_pager { Pager::start(host) } else { None };
         let written = match pager {
             Some(mut pager) => {
-                let written =
-                    self.format.print(host, &mut trail, terminal, &mut io::BufWriter::new(&mut pager));
+                let written = shown.print(host, &mut trail, terminal, &mut io::BufWriter::new(&mut pager));
                 pager.finish().and(written)
             }
-            None => {
-                self.format.print(host, &mut trail, terminal, &mut io::BufWriter::new(io::stdout().lock()))
-            }
+            None => shown.print(host, &mut trail, terminal, &mut io::BufWriter::new(io::stdout().lock())),
         };
         match written {
             // Whoever reads has seen enough.
@@ -109,7 +111,14 @@ const HEADER: [&str; 8] = ["TIME", "VM", "VMID", "VERB", "STATUS", "BY", "TOOK",
 /// end.
 const WIDTHS: [usize; 7] = [19, 16, 5, 12, 19, 16, 7];
 
-impl Format {
+/// How lines are printed, and how many.
+#[derive(Clone, Copy)]
+struct Shown {
+    format: Format,
+    limit: usize,
+}
+
+impl Shown {
     /// Prints line by line until there is none, or somebody wants no more.
     fn print(
         self,
@@ -118,8 +127,8 @@ impl Format {
         terminal: bool,
         out: &mut dyn Write,
     ) -> io::Result<()> {
-        let lines = trail.take_while(|_| host.interrupt.check().is_ok());
-        if self == Format::Table {
+        let lines = trail.take(self.limit).take_while(|_| host.interrupt.check().is_ok());
+        if self.format == Format::Table {
             write_row(out, &HEADER.map(str::to_string), terminal)?;
             for line in lines {
                 write_row(out, &cells(&line), terminal)?;

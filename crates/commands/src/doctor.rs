@@ -5,6 +5,7 @@ use clap::{Parser, ValueEnum};
 use provisioner::host::Host;
 use provisioner::operation::doctor::{Examined, examine, fix};
 use provisioner::plan::doctor::{Finding, Fix, Severity};
+use provisioner::store::provisioning_queue::Turn;
 use provisioner::value::vm_name::VmName;
 use serde_json::json;
 use std::process::ExitCode;
@@ -135,6 +136,7 @@ fn json(examined: &Examined) -> serde_json::Value {
         "version": env!("CARGO_PKG_VERSION"),
         "vms": examined.vms,
         "counts": {"error": errors, "warning": warnings, "note": notes},
+        "creates": examined.creates,
         "findings": examined.findings,
     })
 }
@@ -158,6 +160,9 @@ fn text(examined: &Examined) -> String {
             out.push_str(&format!("and {} more of {last}; --format json has all\n\n", of_kind - SHOWN));
         }
     }
+    for (word, turn) in [("running", Turn::Running), ("waiting", Turn::Waiting)] {
+        out.push_str(&queued(examined, word, turn));
+    }
     let [errors, warnings, notes] = counts(&examined.findings);
     let many = |n: usize, word: &str| format!("{n} {word}{}", if n == 1 { "" } else { "s" });
     let vms = many(examined.vms, "VM");
@@ -171,6 +176,22 @@ fn text(examined: &Examined) -> String {
         ),
     });
     out
+}
+
+/// A line for the creates that run or wait.
+fn queued(examined: &Examined, word: &str, turn: Turn) -> String {
+    let names: Vec<&str> = examined
+        .creates
+        .iter()
+        .filter(|create| create.state == turn)
+        .map(|create| create.vm.as_str())
+        .collect();
+    let more = names.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    match names.is_empty() {
+        true => String::new(),
+        false => format!("creates {word}: {}{more}\n", names[..names.len().min(SHOWN)].join(", ")),
+    }
 }
 
 fn paragraph(finding: &Finding) -> String {
@@ -189,9 +210,10 @@ fn paragraph(finding: &Finding) -> String {
 mod tests {
     use super::*;
     use provisioner::plan::doctor::kinds;
+    use provisioner::store::provisioning_queue::QueuedCreate;
 
     fn examined(findings: Vec<Finding>) -> Examined {
-        Examined { findings, vms: 2 }
+        Examined { findings, vms: 2, creates: Vec::new() }
     }
 
     #[test]
@@ -211,6 +233,23 @@ mod tests {
              note: VM a (VMID 100): it is off [vm-off]\n  why:  its customer may have shut it down, or waits for it\n  \
              mend: blockhost-vm-start a\n\n1 error, 0 warnings, 1 note; checked 2 VMs\n"
         );
+    }
+
+    #[test]
+    fn creates_are_named_by_their_turn() {
+        let create = |n: u32| QueuedCreate {
+            vm: format!("web-{n}"),
+            pid: 1000 + n,
+            state: if n < 3 { Turn::Running } else { Turn::Waiting },
+            since: String::new(),
+        };
+        let shown =
+            |count: u32| text(&Examined { creates: (1..=count).map(create).collect(), ..examined(vec![]) });
+        assert_eq!(
+            shown(3),
+            "creates running: web-1, web-2\ncreates waiting: web-3\nnothing found; checked 2 VMs\n"
+        );
+        assert!(shown(300).contains("web-22 and 278 more\n"), "{}", shown(300));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 complete -c blockhost-vm-audit -l since -d 'Show only changes since TIME: a date (UTC), a time with its zone, or how long ago (90min, 12h, 7d)' -r
 complete -c blockhost-vm-audit -l verb -d 'Show only changes by these verbs, separated by commas' -r
+complete -c blockhost-vm-audit -l limit -d 'Show only the newest N of them' -r
 complete -c blockhost-vm-audit -l format -d 'Print a table or JSON' -r -f -a "table\t'One line for each change, separated by tabs; columns on a terminal'
 json\t'One JSON array'"
 complete -c blockhost-vm-audit -l no-pager -d 'Do not use a pager'

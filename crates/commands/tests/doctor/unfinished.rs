@@ -1,7 +1,9 @@
 //! Operations that died or are under way, and their notes.
 
+use crate::forms::root;
 use crate::support::*;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::path::Path;
 
 #[test]
 fn h05_h07_h09_operations_that_died_are_named_with_all_they_left() {
@@ -62,6 +64,52 @@ fn h19_a_vm_that_somebody_works_on_is_not_judged() {
     running.signal(rustix::process::Signal::TERM);
     running.wait();
     SEEN.lock().unwrap().insert("operation-running".into());
+}
+
+/// What a person and the admin page want to know first when a customer waits.
+#[test]
+fn h18_creates_that_run_and_wait_are_told() {
+    let lab = empty();
+    let settings = lab.path("etc/blockhost/db.yaml");
+    write(&settings, &(read(&settings) + "\nmax_parallel_creates: 1\n"));
+    lab.control().timing(|timing| timing.boot = 60_000).unwrap();
+    let creates = |names: &[&str]| examined(&lab, names, "")["creates"].clone();
+    assert_eq!(creates(&[]), json!([]));
+    let started = ["web-1", "web-2", "web-3"].map(|name| {
+        let arguments = [name, "--owner-wallet", WALLET, "--apply"];
+        let running = test_support::start(&mut command(&lab, "blockhost-vm-create", &arguments));
+        until("it has its place", || creates(&[]).to_string().contains(name));
+        running
+    });
+    let all = creates(&[]);
+    let told: Vec<(&str, &str)> = all
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (one["vm"].as_str().unwrap(), one["state"].as_str().unwrap()))
+        .collect();
+    assert_eq!(told, [("web-1", "running"), ("web-2", "waiting"), ("web-3", "waiting")]);
+    let schema: Value =
+        serde_json::from_str(&read(&root().join("facts").join("schema").join("doctor.json"))).unwrap();
+    assert_eq!(test_support::schema::violations(&schema, &examined(&lab, &[], "")), [""; 0]);
+    let since: chrono::DateTime<chrono::Utc> = all[0]["since"].as_str().unwrap().parse().unwrap();
+    assert!((chrono::Utc::now() - since).num_seconds().abs() < 120, "{all}");
+    assert!(all[0]["pid"].as_u64().is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists()), "{all}");
+    let text = run(&mut command(&lab, DOCTOR, &[])).out;
+    assert!(text.contains("\ncreates running: web-1\ncreates waiting: web-2, web-3\n"), "{text}");
+    until("its journal is there", || lab.path("var/journal/web-1.json").exists());
+    assert_eq!(creates(&["web-1"]).as_array().unwrap().len(), 1);
+    // One that dies gives its place up, and is none any more.
+    let [first, second, third] = started;
+    second.signal(rustix::process::Signal::KILL);
+    second.wait();
+    let names = || creates(&[]).as_array().unwrap().iter().map(|one| one["vm"].clone()).collect::<Vec<_>>();
+    assert_eq!(names(), ["web-1", "web-3"]);
+    for running in [third, first] {
+        running.signal(rustix::process::Signal::TERM);
+        running.wait();
+    }
+    assert_eq!(creates(&[]), json!([]));
 }
 
 #[test]

@@ -52,6 +52,11 @@ fn what_commands_did_is_shown_newest_first() {
     assert_eq!(told(&lines(&lab, &["web-2", "--verb", "protect", "--verb", "destroy"])).len(), 2);
     assert_eq!(lines(&lab, &["--since", "1h"]).len(), 4);
     assert_eq!(lines(&lab, &["--since", "2126-01-01"]).len(), 0);
+    assert_eq!(told(&lines(&lab, &["--limit", "2"])), ["destroy web-2", "start web-1"]);
+    assert_eq!(told(&lines(&lab, &["web-1", "--limit", "1"])), ["start web-1"]);
+    assert_eq!(lines(&lab, &["--limit", "18446744073709551615"]).len(), 4);
+    assert_eq!(audit(&lab, &["--limit", "1"]).ok().out.lines().count(), 2);
+    audit(&lab, &["--limit", "0"]).ends(2);
     let table = audit(&lab, &["web-1"]).ok().out;
     let cells: Vec<&str> = table.lines().nth(1).unwrap().split('\t').collect();
     assert_eq!((cells[1], cells[2], cells[3], cells[4], cells[7]), ("web-1", "100", "start", "active", "ok"));

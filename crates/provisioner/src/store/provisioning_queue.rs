@@ -10,7 +10,11 @@ use crate::host::interrupt::Interrupt;
 use crate::host::lock_file::{LockFile, read_note};
 use crate::host::patience::Patience;
 use crate::host::replace_file::{self, SHARED};
+use crate::value::timestamp;
+use crate::value::vm_name::VmName;
 use anyhow::Context;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -121,6 +125,50 @@ pub fn stale(host: &Host) -> Vec<PathBuf> {
     let published =
         Some(host.run_dir.join("provisioning.lock")).filter(|path| live.is_empty() && path.exists());
     dead.into_iter().chain(published).collect()
+}
+
+/// A create that has a place in the queue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct QueuedCreate {
+    /// The VM that it makes.
+    pub vm: String,
+    /// Its process, for readers only.
+    pub pid: u32,
+    /// Whether its turn has come.
+    pub state: Turn,
+    /// When it took its place; UTC, as in the database.
+    pub since: String,
+}
+
+/// Whether a create's turn has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Turn {
+    /// It works.
+    Running,
+    /// It waits for those before it.
+    Waiting,
+}
+
+/// The creates that are alive now, in the order of their places; `limit` of them run. Changes nothing and waits for
+/// nobody: a create that is just taking its place may be missing.
+pub fn creates(host: &Host, limit: u32) -> Vec<QueuedCreate> {
+    let folder = host.run_dir.join("creates");
+    let paths =
+        tickets(&folder).unwrap_or_default().into_iter().map(|number| folder.join(number.to_string()));
+    let living = paths.filter_map(|path| Some((LockFile::holder(&path)?, path)));
+    let state = |place: usize| if place < limit as usize { Turn::Running } else { Turn::Waiting };
+    let known = living.enumerate().filter_map(|(place, (note, path))| {
+        let (pid, vm) = note.split_once(' ')?;
+        let since = DateTime::<Utc>::from(path.metadata().and_then(|file| file.modified()).ok()?);
+        Some(QueuedCreate {
+            vm: VmName::parse(vm.trim_end()).ok()?.to_string(),
+            pid: pid.parse().ok()?,
+            state: state(place),
+            since: timestamp::to_text(since),
+        })
+    });
+    known.collect()
 }
 
 fn guard(host: &Host) -> anyhow::Result<LockFile> {

@@ -27,6 +27,7 @@ use super::{Context, WrongUsage};
 use crate::host::Host;
 use crate::plan::doctor::leftovers::{self, Everything};
 use crate::plan::doctor::{Finding, addresses, sorted, vm};
+use crate::store::provisioning_queue::{self, QueuedCreate};
 use crate::value::vm_name::VmName;
 use crate::value::vm_record::VmRecord;
 use std::collections::HashSet;
@@ -42,15 +43,19 @@ pub struct Examined {
     pub findings: Vec<Finding>,
     /// How many VMs were looked at.
     pub vms: usize,
+    /// The creates that run or wait for their turn.
+    pub creates: Vec<QueuedCreate>,
 }
 
 /// Looks at everything; with `names` only what is about these VMs is told. An error: a name that nobody knows.
 pub fn examine(host: &Host, names: &[VmName]) -> anyhow::Result<Examined> {
     let (settings, mut findings) = configuration::read(host);
     findings.extend(host_tools::units(host));
-    let mut vms = 0;
+    let (mut vms, mut creates) = (0, Vec::new());
     match settings {
         Some(settings) => {
+            // Without usable settings there is no create.
+            creates = provisioning_queue::creates(host, settings.max_parallel_creates);
             let ctx = Context::to_look(host, settings);
             let looked = look(&ctx, names)?;
             vms = looked.vms;
@@ -60,8 +65,9 @@ pub fn examine(host: &Host, names: &[VmName]) -> anyhow::Result<Examined> {
     }
     if !names.is_empty() {
         findings.retain(|finding| names.iter().any(|name| finding.vm.as_deref() == Some(name.as_str())));
+        creates.retain(|create| names.iter().any(|name| create.vm == name.as_str()));
     }
-    Ok(Examined { findings: sorted(findings), vms })
+    Ok(Examined { findings: sorted(findings), vms, creates })
 }
 
 fn look(ctx: &Context<'_>, names: &[VmName]) -> anyhow::Result<Examined> {
@@ -143,5 +149,5 @@ fn look(ctx: &Context<'_>, names: &[VmName]) -> anyhow::Result<Examined> {
         database: ctx.database.path().display().to_string(),
     };
     findings.extend(leftovers::findings(&everything));
-    Ok(Examined { findings, vms })
+    Ok(Examined { findings, vms, ..Examined::default() })
 }
