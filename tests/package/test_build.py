@@ -59,8 +59,9 @@ def test_files_owners_and_modes(deb):
     expected = executable | {
         "usr/share/blockhost/provisioner.json", "usr/share/blockhost/root-agent-actions/qm.py",
         f"{wizard}/wizard.py", f"{wizard}/templates/provisioner_proxmox/proxmox.html",
+        f"{wizard}/admin.py", f"{wizard}/templates/provisioner_proxmox/admin.html", f"{wizard}/static/admin.css",
         *(f"usr/lib/systemd/system/blockhost-{unit}" for unit in ["gc.service", "gc.timer", "reapply.service"]),
-        *(f"{doc}/{name}" for name in ["README.md", "PROJECT.yaml", "CHANGELOG.md", "copyright", "changelog.gz", "doc/upgrading.md"]),
+        *(f"{doc}/{name}" for name in ["README.md", "PROJECT.yaml", "CHANGELOG.md", "copyright", "changelog.gz", "doc/upgrading.md", "doc/admin-page.md"]),
     }
     assert expected <= listed.keys(), expected - listed.keys()
     for path, mode in listed.items():
@@ -80,8 +81,8 @@ def test_the_installers_own_file_checks(unpacked):
     for path in [manifest["setup"]["first_boot_hook"], manifest["root_agent_actions"]]:
         assert (unpacked / path.lstrip("/")).is_file(), path
     assert os.access(unpacked / manifest["setup"]["first_boot_hook"].lstrip("/"), os.X_OK)
-    module = manifest["setup"]["wizard_module"].replace(".", "/")
-    assert (unpacked / "usr/lib/python3/dist-packages" / f"{module}.py").is_file()
+    for module in [manifest["setup"]["wizard_module"], manifest["admin"]["module"]]:
+        assert (unpacked / "usr/lib/python3/dist-packages" / f"{module.replace('.', '/')}.py").is_file()
 
 
 def test_all_executables_together_are_small(unpacked, deb):

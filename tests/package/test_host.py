@@ -35,8 +35,9 @@ def test_the_whole_life_on_a_bare_host(each_host, deb, packages):
     assert host.ok(*as_blockhost, "blockhost-vm-list", "--format", "json").splitlines()[0] == "[]"
     assert host.run("blockhost-provisioner-detect").returncode == 1
     # Importable but for Flask, which the installer brings.
-    imported = host.run("python3", "-B", "-c", "import blockhost.provisioner_proxmox.wizard")
-    assert re.fullmatch(r"ModuleNotFoundError: No module named 'flask'", imported.stderr.splitlines()[-1]), imported.stderr
+    for module in ["wizard", "admin"]:
+        imported = host.run("python3", "-B", "-c", f"import blockhost.provisioner_proxmox.{module}")
+        assert re.fullmatch(r"ModuleNotFoundError: No module named 'flask'", imported.stderr.splitlines()[-1]), imported.stderr
     added = {path for path, (was, _) in changes(before, host.snapshot()).items() if was is None}
     outside = {p for p in added if not p.startswith(("usr/bin/blockhost-", "usr/share/", "usr/lib/python3/dist-packages/blockhost", "usr/lib/systemd/system/blockhost-", "etc/systemd/system/", "var/lib/systemd"))}
     assert outside == set()

@@ -14,7 +14,10 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "python" / "blockhost" / "provisioner_proxmox"
-MODULE = "blockhost.provisioner_proxmox.wizard"
+WIZARD = "blockhost.provisioner_proxmox.wizard"
+# Imported by the admin panel, of which nobody knows what it catches.
+ADMIN = "blockhost.provisioner_proxmox.admin"
+BOTH = pytest.mark.parametrize("module", [WIZARD, ADMIN])
 
 
 def python(code, *path, **env):
@@ -45,15 +48,32 @@ def _has_flask(path):
     return Path(path, "flask", "__init__.py").is_file()
 
 
-def test_without_flask_it_is_an_import_error():
+@BOTH
+def test_without_flask_it_is_an_import_error(module):
     done = python(
-        f"try:\n import {MODULE}\nexcept ImportError as e:\n print('ImportError', e.name)",
+        f"try:\n import {module}\nexcept ImportError as e:\n print('ImportError', e.name)",
         ROOT / "python",
     )
     assert (done.stdout, done.stderr) == ("ImportError flask\n", "")
 
 
-def test_it_does_nothing_that_can_fail():
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        (
+            WIZARD,
+            [
+                "blueprint",
+                "get_finalization_steps",
+                "get_summary_data",
+                "get_summary_template",
+                "get_ui_params",
+            ],
+        ),
+        (ADMIN, ["blueprint"]),
+    ],
+)
+def test_it_does_nothing_that_can_fail(module, names):
     # Audit events tell of every process, socket, write and host name; reading modules is allowed.
     code = f"""
 import json
@@ -65,34 +85,30 @@ def hook(event, args):
     if event == "open" and (args[1] or "r")[0] not in "r":
         seen.append(f"open {{args[0]}} {{args[1]}}")
 sys.addaudithook(hook)
-import {MODULE} as wizard
+import {module} as module
 seen = [e for e in seen if e not in ("os.listdir", "os.scandir")]
-print(json.dumps([seen, sorted(n for n in dir(wizard) if n.startswith(("get_", "blueprint")))]))
+print(json.dumps([seen, sorted(n for n in dir(module) if n.startswith(("get_", "blueprint")))]))
 """
     done = python(code, ROOT / "python", site_packages())
     assert done.returncode == 0, done.stderr
-    names = [
-        "blueprint",
-        "get_finalization_steps",
-        "get_summary_data",
-        "get_summary_template",
-        "get_ui_params",
-    ]
     assert json.loads(done.stdout) == [[], names]
 
 
-def test_in_an_empty_environment_twice_and_in_a_folder_that_is_gone(tmp_path):
+@pytest.mark.parametrize(
+    ("module", "name"), [(WIZARD, "provisioner_proxmox"), (ADMIN, "provisioner_proxmox_admin")]
+)
+def test_in_an_empty_environment_twice_and_in_a_folder_that_is_gone(tmp_path, module, name):
     gone = tmp_path / "gone"
     code = f"""
 import os, importlib
 os.mkdir({str(gone)!r}); os.chdir({str(gone)!r}); os.rmdir({str(gone)!r})
-wizard = importlib.import_module({MODULE!r})
-first = wizard.blueprint
-assert importlib.import_module({MODULE!r}).blueprint is first
-print(importlib.reload(wizard).blueprint.name)
+module = importlib.import_module({module!r})
+first = module.blueprint
+assert importlib.import_module({module!r}).blueprint is first
+print(importlib.reload(module).blueprint.name)
 """
     done = python(code, ROOT / "python", site_packages())
-    assert (done.stdout, done.stderr) == ("provisioner_proxmox\n", "")
+    assert (done.stdout, done.stderr) == (f"{name}\n", "")
 
 
 @pytest.mark.parametrize("regular", [True, False])
@@ -103,7 +119,7 @@ def test_beside_the_other_package(tmp_path, regular):
     if regular:
         (tmp_path / "blockhost" / "__init__.py").write_text("COMMON = True\n")
     (tmp_path / "blockhost" / "config.py").write_text("")
-    done = python(f"import blockhost.config, {MODULE}\nprint('both')", tmp_path, site_packages())
+    done = python(f"import blockhost.config, {WIZARD}, {ADMIN}\nprint('both')", tmp_path, site_packages())
     assert (done.stdout, done.stderr) == ("both\n", "")
 
 

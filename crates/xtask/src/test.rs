@@ -156,16 +156,23 @@ fn other_tests() -> (Tally, String) {
         }
         Err(error) => tally.count(&format!("Python: {error:#}"), 0, 1, &mut report),
     }
-    // The page in a browser with the Flask of today; with that of Debian 12 all but the browser and what only costs time.
+    // The pages in a browser with the Flask of today; with that of Debian 12 all but the browser and what only costs time.
     let wizard = ["tests/wizard"];
-    let older =
+    let admin = ["tests/admin"];
+    let older_wizard =
         ["tests/wizard", "--ignore=tests/wizard/test_browser.py", "--ignore=tests/wizard/test_fuzz.py"];
-    for (name, requirements, arguments) in [
-        ("venv-wizard", "tests/wizard/requirements.txt", wizard.as_slice()),
-        ("venv-flask2", "tests/wizard/requirements-flask2.txt", older.as_slice()),
+    let older_admin =
+        ["tests/admin", "--ignore=tests/admin/test_browser.py", "--ignore=tests/admin/test_commands.py"];
+    for (name, requirements, suites) in [
+        ("venv-wizard", "tests/wizard/requirements.txt", [wizard.as_slice(), admin.as_slice()]),
+        (
+            "venv-flask2",
+            "tests/wizard/requirements-flask2.txt",
+            [older_wizard.as_slice(), older_admin.as_slice()],
+        ),
     ] {
         match python::environment(name, requirements) {
-            Ok(venv) => pytest(&mut tally, &mut report, &venv, arguments),
+            Ok(venv) => suites.iter().for_each(|suite| pytest(&mut tally, &mut report, &venv, suite)),
             Err(error) => tally.count(&format!("{name}: {error:#}"), 0, 1, &mut report),
         }
     }

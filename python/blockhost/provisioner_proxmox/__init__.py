@@ -1,1 +1,1 @@
-"""The Proxmox provisioner's page of the BlockHost installer; see `wizard`."""
+"""The Proxmox provisioner's pages: of the BlockHost installer (`wizard`), of the admin panel (`admin`)."""
