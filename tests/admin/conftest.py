@@ -91,6 +91,15 @@ def audit() -> list:
     ]
 
 
+def capacity() -> dict:
+    """How much room there is."""
+    return {
+        "more_vms": 12, "first_to_run_out": "ipv4",
+        "addresses": {"ipv4": {"free": 12, "total": 51}, "ipv6": {"free": None, "total": None}},
+        "storages": [{"name": "local-lvm", "free_gib": 420.5, "total_gib": 500, "is_thin": True}],
+    }
+
+
 class Commands:
     """Stand-ins for our commands in `folder`; each notes how it was called."""
 
@@ -120,6 +129,7 @@ class Commands:
     def all_answer(self) -> None:
         """A host on which everything can be told."""
         self.answers(DOCTOR, doctor(), code=2)
+        self.answers(CAPACITY, capacity())
         self.answers(LIST, expiring())
         self.answers(AUDIT, audit())
 

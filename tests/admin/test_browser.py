@@ -129,6 +129,7 @@ def long_answers(commands) -> None:
     found = doctor()
     found["findings"][0].update({"where": token, "what": token, "mend": f"blockhost-vm-start {token}", "code": token})
     commands.answers(DOCTOR, {**found, "creates": [{**one, "vm": token} for one in found["creates"]]}, stderr=token)
+    commands.answers(CAPACITY, {token: token, "addresses": {token: 12}})
     commands.answers(LIST, [{**vm, "name": token[:63], "status": token, "ip": token, "wallet": token} for vm in expiring()])
     commands.answers(AUDIT, [{**line, "vm": token, "verb": token, "caller": token, "result": token} for line in audit()])
 

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from blockhost.provisioner_proxmox import admin_content, node_report
 
-from conftest import AUDIT, CAPACITY, COMMANDS, DOCTOR, LIST, PAGE, ROOT, audit, doctor, expiring, moment
+from conftest import AUDIT, CAPACITY, COMMANDS, DOCTOR, LIST, PAGE, ROOT, audit, capacity, doctor, expiring, moment
 
 ALLOWED = set(
     "html head meta title link body nav main div header h1 h2 p a span strong code time dl dt dd section ul li"
@@ -79,6 +79,11 @@ def test_everything_has_its_place(client, commands):
     ):
         assert words in findings, (words, findings)
     assert re.search(r"web-8 running \d+ s ago .* 4711 web-9 waiting \d s ago", page.text("creates"))
+    assert page.text("capacity") == (
+        "Capacity more vms 12 first to run out ipv4 addresses, ipv4, free 12 addresses, ipv4, total 51"
+        " addresses, ipv6, free not known addresses, ipv6, total not known storages, local-lvm, name local-lvm"
+        " storages, local-lvm, free gib 420.5 storages, local-lvm, total gib 500 storages, local-lvm, is thin yes"
+    )
     vms = page.text("expiring")
     assert re.search(r"web-4 25 h ago 20\S+ \S+ UTC suspended 192.168.122.203 0x71C7656EC7ab88b0", vms)
     assert re.search(r"web-1 \(protected\) in 3 days .* active 192.168.122.200 –", vms)
@@ -119,19 +124,19 @@ def everywhere(value, text):
 
 
 def test_h27_markup_in_every_text_is_only_text(client, commands):
-    for name, answer in ((DOCTOR, doctor()), (LIST, expiring()), (AUDIT, audit())):
+    for name, answer in ((DOCTOR, doctor()), (CAPACITY, capacity()), (LIST, expiring()), (AUDIT, audit())):
         commands.answers(name, everywhere(answer, HOSTILE), stderr=HOSTILE)
     page = shown(client)  # no script, no img, no handler, and every section still there
     assert set(page.sections) == {"", *(f"proxmox-{s}" for s in ("findings", "creates", "capacity", "expiring", "changes"))}
-    for section, times in (("findings", 7), ("creates", 2), ("expiring", 9), ("changes", 6)):
+    for section, times in (("findings", 7), ("creates", 2), ("capacity", 4), ("expiring", 9), ("changes", 6)):
         assert page.text(section).count("{{ 7*7 }}") >= times, section
     assert HOSTILE in page.text("findings")
 
 
-@pytest.mark.parametrize("name", [DOCTOR, LIST, AUDIT])
+@pytest.mark.parametrize("name", [DOCTOR, CAPACITY, LIST, AUDIT])
 def test_h26_control_characters_and_broken_text_are_not_passed_on(client, commands, name):
     text = "a\x00b\x1b[2Jc\u202ed\ud800e\nf\u2028g"
-    commands.answers(name, everywhere({DOCTOR: doctor(), LIST: expiring(), AUDIT: audit()}[name], text))
+    commands.answers(name, everywhere({DOCTOR: doctor(), CAPACITY: capacity(), LIST: expiring(), AUDIT: audit()}[name], text))
     answer = client.get(PAGE)
     assert answer.status_code == 200 and "a b [2Jc d e f g" in answer.text
     assert not set(answer.text) & set("\x00\x1b\u202e\u2028")
@@ -147,16 +152,17 @@ STRANGE = [
     b'[{"name": "x", "expires_at": "0001-01-01T00:00:00+23:59"}, {"name": "y", "expires_at": "9999-12-31T23:59:59-23:59"}]',
     b'[{"name": "x", "expires_at": "' + b"1" * 5000 + b'"}, {"name": "y", "expires_at": "2026-13-45"}]',
     b'[{"vm": "x", "uid": 99999999999999999999999999, "time": 5, "before": {}, "result": []}]',
-    b"\xef\xbb\xbf[]",
+    b"\xef\xbb\xbf[]", b'{"a":' * 20 + b"1" + b"}" * 20, b'{"<b>": {"<i>": [1e999, -1, true, "x"]}}',
 ]
 
 
-@pytest.mark.parametrize("name", [DOCTOR, LIST, AUDIT])
+@pytest.mark.parametrize("name", [DOCTOR, CAPACITY, LIST, AUDIT])
 @pytest.mark.parametrize("output", STRANGE, ids=lambda output: repr(output[:24]))
 def test_h27_an_answer_of_another_kind_leaves_the_rest(client, commands, name, output):
     commands.prints(name, output)
     page = shown(client)
     assert ("web-8" in page.text("creates")) == (name != DOCTOR)
+    assert ("local-lvm" in page.text("capacity")) == (name != CAPACITY)
     assert ("web-4" in page.text("expiring")) == (name != LIST)
     assert ("web-3" in page.text("changes")) == (name != AUDIT)
     assert not [text for text in page.sections.values() if "cannot be asked" in text]
@@ -207,6 +213,7 @@ def test_a_command_that_is_killed_or_no_program_or_not_there(client, commands):
     commands.script(DOCTOR, "kill -SEGV $$")
     (commands.folder / LIST).write_bytes(b"\x7fELF but not really")
     (commands.folder / AUDIT).unlink()
+    (commands.folder / CAPACITY).unlink()
     page = shown(client)
     assert "blockhost-provisioner-doctor was ended by signal 11" in page.text("findings")
     assert "blockhost-vm-list cannot be started: Exec format error" in page.text("expiring")
