@@ -91,12 +91,25 @@ def audit() -> list:
     ]
 
 
-def capacity() -> dict:
+def capacity(**changes) -> dict:
     """How much room there is."""
+    gib = 1 << 30
     return {
-        "more_vms": 12, "first_to_run_out": "ipv4",
-        "addresses": {"ipv4": {"free": 12, "total": 51}, "ipv6": {"free": None, "total": None}},
-        "storages": [{"name": "local-lvm", "free_gib": 420.5, "total_gib": 500, "is_thin": True}],
+        "version": "0.3.0", "size": {"cpus": 1, "memory_mb": 2048, "disk_gb": 20},
+        "more_vms": None, "more_vms_at_most": 12, "runs_out_first": ["ipv4"],
+        "vmids": {"pool": "100 to 999", "total": 900, "free": 893, "limit": "known", "more_vms": 893},
+        "ipv4": {"pool": "192.168.122.200 to 192.168.122.250", "total": 51, "free": 12, "limit": "known", "more_vms": 12},
+        "ipv6": {"pool": None, "total": None, "free": None, "limit": "none", "more_vms": None},
+        "memory": {"node": "pve", "total_bytes": 64 * gib, "used_bytes": 9 * gib, "promised_bytes": 14 * gib,
+                   "vms_not_measured": 0, "overcommit_memory": None, "refuses": False, "limit": "known", "more_vms": 25},
+        "storages": [
+            {"storage": "local-lvm", "purposes": ["disks"], "type": "lvmthin", "total_bytes": 500 * gib,
+             "used_bytes": 80 * gib, "free_bytes": 420 * gib, "reserve_bytes": 0, "bytes_per_vm": None,
+             "limit": "unknown", "more_vms": None, "more_vms_if_disks_fill": 21},
+        ],
+        "nodes": [{"node": "pve", "status": "online", "memory_bytes": 64 * gib},
+                  {"node": "pve2", "status": "offline", "memory_bytes": None}],
+        "not_known": ["the size of the template: the API did not answer"], **changes,
     }
 
 

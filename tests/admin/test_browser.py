@@ -15,7 +15,7 @@ from blockhost.provisioner_proxmox import admin, node_report
 from browser_checks import CHECKS, CONTRAST, chromium, is_left_out
 from werkzeug.serving import make_server
 
-from conftest import AUDIT, CAPACITY, DOCTOR, LIST, PAGE, ROOT, audit, doctor, expiring
+from conftest import AUDIT, CAPACITY, DOCTOR, LIST, PAGE, ROOT, audit, capacity, doctor, expiring
 
 PICTURES = ROOT / "target" / "admin-screenshots"
 WIDTHS = [320, 375, 768, 1024, 1600]
@@ -54,7 +54,7 @@ CUT = """() => {
 
 # Words and addresses of usual length stand on one line.
 BROKEN = """() => [...document.querySelectorAll("td")]
-  .filter((cell) => ["State", "Record", "Address", "Verb", "Process"].includes(cell.dataset.label))
+  .filter((cell) => ["State", "Record", "Address", "Verb", "Process", "Total", "In use", "Free", "More VMs"].includes(cell.dataset.label))
   .filter((cell) => cell.firstElementChild.getBoundingClientRect().height > 30)
   .map((cell) => cell.textContent)"""
 
@@ -129,7 +129,7 @@ def long_answers(commands) -> None:
     found = doctor()
     found["findings"][0].update({"where": token, "what": token, "mend": f"blockhost-vm-start {token}", "code": token})
     commands.answers(DOCTOR, {**found, "creates": [{**one, "vm": token} for one in found["creates"]]}, stderr=token)
-    commands.answers(CAPACITY, {token: token, "addresses": {token: 12}})
+    commands.answers(CAPACITY, capacity(not_known=[token], storages=[{**capacity()["storages"][0], "storage": token}]))
     commands.answers(LIST, [{**vm, "name": token[:63], "status": token, "ip": token, "wallet": token} for vm in expiring()])
     commands.answers(AUDIT, [{**line, "vm": token, "verb": token, "caller": token, "result": token} for line in audit()])
 

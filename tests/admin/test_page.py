@@ -79,11 +79,19 @@ def test_everything_has_its_place(client, commands):
     ):
         assert words in findings, (words, findings)
     assert re.search(r"web-8 running \d+ s ago .* 4711 web-9 waiting \d s ago", page.text("creates"))
-    assert page.text("capacity") == (
-        "Capacity more vms 12 first to run out ipv4 addresses, ipv4, free 12 addresses, ipv4, total 51"
-        " addresses, ipv6, free not known addresses, ipv6, total not known storages, local-lvm, name local-lvm"
-        " storages, local-lvm, free gib 420.5 storages, local-lvm, total gib 500 storages, local-lvm, is thin yes"
-    )
+    assert "Room for more VMs ≤ 12" in top
+    room = page.text("capacity")
+    for words in (
+        "the size of the template: the API did not answer node pve2 is offline",
+        "Counted in VMs with 1 vCPU, 2048 MB memory and 20 GB disk. Runs out first: ipv4.",
+        "VMIDs 100 to 999 900 7 893 893",
+        "IPv4 addresses 192.168.122.200 to 192.168.122.250 51 39 12 12",
+        "IPv6 addresses none – – no limit",
+        "Memory promised on pve 64.0 GiB 14.0 GiB 50.0 GiB 25",
+        "Storage local-lvm (lvmthin) 500.0 GiB 80.0 GiB 420.0 GiB not known",
+    ):
+        assert words in room, (words, room)
+    assert commands.calls(CAPACITY) == ["--format json"]
     vms = page.text("expiring")
     assert re.search(r"web-4 25 h ago 20\S+ \S+ UTC suspended 192.168.122.203 0x71C7656EC7ab88b0", vms)
     assert re.search(r"web-1 \(protected\) in 3 days .* active 192.168.122.200 –", vms)
@@ -116,7 +124,7 @@ HOSTILE = "\"'><script>hit=1</script><img src=x onerror=hit=1></td></section>{{ 
 def everywhere(value, text):
     """The same with this text in place of every text, but those that the page chooses by."""
     if isinstance(value, dict):
-        kept = ("severity", "state", "since", "expires_at", "time")
+        kept = ("severity", "state", "limit", "since", "expires_at", "time")
         return {key: item if key in kept else everywhere(item, text) for key, item in value.items()}
     if isinstance(value, list):
         return [everywhere(item, text) for item in value]
@@ -128,7 +136,7 @@ def test_h27_markup_in_every_text_is_only_text(client, commands):
         commands.answers(name, everywhere(answer, HOSTILE), stderr=HOSTILE)
     page = shown(client)  # no script, no img, no handler, and every section still there
     assert set(page.sections) == {"", *(f"proxmox-{s}" for s in ("findings", "creates", "capacity", "expiring", "changes"))}
-    for section, times in (("findings", 7), ("creates", 2), ("capacity", 4), ("expiring", 9), ("changes", 6)):
+    for section, times in (("findings", 7), ("creates", 2), ("capacity", 8), ("expiring", 9), ("changes", 6)):
         assert page.text(section).count("{{ 7*7 }}") >= times, section
     assert HOSTILE in page.text("findings")
 
@@ -152,6 +160,8 @@ STRANGE = [
     b'[{"name": "x", "expires_at": "0001-01-01T00:00:00+23:59"}, {"name": "y", "expires_at": "9999-12-31T23:59:59-23:59"}]',
     b'[{"name": "x", "expires_at": "' + b"1" * 5000 + b'"}, {"name": "y", "expires_at": "2026-13-45"}]',
     b'[{"vm": "x", "uid": 99999999999999999999999999, "time": 5, "before": {}, "result": []}]',
+    b'{"vmids": {"total": "<b>", "free": [], "limit": {}}, "memory": {"node": 3, "total_bytes": -5}, "storages": {}}',
+    b'{"storages": [3, {}, {"storage": "x", "total_bytes": 1e99}], "nodes": [[]], "not_known": {"a": 1}, "size": 3}',
     b"\xef\xbb\xbf[]", b'{"a":' * 20 + b"1" + b"}" * 20, b'{"<b>": {"<i>": [1e999, -1, true, "x"]}}',
 ]
 
@@ -255,6 +265,19 @@ def test_entries_that_are_not_understood_are_counted(client, commands):
 def test_how_far_a_time_is_away(client, commands, away, words):
     commands.answers(LIST, [{**expiring()[0], "expires_at": moment(**away)}])
     assert words in shown(client).text("expiring") or words.replace("119", "118") in shown(client).text("expiring")
+
+
+def test_room_for_vms_that_is_known_or_not_and_memory_that_nobody_measured(client, commands):
+    commands.answers(CAPACITY, capacity(more_vms=0, memory={**capacity()["memory"], "vms_not_measured": 2}))
+    page = shown(client)
+    assert "Room for more VMs 0" in page.text("")
+    assert "Memory promised on pve 64.0 GiB 14.0 GiB or more not known 25" in page.text("capacity")
+
+
+def test_room_for_vms_that_is_not_known(client, commands):
+    commands.answers(CAPACITY, capacity(more_vms=None, more_vms_at_most=None, runs_out_first=[]))
+    page = shown(client)
+    assert "Room for more VMs ?" in page.text("") and "Runs out first" not in page.text("capacity")
 
 
 def test_a_severity_of_a_later_version_is_not_taken_for_harmless(client, commands):

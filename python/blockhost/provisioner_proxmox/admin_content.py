@@ -17,8 +17,7 @@ from .node_report import Answer, Report
 # So many of a kind are shown; the command shows all.
 SHOWN = 50
 # Nothing of ours counts further.
-LARGEST = 10**15
-DEEPEST = 5
+LARGEST = 10**18
 
 SEVERITIES = {"error": "Error", "warning": "Warning", "note": "Note"}
 
@@ -80,11 +79,14 @@ class Change(NamedTuple):
     is_ok: bool
 
 
-class Figure(NamedTuple):
-    """A number or word about the node, with its name."""
+class Supply(NamedTuple):
+    """Something that VMs need, and how much of it there is."""
 
     name: str
-    value: str
+    total: str
+    used: str
+    free: str
+    more: str
 
 
 class Part(NamedTuple):
@@ -117,7 +119,9 @@ class Page(NamedTuple):
     expiring: Part
     changes: Part
     # How many more VMs fit; None where that is not known.
-    room: int | None = None
+    room: str | None
+    # What that is counted in, and what runs out first.
+    verdict: str
 
 
 def page(report: Report) -> Page:
@@ -139,6 +143,8 @@ def page(report: Report) -> Page:
         capacity=_capacity(report.answers["capacity"]),
         expiring=_listed(report.answers["expiring"], lambda item: _vm(item, now)),
         changes=_listed(report.answers["audit"], lambda item: _change(item, now)),
+        room=_room(report.answers["capacity"]),
+        verdict=_verdict(report.answers["capacity"]),
     )
 
 
@@ -244,41 +250,94 @@ def _change(item: dict[str, Any], now: datetime) -> Change | None:
 
 
 def _capacity(answer: Answer) -> Part:
-    """What capacity counts, in its own order and under its own names."""
-    figures: list[Figure] = []
-    if answer.problem is None and isinstance(answer.value, dict):
-        _figures(figures, (), answer.value)
+    """What there is of all that VMs need; what capacity itself could not find out is among the remarks."""
+    told = answer.value
+    supplies = _supplies(told) if answer.problem is None and isinstance(told, dict) else []
     part = _part(answer, [], None)
-    if part.problem is None and not figures:
+    if part.problem is not None:
+        return part
+    if not supplies:
         return part._replace(problem="the command's answer is not as expected")
-    return part._replace(rows=tuple(figures))
+    not_known = filter(None, map(_text, _list(told.get("not_known"))))
+    offline = (
+        f"node {name} is {status}"
+        for node in map(_dict, _list(told.get("nodes")))
+        if (name := _text(node.get("node"))) and (status := _text(node.get("status"))) != "online"
+    )
+    return part._replace(
+        rows=tuple(supplies[:SHOWN]),
+        remarks=(*part.remarks, *not_known, *offline),
+        more=max(0, len(supplies) - SHOWN),
+    )
 
 
-def _figures(figures: list[Figure], path: tuple[str, ...], value: Any) -> None:
-    if len(figures) >= SHOWN or len(path) > DEEPEST:
-        return
-    if isinstance(value, dict):
-        for key, item in list(value.items())[:SHOWN]:
-            _figures(figures, (*path, one_line(key).replace("_", " ")), item)
-    elif isinstance(value, list):
-        for number, item in enumerate(value[:SHOWN], 1):
-            name = next(iter(item.values()), None) if isinstance(item, dict) else None
-            _figures(figures, (*path, _text(name) or str(number)), item)
-    else:
-        shown = _figure(value)
-        if shown:
-            figures.append(Figure(", ".join(path), shown))
+def _supplies(told: dict[str, Any]) -> list[Supply]:
+    supplies = []
+    for key, name in (("vmids", "VMIDs"), ("ipv4", "IPv4 addresses"), ("ipv6", "IPv6 addresses")):
+        if numbers := _dict(told.get(key)):
+            pool = _text(numbers.get("pool"))
+            total, free = _number(numbers.get("total")), _number(numbers.get("free"))
+            used = None if total is None or free is None else max(0, total - free)
+            shown = ("not known" if number is None else str(number) for number in (total, used, free))
+            if numbers.get("limit") == "none":
+                shown = iter(("none", "–", "–"))
+            supplies.append(Supply(f"{name} {pool}".strip(), *shown, _more(numbers)))
+    if memory := _dict(told.get("memory")):
+        total, promised = _number(memory.get("total_bytes")), _number(memory.get("promised_bytes"))
+        is_whole = memory.get("vms_not_measured") == 0
+        free = None if total is None or promised is None or not is_whole else max(0, total - promised)
+        used = _gib(promised) + ("" if is_whole or promised is None else " or more")
+        name = f"Memory promised on {_text(memory.get('node'))}"
+        supplies.append(Supply(name, _gib(total), used, _gib(free), _more(memory)))
+    for storage in map(_dict, _list(told.get("storages"))):
+        if name := _text(storage.get("storage")):
+            sizes = (_gib(_number(storage.get(f"{key}_bytes"))) for key in ("total", "used", "free"))
+            kind = _text(storage.get("type"))
+            name = f"Storage {name} ({kind})" if kind else f"Storage {name}"
+            supplies.append(Supply(name, *sizes, _more(storage)))
+    return supplies
 
 
-def _figure(value: Any) -> str:
-    if value is None:
-        return "not known"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.10g}" if abs(value) < LARGEST else ""
-    number = _number(value)
-    return _text(value) if number is None else str(number)
+def _more(supply: dict[str, Any]) -> str:
+    more = _number(supply.get("more_vms"))
+    if more is not None:
+        return str(more)
+    return "no limit" if supply.get("limit") == "none" else "not known"
+
+
+def _room(answer: Answer) -> str | None:
+    """How many more VMs fit, as far as that is known."""
+    told = _dict(answer.value)
+    more, most = _number(told.get("more_vms")), _number(told.get("more_vms_at_most"))
+    if more is None and most is not None:
+        return f"≤ {most}"
+    return None if more is None else str(more)
+
+
+def _verdict(answer: Answer) -> str:
+    """What the numbers count in, and what runs out first."""
+    told = _dict(answer.value)
+    size = _dict(told.get("size"))
+    cpus, memory, disk = (_number(size.get(key)) for key in ("cpus", "memory_mb", "disk_gb"))
+    words = []
+    if None not in (cpus, memory, disk):
+        words.append(f"Counted in VMs with {cpus} vCPU, {memory} MB memory and {disk} GB disk.")
+    first = ", ".join(filter(None, map(_text, _list(told.get("runs_out_first")))))
+    if first:
+        words.append(f"Runs out first: {first}.")
+    return one_line(" ".join(words))
+
+
+def _gib(number: int | None) -> str:
+    return "not known" if number is None else f"{number / (1 << 30):.1f} GiB"
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value[: 2 * SHOWN] if isinstance(value, list) else []
 
 
 def _text(value: Any) -> str:
