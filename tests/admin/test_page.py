@@ -82,7 +82,7 @@ def test_everything_has_its_place(client, commands):
     assert "Room for more VMs ≤ 12" in top
     room = page.text("capacity")
     for words in (
-        "the size of the template: the API did not answer node pve2 is offline",
+        "Not known: the size of the template: the API did not answer node pve2 is offline",
         "Counted in VMs with 1 vCPU, 2048 MB memory and 20 GB disk. Runs out first: ipv4.",
         "VMIDs 100 to 999 900 7 893 893",
         "IPv4 addresses 192.168.122.200 to 192.168.122.250 51 39 12 12",

@@ -258,7 +258,7 @@ def _capacity(answer: Answer) -> Part:
         return part
     if not supplies:
         return part._replace(problem="the command's answer is not as expected")
-    not_known = filter(None, map(_text, _list(told.get("not_known"))))
+    not_known = (f"Not known: {why}" for why in map(_text, _list(told.get("not_known"))) if why)
     offline = (
         f"node {name} is {status}"
         for node in map(_dict, _list(told.get("nodes")))
