@@ -1648,27 +1648,33 @@ def _snippet_folder() -> tuple[str, Path]:
     return storage, _node_path(full)
 
 
-def _open_snippets(folder: Path, create: bool) -> int:
-    """The folder itself. It must be root's alone: a link that another user puts there would be read by root."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
+def _open_roots_folder(folder: Path, mode: int, create: bool) -> int:
+    """Opens a folder that must be root's and grant others no more than `mode`; -1 where there is none and none is made.
+
+    A link that another user could put there would be read by root.
+    """
     try:
         if create:
             try:
-                os.mkdir(folder, 0o755)
+                os.mkdir(folder, mode)
             except FileExistsError:
                 pass
-        fd = os.open(folder, flags)
+        fd = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY)
     except FileNotFoundError:
         if not create:
             return -1
         raise Refusal("failed", f"{folder.parent} does not exist") from None
     except OSError as error:
-        raise Refusal("failed", f"{folder} cannot be opened: {error}") from None
+        raise Refusal("failed", f"{folder} cannot be opened: {error.strerror or error}") from None
     info = os.fstat(fd)
-    if info.st_uid != ROOT_UID or info.st_mode & 0o022:
+    if info.st_uid != ROOT_UID or info.st_mode & 0o077 & ~mode:
         os.close(fd)
-        raise Refusal("failed", f"{folder} must be owned by root and writable for root only")
+        raise Refusal("failed", f"{folder} must be owned by root, with mode {mode:04o}")
     return fd
+
+
+def _open_snippets(folder: Path, create: bool) -> int:
+    return _open_roots_folder(folder, 0o755, create)
 
 
 def _check_room(folder: int, name: str, size: int) -> None:
@@ -2274,25 +2280,7 @@ def _is_our_hook(volume: str | None) -> bool:
 
 def _open_guard(create: bool) -> int:
     """The folder of the guard's files; -1 where there is none."""
-    path = _node_path(GUARD_FILES)
-    if create:
-        try:
-            os.mkdir(path, 0o700)
-        except FileExistsError:
-            pass
-        except OSError as error:
-            raise Refusal("failed", f"{path} cannot be made: {error.strerror or error}") from None
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY)
-    except FileNotFoundError:
-        return -1
-    except OSError as error:
-        raise Refusal("failed", f"{path} cannot be opened: {error.strerror or error}") from None
-    info = os.fstat(fd)
-    if info.st_uid != ROOT_UID or info.st_mode & 0o077:
-        os.close(fd)
-        raise Refusal("failed", f"{path} must be owned by root and open to root alone (mode 0700)")
-    return fd
+    return _open_roots_folder(_node_path(GUARD_FILES), 0o700, create)
 
 
 def _guard_file(vmid: int) -> dict | None:

@@ -1,7 +1,7 @@
 //! `blockhost-provisioner-doctor`: its flags and what it prints.
 
-use crate::{Common, answer, confirmed, say, warn};
-use clap::{Parser, ValueEnum};
+use crate::{Common, TextOrJson, answer, confirmed, say, warn};
+use clap::Parser;
 use provisioner::host::Host;
 use provisioner::operation::doctor::{Examined, examine, fix};
 use provisioner::plan::doctor::{Finding, Fix, Severity};
@@ -9,15 +9,6 @@ use provisioner::store::provisioning_queue::Turn;
 use provisioner::value::vm_name::VmName;
 use serde_json::json;
 use std::process::ExitCode;
-
-/// How findings are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// A paragraph for each finding
-    Text,
-    /// One JSON object
-    Json,
-}
 
 /// Compare database, node and files with each other, and say what mends what does not agree
 #[derive(Debug, Parser)]
@@ -35,7 +26,7 @@ enum Format {
 )]
 pub struct DoctorCommand {
     /// Report only what is about these VMs
-    #[arg(value_name = "NAME", value_parser = parse_name)]
+    #[arg(value_name = "NAME", value_parser = crate::parse_name)]
     names: Vec<VmName>,
     /// Mend what can be mended safely; asks before on a terminal
     #[arg(long)]
@@ -44,15 +35,10 @@ pub struct DoctorCommand {
     #[arg(short, long, requires = "fix")]
     yes: bool,
     /// Print text or JSON
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = TextOrJson::Text)]
+    format: TextOrJson,
     #[command(flatten)]
     common: Common,
-}
-
-/// Parses a VM name; clap shows the reason of a refusal as its own error.
-fn parse_name(text: &str) -> Result<VmName, String> {
-    VmName::parse(text).map_err(|refused| refused.why)
 }
 
 /// The command itself failed: 1 and 2 tell what was found.
@@ -85,8 +71,8 @@ impl DoctorCommand {
             }
         }
         match self.format {
-            Format::Text => answer(&text(&examined))?,
-            Format::Json => answer(&format!("{}\n", json(&examined)))?,
+            TextOrJson::Text => answer(&text(&examined))?,
+            TextOrJson::Json => answer(&format!("{}\n", json(&examined)))?,
         }
         anyhow::ensure!(failed == 0, "{failed} of the fixes failed; see above");
         Ok(exit_code(&examined.findings))

@@ -4,7 +4,6 @@ use crate::SomeVms;
 use clap::Parser;
 use provisioner::operation::audited::audited;
 use provisioner::operation::kill::kill;
-use provisioner::operation::mock;
 
 /// Switch a VM off at once
 #[derive(Debug, Parser)]
@@ -23,16 +22,5 @@ pub struct KillCommand {
 /// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: KillCommand = crate::parse();
-    crate::run_vms(
-        &command.vms,
-        |_| Ok(()),
-        |ctx, name| {
-            let was_on = match command.vms.mock {
-                true => mock::switch_off(ctx, name)?,
-                false => audited(ctx, "kill", name, || kill(ctx, name))?,
-            };
-            crate::say(&format!("VM {} is {}", name, if was_on { "off" } else { "already off" }));
-            Ok(())
-        },
-    )
+    crate::switch_off(&command.vms, |ctx, name| audited(ctx, "kill", name, || kill(ctx, name)))
 }

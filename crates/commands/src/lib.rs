@@ -33,14 +33,14 @@ pub mod update_gecos;
 
 use anyhow::Context as _;
 use clap::builder::styling::Styles;
-use clap::{Args, Parser};
+use clap::{Args, Parser, ValueEnum};
 use provisioner::host::Host;
 use provisioner::host::interrupt::Interrupt;
 use provisioner::host::progress::TARGET;
 use provisioner::host::replace_file;
 use provisioner::host::rights;
 use provisioner::host::run_process;
-use provisioner::operation::{Context, is_wrong_usage};
+use provisioner::operation::{Context, is_wrong_usage, mock};
 use provisioner::store::settings::Settings;
 use provisioner::value::vm_name::VmName;
 use std::io::{self, IsTerminal, Write};
@@ -65,6 +65,15 @@ pub struct Common {
     /// Print only errors to stderr
     #[arg(short, long, global = true, conflicts_with = "verbose", display_order = 911)]
     pub quiet: bool,
+}
+
+/// `--format` of commands that print either text or one JSON object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TextOrJson {
+    /// Text for people
+    Text,
+    /// One JSON object
+    Json,
 }
 
 /// Flags of a command for one VM.
@@ -195,6 +204,19 @@ pub fn run_vms(
             }
         }
         anyhow::ensure!(failed == 0, "{failed} of {} VMs could not be handled; see above", names.len());
+        Ok(())
+    })
+}
+
+/// Runs stop or kill for one VM or several; `off` returns whether the VM was on.
+pub(crate) fn switch_off(
+    vms: &SomeVms,
+    off: impl Fn(&Context<'_>, &VmName) -> anyhow::Result<bool>,
+) -> ExitCode {
+    let nothing_first = |_: &Host| Ok(());
+    run_vms(vms, nothing_first, |ctx, name| {
+        let was_on = if vms.mock { mock::switch_off(ctx, name)? } else { off(ctx, name)? };
+        say(&format!("VM {name} is {}", if was_on { "off" } else { "already off" }));
         Ok(())
     })
 }

@@ -27,7 +27,7 @@ enum Format {
 )]
 pub struct MetricsCommand {
     /// The VM's name
-    #[arg(value_name = "NAME", value_parser = parse_name, required_unless_present = "all")]
+    #[arg(value_name = "NAME", value_parser = crate::parse_name, required_unless_present = "all")]
     name: Option<VmName>,
     /// Print all active and suspended VMs, from one request to the node
     #[arg(long, conflicts_with = "name")]
@@ -40,11 +40,6 @@ pub struct MetricsCommand {
     mock: bool,
     #[command(flatten)]
     common: Common,
-}
-
-/// Parses a VM name; clap shows the reason of a refusal as its own error.
-fn parse_name(text: &str) -> Result<VmName, String> {
-    VmName::parse(text).map_err(|refused| refused.why)
 }
 
 /// The command's entry point.

@@ -3,24 +3,15 @@
 use crate::audit::cells;
 use crate::list::{distance, length};
 use crate::terminal::{has_colours, one_line, style_of};
-use crate::{OneVm, answer, answer_data, on_terminal, open};
+use crate::{OneVm, TextOrJson, answer, answer_data, on_terminal, open};
 use chrono::{DateTime, Local, Utc};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use provisioner::operation::mock;
 use provisioner::operation::show::{Live, Page, show};
 use provisioner::store::audit_trail::AuditLine;
 use provisioner::value::timestamp;
 use serde_json::Value;
 use std::fmt::Write as _;
-
-/// How the page is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// A page for people
-    Text,
-    /// One JSON object
-    Json,
-}
 
 /// Show everything that is known of one VM
 #[derive(Debug, Parser)]
@@ -35,8 +26,8 @@ pub struct ShowCommand {
     #[command(flatten)]
     vm: OneVm,
     /// Print a page or JSON
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = TextOrJson::Text)]
+    format: TextOrJson,
 }
 
 /// The command's entry point.
@@ -46,8 +37,8 @@ pub fn main() -> std::process::ExitCode {
         let (ctx, name) = (open(host, &command.vm)?, &command.vm.name);
         let page = if command.vm.mock { mock::show(&ctx, name)? } else { show(&ctx, name)? };
         match command.format {
-            Format::Json => answer_data((serde_json::to_string(&page)? + "\n").as_bytes()),
-            Format::Text => answer(&text(&page, host.now(), has_colours(on_terminal()))),
+            TextOrJson::Json => answer_data((serde_json::to_string(&page)? + "\n").as_bytes()),
+            TextOrJson::Text => answer(&text(&page, host.now(), has_colours(on_terminal()))),
         }
     })
 }

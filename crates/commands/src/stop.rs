@@ -3,7 +3,6 @@
 use crate::SomeVms;
 use clap::Parser;
 use provisioner::operation::audited::audited;
-use provisioner::operation::mock;
 use provisioner::operation::stop::stop;
 
 /// Shut a VM down and wait until it is off
@@ -23,16 +22,5 @@ pub struct StopCommand {
 /// The command's entry point.
 pub fn main() -> std::process::ExitCode {
     let command: StopCommand = crate::parse();
-    crate::run_vms(
-        &command.vms,
-        |_| Ok(()),
-        |ctx, name| {
-            let was_on = match command.vms.mock {
-                true => mock::switch_off(ctx, name)?,
-                false => audited(ctx, "stop", name, || stop(ctx, name))?,
-            };
-            crate::say(&format!("VM {} is {}", name, if was_on { "off" } else { "already off" }));
-            Ok(())
-        },
-    )
+    crate::switch_off(&command.vms, |ctx, name| audited(ctx, "stop", name, || stop(ctx, name)))
 }

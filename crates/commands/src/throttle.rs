@@ -1,7 +1,7 @@
 //! `blockhost-vm-throttle`: its flags and what it prints.
 
-use crate::{OneVm, answer, number, open, warn};
-use clap::{ArgGroup, Parser, ValueEnum};
+use crate::{OneVm, TextOrJson, answer, number, open, warn};
+use clap::{ArgGroup, Parser};
 use provisioner::host::Host;
 use provisioner::operation::audited::audited_in_words;
 use provisioner::operation::throttle::{Shown, Throttled, show, throttle};
@@ -9,15 +9,6 @@ use provisioner::operation::{in_words, mock};
 use provisioner::plan::throttle::LimitRequest;
 use provisioner::value::limits::Limit;
 use serde_json::{Map, Value};
-
-/// How limits are shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// One line for each limit
-    Text,
-    /// One JSON object
-    Json,
-}
 
 /// Arguments that change a limit.
 const CHANGES: [&str; 7] =
@@ -62,8 +53,8 @@ pub struct ThrottleCommand {
     #[arg(long, group = "limits", conflicts_with_all = CHANGES)]
     show: bool,
     /// With --show: print text or JSON
-    #[arg(long, value_enum, default_value_t = Format::Text, requires = "show", conflicts_with_all = CHANGES)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = TextOrJson::Text, requires = "show", conflicts_with_all = CHANGES)]
+    format: TextOrJson,
 }
 
 fn shares(text: &str) -> Result<u32, String> {
@@ -129,8 +120,8 @@ fn shown(host: &Host, command: &ThrottleCommand) -> anyhow::Result<()> {
         warn(&format!("VM {name}: {difference}"));
     }
     answer(&match command.format {
-        Format::Text => text(&shown),
-        Format::Json => format!("{}\n", Value::Object(json(name.as_str(), &shown))),
+        TextOrJson::Text => text(&shown),
+        TextOrJson::Json => format!("{}\n", Value::Object(json(name.as_str(), &shown))),
     })
 }
 

@@ -1,4 +1,4 @@
-complete -c blockhost-provisioner-doctor -l format -d 'Print text or JSON' -r -f -a "text\t'A paragraph for each finding'
+complete -c blockhost-provisioner-doctor -l format -d 'Print text or JSON' -r -f -a "text\t'Text for people'
 json\t'One JSON object'"
 complete -c blockhost-provisioner-doctor -l fix -d 'Mend what can be mended safely; asks before on a terminal'
 complete -c blockhost-provisioner-doctor -s y -l yes -d 'Do not ask'

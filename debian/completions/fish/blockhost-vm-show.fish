@@ -1,4 +1,4 @@
-complete -c blockhost-vm-show -l format -d 'Print a page or JSON' -r -f -a "text\t'A page for people'
+complete -c blockhost-vm-show -l format -d 'Print a page or JSON' -r -f -a "text\t'Text for people'
 json\t'One JSON object'"
 complete -c blockhost-vm-show -l mock -d 'Use the mock database (accounting/mock-db.json or $BLOCKHOST_MOCK_DB); the host is not touched'
 complete -c blockhost-vm-show -s v -l verbose -d 'Print more to stderr; -vv prints everything (RUST_LOG for fine control)'

@@ -4,7 +4,7 @@ complete -c blockhost-vm-throttle -l bandwidth-in -d 'What the guest receives, i
 complete -c blockhost-vm-throttle -l bandwidth-out -d 'What the guest sends, in kilobits per second' -r
 complete -c blockhost-vm-throttle -l iops-read -d 'Reads per second of each disk' -r
 complete -c blockhost-vm-throttle -l iops-write -d 'Writes per second of each disk' -r
-complete -c blockhost-vm-throttle -l format -d 'With --show: print text or JSON' -r -f -a "text\t'One line for each limit'
+complete -c blockhost-vm-throttle -l format -d 'With --show: print text or JSON' -r -f -a "text\t'Text for people'
 json\t'One JSON object'"
 complete -c blockhost-vm-throttle -l mock -d 'Use the mock database (accounting/mock-db.json or $BLOCKHOST_MOCK_DB); the host is not touched'
 complete -c blockhost-vm-throttle -s v -l verbose -d 'Print more to stderr; -vv prints everything (RUST_LOG for fine control)'

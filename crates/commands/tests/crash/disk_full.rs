@@ -1,26 +1,17 @@
 //! No space left: at each write of ours, and a small real file system on which terraform cannot write either.
 
 use crate::create_sweep::REFERENCE;
-use crate::site::{Ended, Site, WALLET, run, sweep};
+use crate::site::{Ended, Site, WALLET, last_that_fails, run, sweep};
 use std::process::Command;
 
 /// How many writes a command makes: with a disk that is full from the next one on it succeeds.
 fn failing_writes(command: impl Fn(&Site) -> Command, prepare: impl Fn(&Site)) -> Vec<usize> {
-    // Doubling, then halving the distance: each look costs a lab.
     let fails = |n: usize| {
         let site = Site::new();
         prepare(&site);
         run(command(&site).env("BLOCKHOST_FAULT", format!("enospc@{n}"))).code != Some(0)
     };
-    let (mut low, mut high) = (1, 2);
-    while fails(high) {
-        (low, high) = (high, high * 2);
-    }
-    while high - low > 1 {
-        let middle = usize::midpoint(low, high);
-        if fails(middle) { low = middle } else { high = middle }
-    }
-    (1..=low).collect()
+    (1..=last_that_fails(fails)).collect()
 }
 
 #[track_caller]

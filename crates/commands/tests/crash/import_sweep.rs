@@ -2,7 +2,7 @@
 //! away both forms, and the VMs run on untouched.
 
 use crate::legacy_site::{add, import_command, import_with, legacy_site, records};
-use crate::site::{run, sweep};
+use crate::site::{last_that_fails, run, sweep};
 use crate::world::World;
 use lab::Lab;
 use lab::model::GuestSnapshot;
@@ -32,16 +32,7 @@ static REFERENCE: LazyLock<Reference> = LazyLock::new(|| {
     destroy(&lab);
     let destroyed = World::of(&lab);
     let fails = |n: usize| import_with(&two(), &format!("enospc@{n}"), &["--apply"]).code != Some(0);
-    // Doubling, then halving the distance: each look costs a lab.
-    let (mut low, mut high) = (1, 2);
-    while fails(high) {
-        (low, high) = (high, high * 2);
-    }
-    while high - low > 1 {
-        let middle = usize::midpoint(low, high);
-        if fails(middle) { low = middle } else { high = middle }
-    }
-    Reference { points, writes: low, done, destroyed }
+    Reference { points, writes: last_that_fails(fails), done, destroyed }
 });
 
 fn destroy(lab: &Lab) {

@@ -187,3 +187,17 @@ pub fn points(site: &Site, command: Command) -> Vec<String> {
 pub fn sweep<T: Sync + std::fmt::Display>(cases: &[T], one: impl Fn(&T) + Sync) {
     test_support::sweep(cases, 3, one);
 }
+
+/// The last write whose failing makes a command fail; `fails` runs it with a disk that is full from write N on.
+pub fn last_that_fails(fails: impl Fn(usize) -> bool) -> usize {
+    // Doubling, then halving the distance: each look costs a lab.
+    let (mut low, mut high) = (1, 2);
+    while fails(high) {
+        (low, high) = (high, high * 2);
+    }
+    while high - low > 1 {
+        let middle = usize::midpoint(low, high);
+        if fails(middle) { low = middle } else { high = middle }
+    }
+    low
+}

@@ -103,7 +103,7 @@ fn h44_h46_what_terraform_says_it_made_is_looked_at_before_it_is_registered() {
             control.add_guest(stranger("")).unwrap();
             "stranger"
         } else {
-            "no machine"
+            "no VM with this VMID"
         };
         let error = child.wait().failed();
         assert!(error.contains("terraform reported success, but the node has"), "{error}");

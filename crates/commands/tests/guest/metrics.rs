@@ -2,10 +2,10 @@
 //! (`facts/contract/commands.md#metrics`).
 
 use crate::support::{
-    Ended, begin, edit_database, place, read, site, stand_in, until, uuid, vm, vm_with, write,
+    Ended, begin, edit_database, place, read, stand_in, until, uuid, visible, vm, vm_with, write,
 };
 use lab::Lab;
-use lab::model::{AgentMode, FaultAction, Figures, NewGuest, Power};
+use lab::model::{AgentMode, FaultAction, Figures, Power};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,20 +15,6 @@ const PATIENT: &str = "limit@metrics=30000 limit@metrics-database=5000";
 const FSINFO: &str = "GET /nodes/pve/qemu/100/agent/get-fsinfo";
 const STATUS: &str = "GET /nodes/pve/qemu/100/status/current";
 const RESOURCES: &str = "GET /cluster/resources";
-
-/// One running VM of ours, with a disk, that the API token may see.
-fn visible() -> Lab {
-    let lab = site();
-    lab.control().remove_guest(100).unwrap();
-    let config = [("agent", "enabled=1"), ("smbios1", &format!("uuid={}", uuid(100)))];
-    let config = config.iter().map(|(key, value)| ((*key).to_string(), (*value).to_string())).collect();
-    let pool = Some("blockhost".to_string());
-    let name = "web-1".to_string();
-    let guest =
-        NewGuest { vmid: 100, name, running: true, config, disk_gib: 10, pool, ..NewGuest::default() };
-    lab.control().add_guest(guest).unwrap();
-    lab
-}
 
 fn metrics(lab: &Lab) -> Value {
     read_one(vm_with(lab, PATIENT, "metrics", &["web-1"]))

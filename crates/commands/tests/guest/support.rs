@@ -44,6 +44,22 @@ pub fn site() -> Lab {
     lab
 }
 
+/// One running VM of ours with two vCPUs and a disk, that the API token may see.
+pub fn visible() -> Lab {
+    let lab = site();
+    lab.control().remove_guest(100).unwrap();
+    let net = "virtio=BC:24:11:00:00:64,bridge=vmbr0";
+    let uuid = format!("uuid={}", uuid(100));
+    let config = [("agent", "enabled=1"), ("smbios1", &uuid), ("cores", "2"), ("net0", net)];
+    let config = config.iter().map(|(key, value)| ((*key).to_string(), (*value).to_string())).collect();
+    let pool = Some("blockhost".to_string());
+    let name = "web-1".to_string();
+    let guest =
+        NewGuest { vmid: 100, name, running: true, config, disk_gib: 10, pool, ..NewGuest::default() };
+    lab.control().add_guest(guest).unwrap();
+    lab
+}
+
 /// The SMBIOS UUID of a placed VM.
 pub fn uuid(vmid: u32) -> String {
     format!("{vmid:08x}-0000-4000-8000-00000000b10c")

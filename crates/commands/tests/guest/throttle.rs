@@ -2,30 +2,14 @@
 //! (`facts/contract/commands.md#throttle`).
 
 use crate::support::{
-    Ended, asked, begin, edit_database, place, read, site, snapshot, stand_in, until, uuid, vm, vm_with,
+    Ended, asked, begin, edit_database, place, read, snapshot, stand_in, until, uuid, visible, vm, vm_with,
     write,
 };
 use lab::Lab;
-use lab::model::{FaultAction, NewGuest, Power};
+use lab::model::{FaultAction, Power};
 use serde_json::{Value, json};
 
 const QM_SET: &str = "qm.set";
-
-/// One running VM of ours with two vCPUs and a disk, that the API token may see.
-fn limited() -> Lab {
-    let lab = site();
-    lab.control().remove_guest(100).unwrap();
-    let net = "virtio=BC:24:11:00:00:64,bridge=vmbr0";
-    let uuid = format!("uuid={}", uuid(100));
-    let config = [("agent", "enabled=1"), ("smbios1", &uuid), ("cores", "2"), ("net0", net)];
-    let config = config.iter().map(|(key, value)| ((*key).to_string(), (*value).to_string())).collect();
-    let pool = Some("blockhost".to_string());
-    let name = "web-1".to_string();
-    let guest =
-        NewGuest { vmid: 100, name, running: true, config, disk_gib: 10, pool, ..NewGuest::default() };
-    lab.control().add_guest(guest).unwrap();
-    lab
-}
 
 fn throttle(lab: &Lab, arguments: &[&str]) -> Ended {
     vm(lab, "throttle", &[&["web-1"], arguments].concat())
@@ -55,7 +39,7 @@ fn audited(lab: &Lab) -> Value {
 
 #[test]
 fn h34_cpu_and_iops_limits_are_on_the_node_and_in_the_record() {
-    let lab = limited();
+    let lab = visible();
     lab.control().set(100, "scsi0", "local-lvm:vm-100-disk-0,discard=on,iothread=1,size=10G").unwrap();
     let before = record(&lab);
     let arguments = ["--cpu-shares", "50", "--cpu-quota", "25", "--iops-read", "500", "--iops-write", "300"];
@@ -107,7 +91,7 @@ fn h34_cpu_and_iops_limits_are_on_the_node_and_in_the_record() {
 
 #[test]
 fn what_is_in_force_is_shown_and_nothing_is_changed() {
-    let lab = limited();
+    let lab = visible();
     throttle(&lab, &["--cpu-quota", "50", "--iops-read", "500", "--bandwidth-in", "10000"]).ok();
     let (node, data) = (snapshot(&lab), record(&lab));
     let said = throttle(&lab, &["--show"]).ok();
@@ -139,8 +123,8 @@ fn what_is_in_force_is_shown_and_nothing_is_changed() {
 }
 
 #[test]
-fn h41_only_a_vm_that_runs_for_us_is_limited() {
-    let lab = limited();
+fn h41_only_a_vm_that_runs_for_us_is_visible() {
+    let lab = visible();
     let limit = ["--cpu-quota", "50", "--bandwidth-in", "1000"];
     let refused = |words: &[&str]| {
         let before = (snapshot(&lab), record(&lab));
@@ -164,8 +148,8 @@ fn h41_only_a_vm_that_runs_for_us_is_limited() {
 }
 
 #[test]
-fn h02_a_stranger_with_our_vmid_is_not_limited() {
-    let lab = limited();
+fn h02_a_stranger_with_our_vmid_is_not_visible() {
+    let lab = visible();
     lab.control().remove_guest(100).unwrap();
     stand_in(&lab, 100, "web-1", &uuid(999));
     lab.control().pool(100, Some("blockhost")).unwrap();
@@ -179,7 +163,7 @@ fn h02_a_stranger_with_our_vmid_is_not_limited() {
 
 #[test]
 fn wrong_usage_ends_with_2() {
-    let lab = limited();
+    let lab = visible();
     for arguments in [
         &[][..],
         &["--cpu-quota", "101"],
@@ -204,7 +188,7 @@ fn wrong_usage_ends_with_2() {
 
 #[test]
 fn h34_a_change_that_waits_for_the_next_start_is_not_said_to_be_in_force() {
-    let lab = limited();
+    let lab = visible();
     // Somebody has changed another key of the drive, which waits.
     let drive = config(&lab, "scsi0");
     let run = |line: &str| {
@@ -223,7 +207,7 @@ fn h34_a_change_that_waits_for_the_next_start_is_not_said_to_be_in_force() {
 
 #[test]
 fn h34_what_is_set_halfway_is_said_and_recorded() {
-    let lab = limited();
+    let lab = visible();
     // One `qm set` does what comes first and fails then, as a real one does: its second disk is gone.
     lab.control().set(100, "virtio0", "local-lvm:vm-100-disk-7,size=1G").unwrap();
     let said = throttle(&lab, &["--cpu-quota", "50", "--iops-write", "300", "--bandwidth-in", "1000"]);
@@ -244,7 +228,7 @@ fn h34_what_is_set_halfway_is_said_and_recorded() {
 
 #[test]
 fn h48_a_request_that_is_not_answered_is_read_back() {
-    let lab = limited();
+    let lab = visible();
     // Carried out, and the answer lost.
     lab.control().fault("agent.pve-set-throttle.after", FaultAction::Kill, 1).unwrap();
     throttle(&lab, &["--cpu-quota", "50"]).ok().says(&["warning", "reading its configuration"]);
@@ -253,7 +237,7 @@ fn h48_a_request_that_is_not_answered_is_read_back() {
 
 #[test]
 fn h20_a_slow_qm_is_waited_for_without_the_lane() {
-    let lab = limited();
+    let lab = visible();
     lab.control().timing(|timing| timing.config = 4_000).unwrap();
     let slow = begin(&lab, "", "blockhost-vm-throttle", &["web-1", "--cpu-quota", "50"]);
     until("the request", || asked(&lab, 0).contains(&"pve-set-throttle".to_string()));
@@ -263,7 +247,7 @@ fn h20_a_slow_qm_is_waited_for_without_the_lane() {
 
 #[test]
 fn h22_a_locked_vm_is_tried_again_and_then_said() {
-    let lab = limited();
+    let lab = visible();
     lab.control().set_lock(100, Some("backup")).unwrap();
     let said = vm_with(&lab, "limit@throttle=1500", "throttle", &["web-1", "--cpu-quota", "50"]);
     said.fails(&["VM web-1 (VMID 100): not in force: cpu-quota 50 %", "VM is locked (backup)"]);
@@ -281,7 +265,7 @@ fn killed_at_each_point_the_next_call_says_so_or_sets_it() {
     for point in
         ["throttle.configured", "throttle.recorded", "write.database.temporary", "write.database.renamed"]
     {
-        let lab = limited();
+        let lab = visible();
         let arguments = ["web-1", "--cpu-quota", "50", "--bandwidth-in", "1000"];
         let killed = vm_with(&lab, &format!("kill@{point}"), "throttle", &arguments);
         assert_eq!(killed.code, None, "{point}: {killed:?}");
@@ -324,7 +308,7 @@ fn restart_by_somebody_else(lab: &Lab, then: &[&str]) {
 
 #[test]
 fn h36_bandwidth_is_set_again_by_start_resume_and_reapply() {
-    let lab = limited();
+    let lab = visible();
     throttle(&lab, &["--bandwidth-in", "1000", "--bandwidth-out", "2000"]).ok();
     assert_eq!(rates(&lab), ["1000kbit", "2000kbit"]);
     assert_eq!(record(&lab)["limits"], json!({"bandwidth_in_kbps": 1000, "bandwidth_out_kbps": 2000}));
@@ -360,7 +344,7 @@ fn h36_bandwidth_is_set_again_by_start_resume_and_reapply() {
 
 #[test]
 fn h51_limits_of_a_vm_that_is_suspended_or_not_ours_are_not_put_back() {
-    let lab = limited();
+    let lab = visible();
     throttle(&lab, &["--bandwidth-in", "1000"]).ok();
     edit_database(&lab, |all| {
         all["vms"]["web-1"]["expires_at"] = json!("2025-11-23T01:09:55.123456+00:00");
@@ -384,7 +368,7 @@ fn h51_limits_of_a_vm_that_is_suspended_or_not_ours_are_not_put_back() {
 
 #[test]
 fn h35_bandwidth_that_cannot_be_set_is_not_said_to_be_in_force() {
-    let lab = limited();
+    let lab = visible();
     throttle(&lab, &["--bandwidth-in", "1000", "--bandwidth-out", "500"]).ok();
     lab.control().fault("nft.load", FaultAction::error("Error: no limit today"), 1_000).unwrap();
     let arguments = ["--cpu-quota", "50", "--bandwidth-in", "2000", "--bandwidth-out", "3000"];
@@ -400,7 +384,7 @@ fn h35_bandwidth_that_cannot_be_set_is_not_said_to_be_in_force() {
 
 #[test]
 fn h16_keys_of_others_in_the_record_stay() {
-    let lab = limited();
+    let lab = visible();
     edit_database(&lab, |all| {
         all["vms"]["web-1"]["limits"] = json!({"by": "monitor", "iops_read": 5, "since": 17});
         all["vms"]["web-1"]["beacon_name"] = json!("b");
@@ -413,7 +397,7 @@ fn h16_keys_of_others_in_the_record_stay() {
 
 #[test]
 fn h17_limits_of_a_record_that_cannot_be_read_are_not_written_over() {
-    let lab = limited();
+    let lab = visible();
     for wrong in [json!("none"), json!([]), json!({"cpu_quota": "half"})] {
         edit_database(&lab, |all| all["vms"]["web-1"]["limits"] = wrong.clone());
         let before = (snapshot(&lab), read(&lab.path("var/vms.json")));
@@ -428,7 +412,7 @@ fn h17_limits_of_a_record_that_cannot_be_read_are_not_written_over() {
 
 #[test]
 fn h19_limits_wait_for_other_operations_on_the_vm() {
-    let lab = limited();
+    let lab = visible();
     let first = begin(
         &lab,
         "sleep@throttle.configured=1500",
@@ -443,7 +427,7 @@ fn h19_limits_wait_for_other_operations_on_the_vm() {
 
 #[test]
 fn mock_limits_the_record_alone() {
-    let lab = limited();
+    let lab = visible();
     place(&lab, 101, "web-2");
     let mock = lab.path("mock.json");
     write(&mock, &read(&lab.path("var/vms.json")));

@@ -143,7 +143,7 @@ fn h49_a_create_that_finishes_another_looks_whether_its_machine_is_there() {
     lab.control().remove_guest(100).unwrap();
     let refused = create(&lab, "vm-1", &[]);
     assert_eq!((refused.code, refused.out.as_str()), (Some(1), ""), "{refused:?}");
-    assert!(refused.err.contains("no such machine") && refused.err.contains("blockhost-vm-destroy vm-1"));
+    assert!(refused.err.contains("no such VM") && refused.err.contains("blockhost-vm-destroy vm-1"));
     vm(&lab, "destroy", &["vm-1"]).ok();
     create(&lab, "vm-1", &[]).result();
 }

@@ -2,14 +2,13 @@
 //! (`facts/contract/legacy.md`).
 
 use crate::legacy_site::{
-    add, everything, import, legacy_record, legacy_site, records, rows, state_of, unchanged,
+    SHARED_STATE, add, everything, import, legacy_record, legacy_site, records, rows, state_of, unchanged,
 };
 use crate::support::{Commands, guest, read, run, write};
+use crate::terraform::no_changes;
 use lab::Lab;
 use lab::model::Power;
 use serde_json::Value;
-
-const SHARED_STATE: &str = "var/terraform/terraform.tfstate";
 
 fn uuid_on_node(lab: &Lab, vmid: u32) -> Option<String> {
     let config = guest(lab, vmid).config;
@@ -24,21 +23,6 @@ fn audit(lab: &Lab) -> String {
 
 fn snippets(lab: &Lab) -> Vec<String> {
     lab.control().snapshot().unwrap().snippets.into_keys().collect()
-}
-
-/// What terraform would do in a VM's own directory, by its exit code: 0 nothing, 2 something.
-fn plan(lab: &Lab, name: &str) -> crate::support::Ended {
-    let mut command = lab.tool("terraform");
-    command.env("TMPDIR", lab.path("home")).env("TF_DATA_DIR", lab.path("var/terraform/.terraform"));
-    command.current_dir(lab.path(format!("var/terraform/vms/{name}")));
-    command.args([
-        "plan",
-        "-input=false",
-        "-no-color",
-        "-detailed-exitcode",
-        "-var-file=../../terraform.tfvars",
-    ]);
-    run(command)
 }
 
 #[test]
@@ -129,8 +113,7 @@ fn h02_h55_h58_a_vm_is_moved_while_it_runs() {
     let now = (guest(&lab, other), state_of(&lab, "web_002"), legacy_record(&lab, "web-002"));
     assert_eq!(now, neighbour);
     // Terraform agrees, should anybody ask it.
-    let planned = plan(&lab, "web-001");
-    assert_eq!(planned.code, Some(0), "{planned:#?}");
+    no_changes(&lab, "web-001", "imported");
     let again = import(&lab, &["--apply"]).ok();
     assert!(again.err.contains("moved 1 VM"), "the other: {again:#?}");
     assert_eq!(import(&lab, &["--apply"]).ok().err, "no VM of the older package is left\n");

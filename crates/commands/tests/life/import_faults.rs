@@ -2,15 +2,14 @@
 //! neighbours, and a node or a state that cannot be asked (`facts/contract/legacy.md`).
 
 use crate::legacy_site::{
-    DATABASE, add, everything, import, import_command, import_with, legacy_record, legacy_site, records,
-    rows, state_of, unchanged,
+    DATABASE, SHARED_STATE, add, everything, import, import_command, import_with, legacy_record, legacy_site,
+    records, rows, state_of, unchanged,
 };
 use crate::support::{Commands, Ended, guest, read, run, until, write};
+use crate::terraform::no_changes;
 use lab::Lab;
 use lab::model::{FaultAction, NewGuest};
 use serde_json::{Value, json};
-
-const SHARED_STATE: &str = "var/terraform/terraform.tfstate";
 
 fn stranger(vmid: u32, name: &str) -> NewGuest {
     NewGuest { vmid, name: name.into(), running: true, ..NewGuest::default() }
@@ -147,18 +146,7 @@ fn a_vm_that_the_state_has_lost_is_moved_if_record_and_node_agree() {
         serde_json::from_str(&read(&lab.path("var/terraform/vms/web-001/terraform.tfstate"))).unwrap();
     assert_eq!(own["resources"][0]["instances"][0]["attributes"]["vm_id"], id);
     // terraform fills in the rest, and wants to change nothing.
-    let mut plan = lab.tool("terraform");
-    plan.env("TMPDIR", lab.path("home")).env("TF_DATA_DIR", lab.path("var/terraform/.terraform"));
-    plan.current_dir(lab.path("var/terraform/vms/web-001"));
-    plan.args([
-        "plan",
-        "-input=false",
-        "-no-color",
-        "-detailed-exitcode",
-        "-var-file=../../terraform.tfvars",
-    ]);
-    let planned = run(plan);
-    assert_eq!(planned.code, Some(0), "{planned:#?}");
+    no_changes(&lab, "web-001", "imported");
     // Neither state nor files: the whole directory was lost.
     let lab = legacy_site();
     add(&lab, "web-001", "192.168.122.200", None);

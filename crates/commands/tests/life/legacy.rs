@@ -1,11 +1,9 @@
 //! VMs that the older package made: found, moved on, destroyed where they are (`facts/contract/legacy.md`).
 
-use crate::legacy_site::{DATABASE, add, legacy_record, legacy_site, state_of};
+use crate::legacy_site::{DATABASE, SHARED_STATE, add, legacy_record, legacy_site, state_of};
 use crate::support::{Commands, WALLET, edit, guest, read, write};
 use lab::Lab;
 use lab::model::{NewGuest, Power};
-
-const SHARED_STATE: &str = "var/terraform/terraform.tfstate";
 
 fn snippets(lab: &Lab) -> Vec<String> {
     lab.control().snapshot().unwrap().snippets.into_keys().collect()

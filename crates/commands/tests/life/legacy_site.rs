@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 pub const DATABASE: &str = "var/vm-db.json";
+pub const SHARED_STATE: &str = "var/terraform/terraform.tfstate";
 
 /// Its node, its settings, its provider block; no VMs yet.
 pub fn legacy_site() -> Lab {
@@ -75,7 +76,7 @@ pub fn addresses(label: &str) -> [String; 2] {
 
 /// What the shared state holds of a VM.
 pub fn state_of(lab: &Lab, label: &str) -> Vec<Value> {
-    let state: Value = serde_json::from_str(&read(&lab.path("var/terraform/terraform.tfstate"))).unwrap();
+    let state: Value = serde_json::from_str(&read(&lab.path(SHARED_STATE))).unwrap();
     let resources = state["resources"].as_array().unwrap().iter();
     let named = |name: &str| name == label || name == format!("cloud_config_{label}");
     resources.filter(|resource| named(resource["name"].as_str().unwrap())).cloned().collect()

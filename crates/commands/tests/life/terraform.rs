@@ -9,7 +9,9 @@ use std::process::Command;
 
 fn terraform(lab: &Lab, name: &str) -> Command {
     let mut command = lab.tool("terraform");
+    // The provider keeps the last VMID it took in the temporary folder: other tests have theirs there.
     command
+        .env("TMPDIR", lab.path("home"))
         .current_dir(lab.path("var/terraform/vms").join(name))
         .env("TF_DATA_DIR", lab.path("var/terraform/.terraform"));
     command
@@ -29,7 +31,7 @@ fn plan(lab: &Lab, name: &str) -> Ended {
 }
 
 #[track_caller]
-fn no_changes(lab: &Lab, name: &str, after: &str) {
+pub fn no_changes(lab: &Lab, name: &str, after: &str) {
     let said = plan(lab, name);
     assert_eq!(said.code, Some(0), "{after}: {said:?}");
     assert!(said.out.contains("No changes."), "{after}: {said:?}");

@@ -34,7 +34,7 @@ impl Lifeline {
         self.pipe = None;
         match wait(&mut self.child, &deadline)? {
             Some(status) => Ok(status),
-            None => anyhow::bail!("it did not end in time"),
+            None => anyhow::bail!("the child process did not exit in time"),
         }
     }
 }

@@ -15,18 +15,9 @@ const LIMIT: Duration = Duration::from_secs(45);
 /// Powers a VM off; returns `false` if it was already off.
 pub fn kill(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
     let deadline = ctx.host.deadline_of("kill", LIMIT);
-    ctx.live_record(name)?;
-    let vm = ctx.lock_vm(name, "kill", Duration::from_secs(30))?;
-    let machine = machine::of_record(&vm, vm.live_record_now()?, deadline)?;
-    let state = machine.settled_state(&vm, deadline)?;
-    anyhow::ensure!(
-        state.exists,
-        "{}: the VM no longer exists on the node (deleted outside BlockHost?); restore it from a backup, or close its record with blockhost-vm-destroy {name}",
-        machine.label()
-    );
-    if !state.running {
+    let Some((vm, machine, _)) = machine::lock_running(ctx, name, "kill", deadline)? else {
         return Ok(false);
-    }
+    };
     power_off(&vm, &machine, deadline)?;
     Ok(true)
 }

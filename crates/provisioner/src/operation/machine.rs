@@ -5,6 +5,7 @@ use super::locked_vm::LockedVm;
 use crate::host::clock::Deadline;
 use crate::tool::node::Act;
 use crate::value::identity::Identity;
+use crate::value::vm_name::VmName;
 use crate::value::vm_record::VmRecord;
 use crate::value::vm_state::VmState;
 use crate::value::vmid::Vmid;
@@ -73,6 +74,18 @@ impl Machine {
         }
     }
 
+    /// Checks that the VM still exists on the node.
+    pub fn ensure_exists(&self, state: &VmState) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            state.exists,
+            "{}: the VM no longer exists on the node (deleted outside BlockHost?); restore it from a backup, or close \
+             its record with blockhost-vm-destroy {}",
+            self.label(),
+            self.record.name
+        );
+        Ok(())
+    }
+
     /// Returns the state of whatever is at its VMID.
     pub fn unproven_state(&self, ctx: &Context<'_>, deadline: Deadline) -> anyhow::Result<VmState> {
         let state = ctx.node().state(self.vmid, Some(&self.identity), deadline.at_most(LOOK));
@@ -102,6 +115,21 @@ impl Machine {
         );
         Ok(())
     }
+}
+
+/// Locks a VM for stop or kill, and returns it with its state if it is running; `None` if it is off.
+pub fn lock_running<'c, 'h>(
+    ctx: &'c Context<'h>,
+    name: &VmName,
+    verb: &str,
+    deadline: Deadline,
+) -> anyhow::Result<Option<(LockedVm<'c, 'h>, Machine, VmState)>> {
+    ctx.live_record(name)?;
+    let vm = ctx.lock_vm(name, verb, Duration::from_secs(30))?;
+    let machine = of_record(&vm, vm.live_record_now()?, deadline)?;
+    let state = machine.settled_state(&vm, deadline)?;
+    machine.ensure_exists(&state)?;
+    Ok(state.running.then_some((vm, machine, state)))
 }
 
 /// A paused guest still has a running process. If the root agent could not tell whether it is paused, queries the API

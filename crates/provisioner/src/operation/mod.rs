@@ -79,7 +79,7 @@ pub use locked_vm::in_words;
 
 /// What every operation works with.
 pub struct Context<'h> {
-    /// The machine.
+    /// Where files are on this host, and its doors to everything outside of this process.
     pub host: &'h Host,
     /// Settings from db.yaml.
     pub settings: Settings,

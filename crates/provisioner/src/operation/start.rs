@@ -77,11 +77,7 @@ pub fn run(
     let node = vm.node();
     let label = machine.label();
     let state = machine.proven_state(vm, deadline)?;
-    anyhow::ensure!(
-        state.exists,
-        "{label}: the VM no longer exists on the node (deleted outside BlockHost?); restore it from a backup, or close its record with blockhost-vm-destroy {}",
-        machine.record.name
-    );
+    machine.ensure_exists(&state)?;
     let was_running = state.running && state.paused != Some(true);
     let decision = network::decision_for(vm, &machine.record);
     if !was_running {

@@ -20,18 +20,10 @@ const UNHEARD: &str = "powerdown failed";
 pub fn stop(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<bool> {
     let limit = ctx.host.limit("stop", LIMIT);
     let deadline = ctx.host.deadline(limit);
-    ctx.live_record(name)?;
-    let vm = ctx.lock_vm(name, "stop", Duration::from_secs(30))?;
-    let machine = machine::of_record(&vm, vm.live_record_now()?, deadline)?;
-    let label = machine.label();
-    let state = machine.settled_state(&vm, deadline)?;
-    anyhow::ensure!(
-        state.exists,
-        "{label}: the VM no longer exists on the node (deleted outside BlockHost?); restore it from a backup, or close its record with blockhost-vm-destroy {name}"
-    );
-    if !state.running {
+    let Some((_vm, machine, state)) = machine::lock_running(ctx, name, "stop", deadline)? else {
         return Ok(false);
-    }
+    };
+    let label = machine.label();
     let paused = || {
         format!(
             "{label}: it is paused, so it cannot shut down; continue it with blockhost-vm-start {name} or switch it off with blockhost-vm-kill {name}"

@@ -67,10 +67,7 @@ pub fn throttle(ctx: &Context<'_>, name: &VmName, request: &LimitRequest) -> any
     let machine = machine::of_record(&vm, record, deadline)?;
     let label = machine.label();
     let state = machine.settled_state(&vm, deadline)?;
-    anyhow::ensure!(
-        state.exists,
-        "{label}: the VM no longer exists on the node (deleted outside BlockHost?); restore it from a backup, or close its record with blockhost-vm-destroy {name}"
-    );
+    machine.ensure_exists(&state)?;
     anyhow::ensure!(
         state.running,
         "{label} is not running, and limits are set on running VMs only; start it with blockhost-vm-start {name}"
@@ -121,11 +118,7 @@ pub fn show(ctx: &Context<'_>, name: &VmName) -> anyhow::Result<Shown> {
     let recorded = recorded(ctx, name);
     let machine = machine::seen(ctx, record, deadline)?;
     let state = machine.state(ctx, deadline)?;
-    anyhow::ensure!(
-        state.exists,
-        "{}: the VM no longer exists on the node (deleted outside BlockHost?)",
-        machine.label()
-    );
+    machine.ensure_exists(&state)?;
     let node = configuration(ctx, &machine, deadline)?;
     let (record, mut differences) = match recorded {
         Ok(record) => (record, node.differences(&record)),
@@ -222,7 +215,7 @@ fn configure(
         Ok(after) => {
             let failure = failure.map(anyhow::Error::msg).or(cause);
             let cause =
-                failure.unwrap_or_else(|| anyhow::anyhow!("the node is busy: qm set did not end in time"));
+                failure.unwrap_or_else(|| anyhow::anyhow!("the node is busy: qm set did not finish in time"));
             Err(Failed { cause, after: Some(after) })
         }
         Err(error) => Err(Failed { cause: cause.unwrap_or(error), after: None }),
@@ -323,7 +316,7 @@ fn half_set(
 pub(super) fn record_limits(ctx: &Context<'_>, name: &VmName, limits: &Limits) -> anyhow::Result<()> {
     ctx.database.update(|db| {
         let fields = db.fields(name.as_str());
-        let fields = fields.with_context(|| format!("VM {name}: its record has gone meanwhile"))?;
+        let fields = fields.with_context(|| format!("VM {name}: its record was removed in the meantime"))?;
         let present = fields.get(FIELD).filter(|value| !value.is_null());
         match limits.to_record(present) {
             Some(value) if present != Some(&value) => db.set(name.as_str(), FIELD, &value),

@@ -88,12 +88,12 @@ impl Limit {
     }
 }
 
-/// A value for each limit; 0 means unlimited (for CPU shares: Proxmox' default).
+/// A value for each limit; 0 means unlimited, and for CPU shares Proxmox' default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits([u32; Limit::ALL.len()]);
 
 impl Limits {
-    /// Returns the value of a limit; 0 means unlimited.
+    /// Returns the value of a limit; 0 means unlimited, and for CPU shares Proxmox' default.
     pub fn get(&self, limit: Limit) -> u32 {
         self.0[limit as usize]
     }

@@ -217,7 +217,7 @@ fn wait_for_guest(
     let (node, vmid) = (vm.node(), taken.allocation.vmid);
     let state = node.state(vmid, Some(identity), vm.host.deadline(Duration::from_secs(60)))?;
     if !state.exists || !state.is(identity, vm.name()) {
-        let found = if state.exists { state.description() } else { "no machine".to_string() };
+        let found = if state.exists { state.description() } else { "no VM with this VMID".to_string() };
         anyhow::bail!("terraform reported success, but the node has {found}");
     }
     let limit = request.guest_timeout.unwrap_or(vm.settings.guest_ready_timeout);

@@ -67,7 +67,7 @@ pub fn unreported(
         "VM {name} (VMID {}): it was created earlier but never reported, and now the node has {}: remove its record \
          with blockhost-vm-destroy {name}, then create it again",
         place.vmid,
-        if state.exists { state.description() } else { "no such machine".to_owned() }
+        if state.exists { state.description() } else { "no such VM".to_owned() }
     );
     tracing::info!("VM {name}: it was created earlier but never reported; finishing that");
     // No turn is waited for; taking and dropping our ticket also removes the dead create's.

@@ -23,7 +23,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// A guest that is shutting down.
 pub struct GuestShutdown<'c, 'h> {
-    /// The machine.
+    /// The VM.
     pub machine: Machine,
     /// `false` if its record is already suspended and only the VM is running (H50).
     pub to_be_suspended: bool,
