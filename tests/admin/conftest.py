@@ -101,7 +101,7 @@ def capacity(**changes) -> dict:
         "ipv4": {"pool": "192.168.122.200 to 192.168.122.250", "total": 51, "free": 12, "limit": "known", "more_vms": 12},
         "ipv6": {"pool": None, "total": None, "free": None, "limit": "none", "more_vms": None},
         "memory": {"node": "pve", "total_bytes": 64 * gib, "used_bytes": 9 * gib, "promised_bytes": 14 * gib,
-                   "vms_not_measured": 0, "overcommit_memory": None, "refuses": False, "limit": "known", "more_vms": 25},
+                   "vms_not_measured": 0, "refuses": False, "limit": "known", "more_vms": 25},
         "storages": [
             {"storage": "local-lvm", "purposes": ["disks"], "type": "lvmthin", "total_bytes": 500 * gib,
              "used_bytes": 80 * gib, "free_bytes": 420 * gib, "reserve_bytes": 0, "bytes_per_vm": None,

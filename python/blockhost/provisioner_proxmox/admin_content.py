@@ -287,7 +287,8 @@ def _supplies(told: dict[str, Any]) -> list[Supply]:
         is_whole = memory.get("vms_not_measured") == 0
         free = None if total is None or promised is None or not is_whole else max(0, total - promised)
         used = _gib(promised) + ("" if is_whole or promised is None else " or more")
-        name = f"Memory promised on {_text(memory.get('node'))}"
+        node = _text(memory.get("node"))
+        name = f"Memory promised on {node}" if node else "Memory promised"
         supplies.append(Supply(name, _gib(total), used, _gib(free), _more(memory)))
     for storage in map(_dict, _list(told.get("storages"))):
         if name := _text(storage.get("storage")):
