@@ -7,6 +7,7 @@ use provisioner::host::Host;
 use provisioner::operation::audited::audited;
 use provisioner::operation::create::{Created, Request, VmResult, create};
 use provisioner::operation::{Context, mock};
+use provisioner::plan::capacity::USUAL;
 use provisioner::value::allocation::Wish;
 use provisioner::value::node_name::NodeName;
 use provisioner::value::text::{OneLine, PlainName, StorageId, Tag, UserName};
@@ -45,13 +46,13 @@ pub struct CreateCommand {
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = |text: &str| number::<u32>(text, 0..=36_500, "a whole number of days, e.g. 30"))]
     expiry_days: Option<u32>,
     /// Number of vCPUs
-    #[arg(long, value_name = "N", default_value_t = 1, allow_negative_numbers = true, value_parser = |text: &str| number::<u32>(text, 1..=512, "a whole number of vCPUs, e.g. 2"))]
+    #[arg(long, value_name = "N", default_value_t = USUAL.cpus, allow_negative_numbers = true, value_parser = |text: &str| number::<u32>(text, 1..=512, "a whole number of vCPUs, e.g. 2"))]
     cpu: u32,
     /// Memory in MB
-    #[arg(long, value_name = "MB", default_value_t = 2048, allow_negative_numbers = true, value_parser = |text: &str| number::<u32>(text, 64..=4_194_304, "whole megabytes, e.g. 2048"))]
+    #[arg(long, value_name = "MB", default_value_t = USUAL.memory_mb, allow_negative_numbers = true, value_parser = |text: &str| number::<u32>(text, 64..=4_194_304, "whole megabytes, e.g. 2048"))]
     memory: u32,
     /// Disk in GB
-    #[arg(long, value_name = "GB", default_value_t = 20, allow_negative_numbers = true, value_parser = |text: &str| number::<u32>(text, 1..=131_072, "whole gigabytes, e.g. 20"))]
+    #[arg(long, value_name = "GB", default_value_t = USUAL.disk_gb, allow_negative_numbers = true, value_parser = |text: &str| number::<u32>(text, 1..=131_072, "whole gigabytes, e.g. 20"))]
     disk: u32,
     /// Create the VM. Without this flag, only show what would be created
     #[arg(long)]

@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod build_template;
+pub mod capacity;
 pub mod create;
 pub mod destroy;
 pub mod detect;

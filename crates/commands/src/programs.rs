@@ -19,11 +19,12 @@ pub struct Program {
 }
 
 /// All executables, by name.
-pub const PROGRAMS: [Program; 24] = [
+pub const PROGRAMS: [Program; 25] = [
     of::<crate::build_template::BuildTemplateCommand>(
         "blockhost-build-template",
         crate::build_template::main,
     ),
+    of::<crate::capacity::CapacityCommand>("blockhost-provisioner-capacity", crate::capacity::main),
     of::<crate::detect::DetectCommand>("blockhost-provisioner-detect", crate::detect::main),
     of::<crate::doctor::DoctorCommand>("blockhost-provisioner-doctor", crate::doctor::main),
     of::<crate::guard::GuardCommand>("blockhost-provisioner-guard", crate::guard::main),

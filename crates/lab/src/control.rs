@@ -12,9 +12,9 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::api;
 use crate::model::{AgentMode, FaultAction, GuestChange, NewGuest, Power, Timing};
-use crate::node::Shared;
 use crate::node::power;
 use crate::node::refusal::{Outcome, Refusal};
+use crate::node::{Peer, Shared};
 use crate::tool::{self, ToolCall};
 
 /// What can be asked on the socket.
@@ -123,6 +123,12 @@ pub(crate) enum Request {
         storage: String,
         total: Option<u64>,
         enabled: Option<bool>,
+    },
+    /// A node of the cluster, this one or another, is on or off, and has so much memory in bytes.
+    Peer {
+        node: String,
+        online: bool,
+        memory: u64,
     },
     Down,
 }
@@ -271,6 +277,9 @@ fn change_state(node: &Shared, request: Request) -> Outcome<()> {
                 Some(lladdr) => drop(state.network.neighbours.insert(address, (lladdr, entry))),
                 None => drop(state.network.neighbours.remove(&address)),
             }
+        }
+        Request::Peer { node, online, memory } => {
+            state.peers.insert(node, Peer { online, memory });
         }
         Request::Zfs { storage } => {
             state.storages.add_zfs(&storage);

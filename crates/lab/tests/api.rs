@@ -338,3 +338,40 @@ fn the_lab_paths_serve_the_provider() {
     assert_eq!(api(&lab, "DELETE", "/nodes/pve/storage/local/content/local:snippets%2Fx.yaml", "").code, 200);
     assert!(lab.control().snapshot().unwrap().snippets.is_empty());
 }
+
+#[test]
+fn one_request_tells_of_nodes_guests_and_storages_as_far_as_a_real_node_does() {
+    let lab = with_guest(node());
+    let all = || api(&lab, "GET", "/cluster/resources", "").data().clone();
+    let row = |all: &Value, id: &str| {
+        all.as_array().unwrap().iter().find(|row| row["id"] == id).cloned().unwrap_or_default()
+    };
+    let before = all();
+    assert_eq!(row(&before, "node/pve")["maxmem"], 32u64 << 30);
+    assert_eq!(row(&before, "node/pve")["mem"], 8u64 << 30, "the token may audit the node");
+    assert!(row(&before, "qemu/100")["maxmem"].is_u64());
+    let storage = row(&before, "storage/pve/local-lvm");
+    assert_eq!([&storage["plugintype"], &storage["maxdisk"]], [&json!("lvmthin"), &json!(4096u64 << 30)]);
+    // A node that is off has no figures, nor have its guests; another node's use is not for this token.
+    lab.control().migrate(100, "pve2").unwrap();
+    let moved = all();
+    assert_eq!(
+        [&row(&moved, "node/pve2")["maxmem"], &row(&moved, "node/pve2")["mem"]],
+        [&json!(32u64 << 30), &Value::Null]
+    );
+    lab.control().peer("pve2", false, 32 << 30).unwrap();
+    let off = all();
+    assert_eq!(
+        [&row(&off, "node/pve2")["status"], &row(&off, "node/pve2")["maxmem"]],
+        [&json!("offline"), &Value::Null]
+    );
+    assert_eq!(
+        [&row(&off, "qemu/100")["status"], &row(&off, "qemu/100")["maxmem"]],
+        [&json!("unknown"), &Value::Null]
+    );
+    // A disabled storage is not listed here, and elsewhere has zeros.
+    lab.control().storage("local-lvm", None, Some(false)).unwrap();
+    assert_eq!(row(&all(), "storage/pve/local-lvm"), Value::Null);
+    let status = api(&lab, "GET", "/nodes/pve/storage/local-lvm/status", "").data().clone();
+    assert_eq!([&status["active"], &status["total"], &status["avail"]], [&json!(0); 3]);
+}

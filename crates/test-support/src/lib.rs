@@ -11,6 +11,7 @@
 
 mod ended;
 mod files;
+mod promtool;
 mod running;
 pub mod schema;
 mod sweep;
@@ -19,6 +20,7 @@ mod waiting;
 
 pub use ended::Ended;
 pub use files::{edit, json, read, write};
+pub use promtool::promtool;
 pub use running::{Running, run, start};
 pub use sweep::{points, sweep};
 pub use terminal::on_terminal;

@@ -64,16 +64,35 @@ fn storages_and_template_are_judged() {
             control.storage("local-lvm", None, Some(true)).unwrap();
         },
     );
-    for (total, code) in [(gib / 4, "storage-full"), (used + used / 20, "storage-nearly-full")] {
+    // Of the last, a tenth and more is free, and not what a disk of 20 GB needs.
+    for (total, codes) in [
+        (gib / 4, &["storage-full"][..]),
+        (used + used / 20, &["storage-exhausted", "storage-nearly-full"]),
+        (19 * gib, &["storage-exhausted"]),
+    ] {
         case(
             &lab,
-            &[code],
+            codes,
             || control.storage("local-lvm", Some(total), None).unwrap(),
             || {
                 control.storage("local-lvm", Some(4096 * gib), None).unwrap();
             },
         );
     }
+    let yaml = lab.path("etc/blockhost/db.yaml");
+    control.storage("local-lvm", Some(100 * gib), None).unwrap();
+    let found = file_case(&lab, &["storage-exhausted"], &yaml, append("storage_reserve_percent: 99"));
+    control.storage("local-lvm", Some(4096 * gib), None).unwrap();
+    assert!(found[0]["what"].as_str().unwrap().contains("storage_reserve_percent 99"), "{found:?}");
+    let found = file_case(&lab, &["memory-exhausted"], &yaml, append("overcommit_memory: 0.1"));
+    let what = found[0]["what"].as_str().unwrap();
+    assert!(what.contains("2048 MB are needed") && what.contains("overcommit_memory 0.1"), "{what}");
+    // What is not told is not used up.
+    control.peer("pve", false, 32 * gib).unwrap();
+    write(&yaml, &format!("{}overcommit_memory: 0.1\n", read(&yaml)));
+    assert_eq!(crate::support::codes(&lab), [""; 0]);
+    control.peer("pve", true, 32 * gib).unwrap();
+    write(&yaml, &read(&yaml).replace("overcommit_memory: 0.1\n", ""));
     let pvesm = |content: &str| {
         assert!(
             lab.tool("pvesm").args(["set", "local-lvm", "--content", content]).status().unwrap().success()

@@ -7,7 +7,6 @@ use crate::support::{
 use lab::Lab;
 use lab::model::{AgentMode, FaultAction, Figures, Power};
 use serde_json::{Value, json};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The node may be slow here: only what a test is about shall end early.
@@ -371,26 +370,8 @@ fn prometheus_text_is_what_promtool_takes_and_names_no_owner() {
             }
         }
         assert!(families.len() > 10, "{said:?}");
-        promtool(&said.out);
+        test_support::promtool(&said.out);
     }
-}
-
-/// The real judge, which `tests/packages.sh` puts into `target/`.
-fn promtool(text: &str) {
-    use std::io::Write;
-    use std::process::{Command, Stdio};
-    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/promtool");
-    let program = if fetched.exists() { fetched.as_path() } else { Path::new("promtool") };
-    let mut command = Command::new(program);
-    command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn();
-    let mut child =
-        child.unwrap_or_else(|error| panic!("promtool: {error}; tests/packages.sh fetches it, as root"));
-    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    let judged = child.wait_with_output().unwrap();
-    // Its advice stands on stderr, with exit code 0 or not.
-    let words = String::from_utf8_lossy(&judged.stderr).into_owned();
-    assert!(judged.status.success() && words.is_empty(), "{words}");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The preview asks what `--apply` asks: what would be refused is refused, and what could not be asked is said.
 
-use crate::support::{Commands, Ended, WALLET, add_settings, edit, read, world, write};
+use crate::support::{Commands, Ended, WALLET, add_settings, edit, read, until, world, write};
 use lab::Lab;
-use lab::model::FaultAction;
+use lab::model::{FaultAction, NewGuest};
 
 /// The preview and `--apply` say no with the same words, and nothing was taken.
 #[track_caller]
@@ -40,6 +40,96 @@ fn storages_that_cannot_hold_the_disks_are_refused_beforehand() {
         &["--disk-datastore", "nosuch"],
         &["storage nosuch", "does not exist on node pve", "pvesm"],
     );
+}
+
+/// Somebody else's VM that the token sees, with so much memory in MB.
+fn with_memory(lab: &Lab, vmid: u32, memory_mb: u32) {
+    let config = [("memory".to_string(), memory_mb.to_string())].into();
+    let (name, pool) = (format!("other-{vmid}"), Some("blockhost".to_string()));
+    lab.control().add_guest(NewGuest { vmid, name, config, pool, ..NewGuest::default() }).unwrap();
+}
+
+#[test]
+fn memory_that_the_node_has_not_is_refused_beforehand_where_db_yaml_says_how_much_it_has() {
+    let lab = Lab::builder().start().unwrap();
+    // Three times what the node has is promised already, which was never a reason.
+    with_memory(&lab, 500, 98_304);
+    lab.made("before");
+    add_settings(&lab, "overcommit_memory: 3");
+    let words =
+        ["VM web-1", "node pve", "0 MB can still be promised", "2048 MB are needed", "overcommit_memory 3"];
+    both_refuse(&lab, &[], &words);
+    both_refuse(&lab, &["--memory", "64"], &["64 MB are needed", "smaller --memory"]);
+    // 32 GiB times 3.2 are 6553 MB more, of which VM before has 2048.
+    let path = lab.path("etc/blockhost/db.yaml");
+    edit(&path, "overcommit_memory: 3", "overcommit_memory: 3.2");
+    both_refuse(&lab, &["--memory", "4506"], &["4505 MB can still", "4506 MB are needed"]);
+    lab.made_with("web-1", &["--memory", "4505"]);
+    lab.create("web-2", &["--memory", "64"]).fails(&["VM web-2", "0 MB can still"]);
+    // What nobody says refuses nothing: the node's size, and a whole answer.
+    lab.control().peer("pve", false, 32 << 30).unwrap();
+    lab.made("web-3");
+    lab.control().peer("pve", true, 32 << 30).unwrap();
+    lab.control().fault("api.GET /cluster/resources*", FaultAction::error("no"), 9).unwrap();
+    // (Terraform would ask there as well, so only the preview goes on.)
+    lab.vm("create", &["web-4", "--owner-wallet", WALLET]).ends(0);
+    lab.control().clear_faults().unwrap();
+    // An API that is down refuses, as for every other question, and a preview says that it could not ask.
+    let down = FaultAction::Error { message: "down".into(), code: Some(595) };
+    lab.control().fault("api.GET /cluster/resources", down, 1_000).unwrap();
+    let arguments = ["web-5", "--owner-wallet", WALLET, "--apply"];
+    lab.vm_with("limit@preflight=1000", "create", &arguments)
+        .fails(&["VM web-5", "cannot query the node's memory"]);
+}
+
+#[test]
+fn memory_that_others_took_while_a_create_waited_is_refused_with_nothing_taken() {
+    let lab = Lab::builder().start().unwrap();
+    lab.made("before");
+    add_settings(&lab, "overcommit_memory: 1");
+    let create =
+        lab.vm_start("sleep@create.queued=3000", "create", &["web-1", "--owner-wallet", WALLET, "--apply"]);
+    until("it waits", || std::fs::read_dir(lab.path("run/creates")).is_ok_and(|all| all.count() > 0));
+    with_memory(&lab, 500, 30_720);
+    let before = world(&lab);
+    create.wait().fails(&["VM web-1", "0 MB can still be promised"]);
+    world(&lab).same(&before, "refused after its turn");
+    assert!(!lab.path("var/journal/web-1.json").exists() && !lab.path("var/terraform/vms/web-1").exists());
+}
+
+#[test]
+fn h32_a_storage_keeps_its_reserve_and_without_one_refuses_what_it_always_did() {
+    let lab = Lab::builder().start().unwrap();
+    // 21 GiB for disks of 20 GB, of which nine are promised: that is what thin storages are for.
+    lab.control().storage("local-lvm", Some(21 << 30), None).unwrap();
+    for index in 0..2 {
+        lab.made(&format!("thin-{index}"));
+    }
+    add_settings(&lab, "storage_reserve_percent: 90");
+    let words = [
+        "VM web-1",
+        "storage local-lvm",
+        "is nearly full",
+        "to stay free",
+        "storage_reserve_percent 90",
+        "pvesm",
+    ];
+    both_refuse(&lab, &[], &words);
+    edit(&lab.path("etc/blockhost/db.yaml"), "_percent: 90", "_percent: 5");
+    lab.made("web-1");
+}
+
+#[test]
+fn h13_vmids_and_addresses_that_are_used_up_are_refused_with_nothing_taken() {
+    let of = |what: &str| match what {
+        "VMIDs" => Lab::builder().vmid_range(100, 100).start().unwrap(),
+        _ => Lab::builder().ip_pool(200, 200).start().unwrap(),
+    };
+    for (what, words) in [("VMIDs", "vmid_range"), ("addresses", "IP pool exhausted")] {
+        let lab = of(what);
+        lab.made("first");
+        both_refuse(&lab, &[], &["VM web-1", words, "db.yaml"]);
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests start programs and make files")]
 #![allow(clippy::unwrap_used, reason = "a test that meets the unexpected fails")]
 
+mod capacity;
 mod lists;
 mod pages;
 #[allow(dead_code, unused_imports, reason = "shared with the suite of guests, which uses more of it")]

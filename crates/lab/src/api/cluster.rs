@@ -7,7 +7,7 @@ use super::params::{Params, vmid as parse_vmid};
 use crate::node::access::Caller;
 use crate::node::refusal::{Outcome, Refusal};
 use crate::node::tasks::Task;
-use crate::node::{Shared, State};
+use crate::node::{Peer, Shared, State};
 
 pub(crate) fn version(node: &Shared) -> Value {
     match node.options.pve {
@@ -36,7 +36,8 @@ pub(crate) fn resources(node: &Shared, caller: &Caller, params: &Params) -> Valu
         for guest in state.guests.values() {
             let path = format!("/vms/{}", guest.vmid);
             if state.access.may(caller, &path, guest.pool.as_deref(), "VM.Audit") {
-                list.push(figures::resource(guest, node));
+                let is_up = state.cluster(&node.options.node).get(&guest.node).is_none_or(|peer| peer.online);
+                list.push(figures::resource(guest, node, is_up));
             }
         }
         for (vmid, on) in &state.containers {
@@ -47,12 +48,50 @@ pub(crate) fn resources(node: &Shared, caller: &Caller, params: &Params) -> Valu
         }
     }
     if params.get("type").is_none_or(|kind| kind == "node") {
-        list.push(
-            json!({"id": format!("node/{}", node.options.node), "type": "node", "node": node.options.node,
-            "status": "online"}),
-        );
+        for (name, peer) in state.cluster(&node.options.node) {
+            let audit = state.access.may(caller, &format!("/nodes/{name}"), None, "Sys.Audit");
+            list.push(node_row(&name, peer, audit));
+        }
+    }
+    if params.get("type").is_none_or(|kind| kind == "storage") {
+        for (name, storage) in state.storages.storages.iter().filter(|(_, storage)| storage.enabled) {
+            if state.access.may(caller, &format!("/storage/{name}"), None, "Datastore.Audit") {
+                list.push(json!({"id": format!("storage/{}/{name}", node.options.node), "type": "storage",
+                    "storage": name, "node": node.options.node, "plugintype": storage.kind, "status": "available",
+                    "shared": 0, "content": storage.content.join(","), "maxdisk": storage.total,
+                    "disk": state.storages.used(name)}));
+            }
+        }
     }
     Value::Array(list)
+}
+
+/// A line of `cluster/resources` about a node: use only for who may audit it, and no figures at all of one that is off
+/// (extract_node_stats in PVE/API2Tools.pm).
+fn node_row(name: &str, peer: Peer, audit: bool) -> Value {
+    let mut row = json!({"id": format!("node/{name}"), "type": "node", "node": name,
+        "status": if peer.online { "online" } else { "offline" }});
+    if peer.online {
+        for (key, value) in [
+            ("level", json!("")),
+            ("maxcpu", json!(8)),
+            ("maxmem", json!(peer.memory)),
+            ("maxdisk", json!(100u64 << 30)),
+        ] {
+            row[key] = value;
+        }
+        if audit {
+            for (key, value) in [
+                ("uptime", json!(86_400)),
+                ("cpu", json!(0.05)),
+                ("mem", json!(8u64 << 30)),
+                ("disk", json!(10u64 << 30)),
+            ] {
+                row[key] = value;
+            }
+        }
+    }
+    row
 }
 
 pub(crate) fn status(node: &Shared) -> Value {
@@ -68,7 +107,7 @@ pub(crate) fn nodes(node: &Shared) -> Value {
 /// A node of another name is only known while it has guests.
 pub(crate) fn check_node(node: &Shared, on: &str) -> Outcome<()> {
     let state = node.state();
-    if on == node.options.node || state.guests.values().any(|guest| guest.node == on) {
+    if on == node.options.node || state.cluster(&node.options.node).contains_key(on) {
         return Ok(());
     }
     Err(Refusal::die(format!(
@@ -243,10 +282,11 @@ pub(crate) fn storage_definition(node: &Shared, caller: &Caller, name: &str) -> 
 
 fn storage_json(state: &State, name: &str) -> Outcome<Value> {
     let storage = state.storages.get(name)?;
-    let used = state.storages.used(name);
+    // One that is off has zeros for figures (storage_info in PVE/Storage.pm).
+    let [total, used] = if storage.enabled { [storage.total, state.storages.used(name)] } else { [0; 2] };
     Ok(json!({"storage": name, "type": storage.kind, "content": storage.content.join(","),
         "enabled": u8::from(storage.enabled), "active": u8::from(storage.enabled), "shared": 0,
-        "total": storage.total, "used": used, "avail": storage.total.saturating_sub(used)}))
+        "total": total, "used": used, "avail": total.saturating_sub(used)}))
 }
 
 pub(crate) fn storages(node: &Shared, caller: &Caller, params: &Params) -> Value {

@@ -154,8 +154,8 @@ pub(crate) fn list_entry(guest: &Guest) -> Value {
 /// A line of `GET /cluster/resources?type=vm`.
 ///
 /// Existence, node, lock, tags, template and pool are live; name, status and figures are what was last reported, and a
-/// brand-new guest has none until then.
-pub(crate) fn resource(guest: &Guest, node: &Node) -> Value {
+/// brand-new guest has none until then, nor has one on a node that is off.
+pub(crate) fn resource(guest: &Guest, node: &Node, is_node_up: bool) -> Value {
     let mut map = Map::new();
     map.insert("id".into(), json!(format!("qemu/{}", guest.vmid)));
     map.insert("type".into(), json!("qemu"));
@@ -170,7 +170,7 @@ pub(crate) fn resource(guest: &Guest, node: &Node) -> Value {
     if let Some(pool) = &guest.pool {
         map.insert("pool".into(), json!(pool));
     }
-    if guest.born.elapsed() < Duration::from_millis(node.options.resources_lag) {
+    if !is_node_up || guest.born.elapsed() < Duration::from_millis(node.options.resources_lag) {
         map.insert("status".into(), json!("unknown"));
         return Value::Object(map);
     }

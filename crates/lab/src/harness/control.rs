@@ -335,6 +335,15 @@ impl Control {
         self.tell(&Request::Storage { storage: storage.into(), total, enabled })
     }
 
+    /// A node of the cluster, this one (`pve`) or another: whether it is on, and its memory in bytes. What
+    /// `cluster/resources` tells of it and of its guests; nothing happens to them.
+    ///
+    /// # Errors
+    /// As [`Control::snapshot`].
+    pub fn peer(&self, node: &str, online: bool, memory: u64) -> Done {
+        self.tell(&Request::Peer { node: node.into(), online, memory })
+    }
+
     /// Ends the lab.
     ///
     /// # Errors

@@ -74,6 +74,20 @@ pub(crate) struct Node {
     pub ending: Notify,
 }
 
+/// A node of the cluster, as far as `cluster/resources` tells of it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer {
+    pub online: bool,
+    /// Bytes.
+    pub memory: u64,
+}
+
+impl Default for Peer {
+    fn default() -> Self {
+        Self { online: true, memory: 32 << 30 }
+    }
+}
+
 /// What there is on the node.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -92,10 +106,22 @@ pub(crate) struct State {
     pub resolver: String,
     /// The host's search domain, likewise.
     pub search_domain: String,
+    /// Nodes that a test has changed or added.
+    pub peers: BTreeMap<String, Peer>,
     /// Seconds by which the node's clock is ahead.
     pub clock_ahead_s: i64,
     next_pid: u32,
     next_mac: u32,
+}
+
+impl State {
+    /// All nodes of the cluster: this one, those with guests, and those that a test has added.
+    pub fn cluster(&self, own: &str) -> BTreeMap<String, Peer> {
+        let names = self.guests.values().map(|guest| guest.node.clone()).chain([own.to_owned()]);
+        let mut all: BTreeMap<String, Peer> = names.map(|name| (name, Peer::default())).collect();
+        all.extend(self.peers.iter().map(|(name, peer)| (name.clone(), *peer)));
+        all
+    }
 }
 
 impl Node {
@@ -116,6 +142,7 @@ impl Node {
             access: Access::new(&options),
             resolver: "192.0.2.53".into(),
             search_domain: "node.example".into(),
+            peers: BTreeMap::new(),
             clock_ahead_s: 0,
             next_pid: 20_000,
             next_mac: 1,

@@ -6,6 +6,7 @@
 pub mod audited;
 pub mod bandwidth;
 pub mod build_template;
+pub mod capacity;
 pub mod create;
 pub mod destroy;
 pub mod directories;

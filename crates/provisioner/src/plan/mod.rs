@@ -4,6 +4,7 @@ pub mod address_proposal;
 pub mod allocation;
 pub mod bridge_goal;
 pub mod bridge_losses;
+pub mod capacity;
 pub mod cloud_init;
 pub mod connectivity;
 pub mod create_vm;

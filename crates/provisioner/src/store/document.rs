@@ -129,12 +129,17 @@ impl Document {
 
     /// Returns a fraction from 0 to 1.
     pub fn share(&self, key: &str) -> anyhow::Result<Option<f64>> {
+        self.number(key, 0.0, 1.0)
+    }
+
+    /// Returns a number between `low` and `high`, whole or not.
+    pub fn number(&self, key: &str, low: f64, high: f64) -> anyhow::Result<Option<f64>> {
         let Some(value) = self.value(key)? else {
             return Ok(None);
         };
-        match value.as_f64().filter(|n| (0.0..=1.0).contains(n)) {
+        match value.as_f64().filter(|n| (low..=high).contains(n)) {
             Some(n) => Ok(Some(n)),
-            None => Err(self.wrong(key, "a number from 0 to 1", value)),
+            None => Err(self.wrong(key, &format!("a number from {low} to {high}"), value)),
         }
     }
 

@@ -63,6 +63,10 @@ pub struct Settings {
     pub gc_max_share: f64,
     /// gc's check: the largest number of days since its last run.
     pub gc_max_gap_days: u32,
+    /// How many times the node's memory may be promised to VMs; `None`: create does not compare the two.
+    pub overcommit_memory: Option<f64>,
+    /// Percentage of a storage that create leaves free.
+    pub storage_reserve_percent: u32,
     /// Whether new VMs may send from their own addresses only; if false, no VM of the site is restricted.
     pub anti_spoofing: bool,
     /// Whether a VM stays off if its network cannot be guarded.
@@ -166,6 +170,8 @@ impl Settings {
             },
             gc_max_share: doc.share("gc_max_share")?.unwrap_or(0.5),
             gc_max_gap_days: days("gc_max_gap_days", 14)?,
+            overcommit_memory: doc.number("overcommit_memory", 0.1, 100.0)?,
+            storage_reserve_percent: doc.integer("storage_reserve_percent", 0, 99)?.unwrap_or(0) as u32,
             anti_spoofing: doc.flag("anti_spoofing")?.unwrap_or(true),
             guard_required: doc.flag("guard_required")?.unwrap_or(false),
             path: doc.path().to_path_buf(),
@@ -396,6 +402,9 @@ mod tests {
         assert_eq!(s.ipv4_pool().unwrap().to_string(), "192.168.122.200-192.168.122.250 of 192.168.122.0/24");
         let s = settings("bridge: vmbr1\n").unwrap();
         assert_eq!((s.default_expiry_days, s.gc_grace_days, s.max_parallel_creates), (30, 7, 3));
+        assert_eq!((s.overcommit_memory, s.storage_reserve_percent), (None, 0));
+        let s = settings("overcommit_memory: 2\nstorage_reserve_percent: \"5\"\n").unwrap();
+        assert_eq!((s.overcommit_memory, s.storage_reserve_percent), (Some(2.0), 5));
         assert!(s.vmid_range().unwrap_err().to_string().contains("vmid_range"));
     }
 
@@ -424,6 +433,10 @@ mod tests {
             ("clone_mode: half\n", "clone_mode"),
             ("dns_servers: [x]\n", "dns_servers"),
             ("gc_max_share: 2\n", "gc_max_share"),
+            ("overcommit_memory: 0\n", "overcommit_memory"),
+            ("overcommit_memory: none\n", "overcommit_memory"),
+            ("storage_reserve_percent: 100\n", "storage_reserve_percent"),
+            ("storage_reserve_percent: 5.5\n", "storage_reserve_percent"),
             ("guest_shutdown_timeout: 0\n", "guest_shutdown_timeout"),
             ("max_parallel_creates: 0\n", "max_parallel_creates"),
             ("ipv6_pool: {start: 9, end: 3}\n", "ipv6_pool"),

@@ -22,6 +22,40 @@ pub struct ClusterGuest {
     pub pool: Option<String>,
 }
 
+/// A line of `GET /cluster/resources`, of whatever type: the one request that tells of all nodes and all guests. Which
+/// fields it has depends on its type; a node or VM that nobody has measured yet has no figures.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ClusterResource {
+    /// `node`, `qemu`, `lxc`, `storage`, `pool` …
+    #[serde(rename = "type", deserialize_with = "lenient::text")]
+    pub kind: Option<String>,
+    /// The node that it is, or that has it.
+    #[serde(deserialize_with = "lenient::text")]
+    pub node: Option<String>,
+    /// A guest's VMID.
+    #[serde(deserialize_with = "lenient::number")]
+    pub vmid: Option<u64>,
+    /// Whether a VM is marked as a template; its disks may say otherwise (H32).
+    #[serde(rename = "template", deserialize_with = "lenient::is_one")]
+    pub is_template: bool,
+    /// The pool that a guest is in.
+    #[serde(deserialize_with = "lenient::text")]
+    pub pool: Option<String>,
+    /// `online`, `offline` or `unknown` of a node.
+    #[serde(deserialize_with = "lenient::text")]
+    pub status: Option<String>,
+    /// Memory of a node or guest in bytes.
+    #[serde(rename = "maxmem", deserialize_with = "lenient::number")]
+    pub memory: Option<u64>,
+    /// Memory that a node uses, in bytes.
+    #[serde(rename = "mem", deserialize_with = "lenient::number")]
+    pub memory_used: Option<u64>,
+    /// Size of a VM's first disk in bytes.
+    #[serde(rename = "maxdisk", deserialize_with = "lenient::number")]
+    pub disk: Option<u64>,
+}
+
 /// A storage, from `pvesh get /nodes/NODE/storage`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -41,6 +75,9 @@ pub struct NodeStorage {
     /// Its size in bytes.
     #[serde(deserialize_with = "lenient::number")]
     pub total: Option<u64>,
+    /// Bytes in use; of a thin pool those that were written.
+    #[serde(deserialize_with = "lenient::number")]
+    pub used: Option<u64>,
     /// Free space in bytes.
     #[serde(rename = "avail", deserialize_with = "lenient::number")]
     pub available: Option<u64>,

@@ -61,6 +61,7 @@ pub fn create(ctx: &Context<'_>, request: &Request, report: OnResult<'_>) -> any
     }
     earlier::make_way(&vm)?;
     let turn = Turn::wait(&vm, queue_deadline)?;
+    preflight::still_fits(ctx, &checked, request).with_context(|| format!("VM {}", request.name))?;
     let (registered, mut kept_log) = tries::until_registered(&vm, request, &checked, &turn)?;
     let warnings = report::registered(&vm, &registered, report)?;
     kept_log.replace(None);

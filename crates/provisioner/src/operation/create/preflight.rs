@@ -1,12 +1,16 @@
 //! Checks what the node can tell before anything is taken, which terraform would find out only late, after a clone. The
 //! preview checks the same, so that it does not promise what `--apply` refuses. All requests here are read-only.
 
+use super::check::Checked;
 use super::{Request, template};
 use crate::host::clock::Deadline;
 use crate::host::proxmox_api::{ApiError, ProxmoxApi};
 use crate::host::root_agent::AgentError;
-use crate::operation::Context;
+use crate::operation::{Context, capacity};
+use crate::plan::capacity::storage::refuses;
+use crate::plan::capacity::{Memory, Need};
 use crate::plan::create_vm::Facts;
+use crate::value::cluster_rows::NodeStorage;
 use crate::value::text::{PlainName, StorageId};
 use anyhow::Context as _;
 use serde_json::Value;
@@ -15,7 +19,6 @@ use std::time::Duration;
 /// Time limit for all queries together.
 const LIMIT: Duration = Duration::from_secs(20);
 
-const GIB: u64 = 1 << 30;
 const MIB: u64 = 1 << 20;
 
 /// Queries the node. With `--apply` every failure is an error. In a preview only a definite "no" is one; that the node
@@ -72,15 +75,14 @@ fn check_node(query: &Query<'_>, request: &Request) -> anyhow::Result<()> {
     let facts = query.facts;
     query.get("/version")?;
     let template_mib = template_fits(query, request)?;
-    let disk = u64::from(request.disk_gb) * GIB;
-    // A linked clone shares the template's data; a full clone writes all of it immediately.
-    let at_once = if facts.full_clone { template_mib.unwrap_or_default() * MIB } else { 0 };
+    let need = Need::of_disk(request.disk_gb, facts.full_clone, template_mib.map(|mib| mib * MIB));
     let disks = &facts.disk_datastore;
-    storage(query, disks, "--disk-datastore", Some(Room { disk, at_once }))?;
+    storage(query, disks, "--disk-datastore", need)?;
     let drive = &facts.cloudinit_datastore;
     if drive != disks {
-        storage(query, drive, "--cloudinit-datastore", Some(Room { disk: 4 * MIB, at_once: 4 * MIB }))?;
+        storage(query, drive, "--cloudinit-datastore", Need::CLOUD_INIT)?;
     }
+    memory(query, request)?;
     snippets(query)?;
     if let Some(pool) = &facts.pool {
         check_pool(query, pool)?;
@@ -134,17 +136,29 @@ fn template_fits(query: &Query<'_>, request: &Request) -> anyhow::Result<Option<
     Ok(size)
 }
 
-/// Bytes that a storage must be able to hold.
-struct Room {
-    /// Size of the full volume.
-    disk: u64,
-    /// Bytes written at creation.
-    at_once: u64,
+/// Checks that the node has memory left to promise, where db.yaml says how much that is. Nothing is asked otherwise, and an
+/// answer that does not say it refuses nothing.
+fn memory(query: &Query<'_>, request: &Request) -> anyhow::Result<()> {
+    let Some(factor) = query.ctx.settings.overcommit_memory else { return Ok(()) };
+    let rows = match capacity::resources(query.api, query.deadline) {
+        Ok(rows) => rows,
+        Err(ApiError::Status { .. } | ApiError::NotUnderstood(_)) => return Ok(()),
+        Err(error) => return Err(anyhow::Error::from(error).context("cannot query the node's memory")),
+    };
+    let memory = Memory::of(query.facts.node.as_str(), Some(&rows), Some(factor));
+    memory.refuses(request.memory_mb).map_or(Ok(()), |why| Err(anyhow::Error::msg(why)))
+}
+
+/// Checks the memory once more, after other creates have taken theirs: a hundred may have waited for their turn since
+/// the first check.
+pub fn still_fits(ctx: &Context<'_>, checked: &Checked<'_>, request: &Request) -> anyhow::Result<()> {
+    let deadline = ctx.host.deadline_of("preflight", LIMIT);
+    memory(&Query { ctx, api: checked.api, facts: &checked.facts, deadline }, request)
 }
 
 /// Checks that the token may use the storage, and that it accepts disk images, is active on the node and is large
 /// enough.
-fn storage(query: &Query<'_>, storage: &StorageId, flag: &str, room: Option<Room>) -> anyhow::Result<()> {
+fn storage(query: &Query<'_>, storage: &StorageId, flag: &str, need: Need) -> anyhow::Result<()> {
     let node = &query.facts.node;
     let path = format!("/nodes/{node}/storage/{storage}/status");
     let status = match query.get(&path) {
@@ -166,11 +180,13 @@ fn storage(query: &Query<'_>, storage: &StorageId, flag: &str, room: Option<Room
             return Err(anyhow::Error::from(error).context(format!("cannot query storage {storage}")));
         }
     };
+    let room = Some((need, query.ctx.settings.storage_reserve_percent));
     judge(&status, room).map_err(|why| anyhow::anyhow!("storage {storage} ({flag}) on node {node} {why}"))
 }
 
-/// What `GET …/storage/N/status` says against a disk there. A missing key says nothing.
-fn judge(status: &Value, room: Option<Room>) -> Result<(), String> {
+/// What `GET …/storage/N/status` says against what is needed there, with the percentage that is to stay free. A missing
+/// key says nothing.
+fn judge(status: &Value, room: Option<(Need, u32)>) -> Result<(), String> {
     let off =
         |key: &str| matches!(number(status, key), Some(0)) || status.get(key) == Some(&Value::Bool(false));
     if off("enabled") {
@@ -179,7 +195,7 @@ fn judge(status: &Value, room: Option<Room>) -> Result<(), String> {
     if off("active") {
         return Err("is not active; check pvesm status".into());
     }
-    let Some(room) = room else {
+    let Some((need, reserve)) = room else {
         return Ok(());
     };
     if let Some(content) = status.get("content").and_then(Value::as_str)
@@ -189,26 +205,8 @@ fn judge(status: &Value, room: Option<Room>) -> Result<(), String> {
             "does not accept disk images (its content: {content}); choose another one (pvesm status --content images) or allow images on it (pvesm set --content)"
         ));
     }
-    let in_gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / GIB as f64);
-    // A thin storage may promise more than it has, so its free space says little; LVM allocates the whole disk.
-    let thick = status.get("type").and_then(Value::as_str) == Some("lvm");
-    let at_once = if thick { room.disk } else { room.at_once };
-    match (number(status, "total"), number(status, "avail")) {
-        // A storage of unknown size reports 0.
-        (Some(total), _) if total > 0 && total < room.disk => Err(format!(
-            "is too small: it holds {}, the disk needs {}; choose another one (pvesm status) or a smaller --disk",
-            in_gib(total),
-            in_gib(room.disk)
-        )),
-        (Some(total), Some(free)) if total > 0 && (free == 0 || free < at_once) => Err(format!(
-            "is full: {} of {} are free, {} are needed immediately; free up space there or choose another one (pvesm \
-             status)",
-            in_gib(free),
-            in_gib(total),
-            in_gib(at_once)
-        )),
-        _ => Ok(()),
-    }
+    let row: NodeStorage = serde_json::from_value(status.clone()).unwrap_or_default();
+    refuses(&row, need, reserve).map_or(Ok(()), Err)
 }
 
 /// Checks the storage of snippets, if the token may see it: it needs no privileges there, since the root agent writes
@@ -288,7 +286,8 @@ mod tests {
 
     #[test]
     fn a_storage_is_refused_for_what_it_says_and_for_nothing_else() {
-        let said = |status: Value| judge(&status, Some(Room { disk: 20 * GIB, at_once: 2 * GIB }));
+        const GIB: u64 = 1 << 30;
+        let said = |status: Value| judge(&status, Some((Need::of_disk(20, true, Some(2 * GIB)), 0)));
         let good = json!({"type": "lvmthin", "content": "rootdir,images", "enabled": 1, "active": 1,
             "total": 100 * GIB, "used": 97 * GIB, "avail": 3 * GIB});
         let with = |key: &str, value: Value| {

@@ -6,11 +6,13 @@
 use crate::host::clock::Deadline;
 use crate::host::proxmox_api::{ApiError, ProxmoxApi};
 use crate::operation::Context;
+use crate::operation::capacity::{RESOURCES, need_of_disk};
+use crate::plan::capacity::Need;
 use crate::plan::doctor::kinds::*;
 use crate::plan::doctor::{Finding, access, storage, versions};
 use crate::plan::privileges::Reach;
 use crate::store::node_access::NodeAccess;
-use crate::value::cluster_rows::{ClusterGuest, NodeStorage};
+use crate::value::cluster_rows::{ClusterResource, NodeStorage};
 use crate::value::text::PlainName;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -25,6 +27,10 @@ const ONE: Duration = Duration::from_secs(4);
 pub struct FromApi {
     /// The VMIDs that it shows in our pool; `None`: not known.
     pub members: Option<HashSet<u32>>,
+    /// Nodes and guests; `None`: not known.
+    pub rows: Option<Vec<ClusterResource>>,
+    /// The storages of disks and of cloud-init drives; `None` for one that the node does not list.
+    pub storages: Vec<(String, Option<NodeStorage>)>,
     /// What is wrong.
     pub findings: Vec<Finding>,
 }
@@ -112,25 +118,35 @@ impl Query<'_> {
     }
 
     fn guests(&mut self) -> Result<(), Over> {
-        let rows = self.rows::<ClusterGuest>("/cluster/resources?type=vm")?;
-        let Some(pool) = &self.ctx.settings.pve_pool else { return Ok(()) };
-        let in_pool = |row: &ClusterGuest| row.pool.as_deref() == Some(pool.as_str());
-        let vmids = |rows: Vec<ClusterGuest>| {
-            rows.into_iter().filter(in_pool).filter_map(|row| u32::try_from(row.vmid?).ok()).collect()
-        };
-        self.told.members = rows.map(vmids);
+        let rows = self.rows::<ClusterResource>(RESOURCES)?;
+        if let Some(pool) = &self.ctx.settings.pve_pool {
+            let in_pool = |row: &&ClusterResource| row.pool.as_deref() == Some(pool.as_str());
+            let vmids = |rows: &Vec<ClusterResource>| {
+                rows.iter().filter(in_pool).filter_map(|row| u32::try_from(row.vmid?).ok()).collect()
+            };
+            self.told.members = rows.as_ref().map(vmids);
+        }
+        self.told.rows = rows;
         Ok(())
     }
 
     fn storages(&mut self) -> Result<(), Over> {
         let (node, disks) = (self.access.node.clone(), self.access.disk_datastore.clone());
         let drive = self.access.cloudinit_datastore.clone();
-        let Some(rows) = self.rows::<NodeStorage>(&format!("/nodes/{node}/storage"))? else { return Ok(()) };
-        let row = |name: &str| rows.iter().find(|row| row.name.as_deref() == Some(name));
-        let of = |name: &str, key| storage::findings(name, row(name), key);
-        self.told.findings.extend(of(disks.as_str(), "terraform.tfvars"));
+        let Some(mut rows) = self.rows::<NodeStorage>(&format!("/nodes/{node}/storage"))? else {
+            return Ok(());
+        };
+        let mut of = |name: &str, key, need| {
+            let row = rows.iter().position(|row| row.name.as_deref() == Some(name));
+            let row = row.map(|index| rows.swap_remove(index));
+            let reserve = self.ctx.settings.storage_reserve_percent;
+            self.told.findings.extend(storage::findings(name, row.as_ref(), key, need, reserve));
+            self.told.storages.push((name.to_string(), row));
+        };
+        let need = need_of_disk(self.ctx, self.told.rows.as_deref());
+        of(disks.as_str(), "terraform.tfvars", need);
         if drive != disks {
-            self.told.findings.extend(of(drive.as_str(), "cloudinit_datastore"));
+            of(drive.as_str(), "cloudinit_datastore", Need::CLOUD_INIT);
         }
         Ok(())
     }

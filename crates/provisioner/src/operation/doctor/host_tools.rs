@@ -3,9 +3,9 @@
 use crate::host::run_process::{self, Input, Program};
 use crate::host::{self, Host, read_file};
 use crate::operation::Context;
+use crate::operation::capacity::supplies;
 use crate::plan::doctor::kinds::*;
 use crate::plan::doctor::{Finding, storage, systemd, versions};
-use crate::store::side_files;
 use crate::tool::ip;
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
@@ -65,8 +65,7 @@ fn network(ctx: &Context<'_>, seen: &mut FromHost) {
     }
     // An older `ip` may not know the form; then nobody is known to answer.
     seen.neighbours = ip::neighbours(ctx.host, deadline()).unwrap_or_default();
-    seen.own.extend(side_files::name_servers(&ctx.settings).unwrap_or_default());
-    seen.own.retain(|address| !address.is_loopback());
+    seen.own = supplies::of_host(ctx, std::mem::take(&mut seen.own));
     let (Ok(bridge), Ok(network)) = (ctx.bridge(), ip::network(ctx.host, deadline())) else { return };
     if !network.interfaces.iter().any(|interface| interface.name == bridge.as_str()) {
         let what = format!("this host has no network device {bridge}");

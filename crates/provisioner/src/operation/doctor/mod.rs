@@ -21,13 +21,18 @@ pub mod fix;
 mod host_tools;
 mod journal;
 mod owners;
-pub mod supplies;
+mod supplies;
 
+use self::host_tools::FromHost;
+use super::capacity::supplies::{count, held};
 use super::{Context, WrongUsage};
 use crate::host::Host;
+use crate::plan::capacity::Memory;
 use crate::plan::doctor::leftovers::{self, Everything};
-use crate::plan::doctor::{Finding, addresses, sorted, vm};
+use crate::plan::doctor::{Finding, addresses, sorted, storage, vm};
 use crate::store::provisioning_queue::{self, QueuedCreate};
+use crate::tool::node::Guests;
+use crate::value::cluster_rows::ClusterResource;
 use crate::value::vm_name::VmName;
 use crate::value::vm_record::VmRecord;
 use std::collections::HashSet;
@@ -100,7 +105,7 @@ fn look(ctx: &Context<'_>, names: &[VmName]) -> anyhow::Result<Examined> {
         .filter(|record| !is_at_work.contains(record.name.as_str()) && !journal.locked.contains(&record.name))
         .collect();
     let limit = || ctx.host.deadline(ctx.host.limit("doctor", LIMIT));
-    let (from_agent, from_api, from_host) = std::thread::scope(|scope| {
+    let (from_agent, from_api, mut from_host) = std::thread::scope(|scope| {
         let agent = scope.spawn(|| agent::ask(ctx, &checked, limit()));
         let api = scope.spawn(|| api::ask(ctx, limit()));
         let host = host_tools::look(ctx);
@@ -109,7 +114,7 @@ fn look(ctx: &Context<'_>, names: &[VmName]) -> anyhow::Result<Examined> {
     let marked = from_agent.marked();
     findings.extend(from_agent.findings);
     findings.extend(from_api.findings);
-    findings.extend(from_host.findings);
+    findings.extend(std::mem::take(&mut from_host.findings));
     findings.extend(owners::findings(ctx.host, Some(&ctx.settings)));
 
     let pool = ctx.settings.pve_pool.as_ref();
@@ -131,7 +136,7 @@ fn look(ctx: &Context<'_>, names: &[VmName]) -> anyhow::Result<Examined> {
     let on_bridge = on_bridge.filter(|(_, device)| from_host.bridge.as_ref() == Some(device)).collect();
     findings.extend(addresses::of_host(&database.live, &from_host.own));
     let vms = checked.len();
-    findings.extend(supplies::findings(ctx, &from_agent.guests, &from_host.own, &from_host.neighbours));
+    findings.extend(left(ctx, &from_agent.guests, from_api.rows.as_deref(), &from_host));
     let everything = Everything {
         records: database.holders,
         is_blind: database.is_blind,
@@ -150,4 +155,24 @@ fn look(ctx: &Context<'_>, names: &[VmName]) -> anyhow::Result<Examined> {
     };
     findings.extend(leftovers::findings(&everything));
     Ok(Examined { findings, vms, ..Examined::default() })
+}
+
+/// What is used up, or nearly: numbers, addresses, memory.
+fn left(
+    ctx: &Context<'_>,
+    guests: &Option<Guests>,
+    rows: Option<&[ClusterResource]>,
+    host: &FromHost,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    // Nothing where the database cannot be read, which is said elsewhere.
+    if let Ok(held) = held(ctx, guests, &host.own) {
+        let left = count(ctx, &held, &mut Vec::new());
+        findings.extend(supplies::findings(ctx, &held, &left, &host.neighbours));
+    }
+    if let Ok((access, _)) = ctx.api() {
+        let memory = Memory::of(access.node.as_str(), rows, ctx.settings.overcommit_memory);
+        findings.extend(storage::memory(&memory));
+    }
+    findings
 }

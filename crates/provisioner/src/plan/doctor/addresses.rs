@@ -3,21 +3,13 @@
 use super::Finding;
 use super::kinds::*;
 use super::vm::label;
+use crate::plan::capacity::Supply;
 use crate::value::vm_record::VmRecord;
 use std::collections::HashSet;
 use std::net::IpAddr;
 
 /// So many left, or fewer than a tenth of all, is a warning.
 const FEW: usize = 3;
-
-/// Numbers of one kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Supply {
-    /// The number of known fields.
-    pub total: usize,
-    /// How many can be handed out now.
-    pub free: usize,
-}
 
 /// Whether a supply runs out. `what`: `IPv4 addresses`; `key`: where it is widened.
 pub fn supply(what: &str, key: &str, supply: Supply) -> Option<Finding> {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 /// The keys of db.yaml that mean something, parts of a mapping behind a dot. `crates/commands/tests/documents` compares them
 /// with `doc/configuration.md`.
-pub const KEYS: [&str; 36] = [
+pub const KEYS: [&str; 38] = [
     "db_file",
     "terraform_dir",
     "bridge",
@@ -42,6 +42,8 @@ pub const KEYS: [&str; 36] = [
     "gc_grace_days",
     "gc_max_share",
     "gc_max_gap_days",
+    "overcommit_memory",
+    "storage_reserve_percent",
     "anti_spoofing",
     "guard_required",
 ];

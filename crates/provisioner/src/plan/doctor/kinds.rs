@@ -138,9 +138,12 @@ kinds! {
     STORAGE_WITHOUT_IMAGES "storage-without-images" Error "no VM can be created"
     STORAGE_FULL "storage-full" Error "guests get write errors, and no VM can be created"
     STORAGE_NEARLY_FULL "storage-nearly-full" Warning "guests get write errors when it is full"
+    STORAGE_EXHAUSTED "storage-exhausted" Error "no VM of the usual size can be created"
     VOLUME_LEFTOVER "volume-leftover" Warning "it takes disk space, and a create with its VMID fails"
     VOLUMES_UNREADABLE "volumes-unreadable" Warning "leftover disks are not seen"
     STATE_DISK_FULL "state-disk-full" Error "every command that changes something fails"
+    // Memory.
+    MEMORY_EXHAUSTED "memory-exhausted" Error "no VM of the usual size can be created"
     // Addresses and VMIDs.
     VMIDS_EXHAUSTED "vmids-exhausted" Error "no VM can be created"
     VMIDS_NEARLY_EXHAUSTED "vmids-nearly-exhausted" Warning "soon no VM can be created"

@@ -2,6 +2,7 @@
 
 use super::Finding;
 use super::kinds::*;
+use crate::plan::capacity::{self, Memory, Need, USUAL};
 use crate::value::cluster_rows::NodeStorage;
 
 /// With less than this share free a storage is nearly full.
@@ -9,8 +10,15 @@ const NEARLY: u64 = 10;
 /// KiB that a file system has to have for our files: with less a command fails without losing anything.
 const LEAST_KIB: u64 = 64 * 1024;
 
-/// What is wrong with the storage `name`, of which `row` is the API's line; `None`: it has none.
-pub fn findings(name: &str, row: Option<&NodeStorage>, key: &str) -> Vec<Finding> {
+/// What is wrong with the storage `name`, of which `row` is the API's line; `None`: it has none. `need`: what a VM of the
+/// usual size takes there, `reserve_percent` of it being kept free.
+pub fn findings(
+    name: &str,
+    row: Option<&NodeStorage>,
+    key: &str,
+    need: Need,
+    reserve_percent: u32,
+) -> Vec<Finding> {
     let place = format!("storage {name}");
     let Some(row) = row else {
         let what = format!("{key} names it, but the node has no such storage, or the token no rights on it");
@@ -36,9 +44,23 @@ pub fn findings(name: &str, row: Option<&NodeStorage>, key: &str) -> Vec<Finding
         let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
         let what = format!("{:.1} of {:.1} GiB are free", gib(free), gib(total));
         let mend = "free up space there, or extend it";
-        found.extend(kind.map(|kind| Finding::new(kind, place, what, mend)));
+        found.extend(kind.map(|kind| Finding::new(kind, &place, what, mend)));
+        if free > 0
+            && let Some(why) = capacity::storage::refuses(row, need, reserve_percent)
+        {
+            let what = format!("create refuses a VM of the usual size: it {why}");
+            found.push(Finding::new(&STORAGE_EXHAUSTED, place, what, mend));
+        }
     }
     found
+}
+
+/// The node's memory, where db.yaml says how much of it may be promised.
+pub fn memory(memory: &Memory) -> Option<Finding> {
+    let why = memory.refuses(USUAL.memory_mb)?;
+    let what = format!("create refuses a VM of the usual size: {why}");
+    let mend = "destroy VMs, or raise overcommit_memory in db.yaml";
+    Some(Finding::new(&MEMORY_EXHAUSTED, format!("node {}", memory.node), what, mend))
 }
 
 /// The file system of our own files.
@@ -54,7 +76,8 @@ mod tests {
 
     fn codes(json: &str) -> Vec<&'static str> {
         let row: NodeStorage = serde_json::from_str(json).unwrap();
-        findings("a", Some(&row), "proxmox_storage").iter().map(|finding| finding.kind.code).collect()
+        let need = Need::of_disk(0, true, Some(9));
+        findings("a", Some(&row), "proxmox_storage", need, 0).iter().map(|one| one.kind.code).collect()
     }
 
     #[test]
@@ -71,7 +94,7 @@ mod tests {
             assert_eq!(codes(&good.replace(old, new)), [code]);
         }
         assert_eq!(codes(&good.replace("1000", "0")), [""; 0], "one that does not know its size");
-        assert_eq!(findings("a", None, "x")[0].kind.code, "storage-missing");
+        assert_eq!(findings("a", None, "x", Need::CLOUD_INIT, 0)[0].kind.code, "storage-missing");
         assert_eq!(own_disk("/x", Some(LEAST_KIB)), None);
         assert_eq!(own_disk("/x", Some(0)).unwrap().kind.code, "state-disk-full");
         assert_eq!(own_disk("/x", None), None);

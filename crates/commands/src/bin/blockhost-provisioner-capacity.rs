@@ -1,0 +1,5 @@
+//! `blockhost-provisioner-capacity`
+
+fn main() -> std::process::ExitCode {
+    commands::capacity::main()
+}
