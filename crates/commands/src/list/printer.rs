@@ -48,6 +48,9 @@ pub struct Printer {
     empty: bool,
 }
 
+/// What stands before each value of a row (`facts/contract/commands.md`). Written as it is: having serde quote the same
+/// four words for each row is a sixth of the instructions that a list of ten thousand takes.
+const KEYS: [&[u8]; 4] = [b"{\"name\": ", b", \"status\": ", b", \"ip\": ", b", \"created\": "];
 const HEADER: [&str; 4] = ["NAME", "STATUS", "IP", "CREATED"];
 
 impl Printer {
@@ -69,16 +72,19 @@ impl Printer {
     }
 
     fn add_plain(&mut self, row: &Row<'_>) {
+        let cells = [row.name, row.status, row.ip, row.created];
         if self.form.format == Format::Json {
             if !self.empty {
                 self.out.extend_from_slice(b", ");
             }
             self.empty = false;
-            // Writing four strings to memory cannot fail.
-            return spaced_json::append(&mut self.out, row)
-                .unwrap_or_else(|error| tracing::error!("{error}"));
+            for (key, cell) in KEYS.iter().zip(cells) {
+                self.out.extend_from_slice(key);
+                // Writing a string to memory cannot fail.
+                spaced_json::append(&mut self.out, cell).unwrap_or_else(|error| tracing::error!("{error}"));
+            }
+            return self.out.push(b'}');
         }
-        let cells = [row.name, row.status, row.ip, row.created];
         if self.form.terminal {
             let style = |index, text| if index == 1 { style_of(text) } else { anstyle::Style::new() };
             let cells = cells.iter().enumerate().map(|(index, text)| Cell::styled(text, style(index, text)));

@@ -5,10 +5,8 @@ use super::status::{LiveWord, Shown};
 use super::unfinished;
 use crate::store::vm_database::{DatabaseError, Fields, RecordView};
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 
-/// One line of the list; the contract defines names and order of the JSON keys (`facts/contract/commands.md`).
-#[derive(Serialize)]
+/// One line of the list.
 pub struct Row<'a> {
     /// The VM's name.
     pub name: &'a str,
@@ -19,7 +17,6 @@ pub struct Row<'a> {
     /// Date of creation.
     pub created: &'a str,
     /// The whole record as it stands, for more columns.
-    #[serde(skip)]
     pub view: &'a RecordView<'a>,
 }
 
