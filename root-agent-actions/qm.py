@@ -2613,7 +2613,10 @@ def host_inventory(params: dict) -> dict:
             match = SNIPPET_RE.fullmatch(file)
             if match and NAME_RE.fullmatch(match.group(1)):
                 snippets.append({"name": match.group(1), "kind": match.group(2)})
-            hook = hook or file == HOOK_FILE
+            if file == HOOK_FILE:
+                info = os.stat(file, dir_fd=folder, follow_symlinks=False)
+                # Proxmox refuses to start a VM whose hook script it cannot run.
+                hook = stat.S_ISREG(info.st_mode) and bool(info.st_mode & 0o100)
     except OSError as error:
         raise Refusal("failed", f"{path} cannot be read: {error.strerror or error}") from None
     finally:

@@ -21,6 +21,16 @@ ETH_P_ALL = 3
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+PHASES = ("pre-start", "post-start", "pre-stop", "post-stop")
+
+
+def hook_script(folder):
+    """The script that the root agent's plugin writes; where the node is comes from the environment here."""
+    plugin = (ROOT / "root-agent-actions/qm.py").read_text()
+    text = plugin.split('HOOK = """\\\n', 1)[1].split('"""', 1)[0]
+    return text.replace("@ENVIRONMENT@", "").replace("@CONFIG@", str(folder / "etc/blockhost/db.yaml"))
+
+
 def _checked(result):
     if result != 0:
         error = ctypes.get_errno()
@@ -93,6 +103,9 @@ class World:
         run("ip", "address", "add", "fd00::1/64", "dev", "vmbr0", "nodad")
         self.plug("outside", "eno1", "02:00:00:00:00:0f", "192.168.122.15", "fd00::f")
         (folder / "etc/blockhost/db.yaml").write_text("bridge: vmbr0\n")
+        self.script = folder / "blockhost-guard.sh"
+        self.script.write_text(hook_script(folder))
+        self.script.chmod(0o755)
 
     def plug(self, name, port, mac, ipv4, ipv6):
         """A namespace whose eth0 is the other end of a port of the bridge."""
@@ -124,14 +137,15 @@ class World:
                    "isolate": True, "enabled": True, "limits": limits, **more}
         (self.root / f"var/lib/blockhost-guard/{vmid}.json").write_text(json.dumps(decided))
 
-    def guard(self, vmid, phase):
-        """Runs the hook as Proxmox does."""
+    def guard(self, vmid, phase, path="/usr/sbin:/usr/bin:/sbin:/bin"):
+        """Proxmox' phases by way of the hook script, as Proxmox runs it; those of the root agent directly."""
         environment = {
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH": f"{path}:{PROGRAM.parent}",
             "BLOCKHOST_NODE_ROOT": str(self.root),
             "BLOCKHOST_CONFIG_DIR": str(self.root / "etc/blockhost"),
         }
-        return subprocess.run([PROGRAM, str(vmid), phase], env=environment, cwd="/", capture_output=True, text=True, check=False)
+        program = self.script if phase in PHASES else PROGRAM
+        return subprocess.run([program, str(vmid), phase], env=environment, cwd="/", capture_output=True, text=True, check=False)
 
     def state(self, vmid):
         path = self.root / f"run/blockhost-guard/{vmid}.json"

@@ -24,6 +24,7 @@ def test_names_of_what_is_ours_and_nothing_of_what_is_in_it(node, ask):
     for file in ("blockhost-web-1-user.yaml", "blockhost-web-1-meta.yaml", "other.yaml", "blockhost-a b-user.yaml"):
         (folder / file).write_text("secret")
     (folder / qm.HOOK_FILE).write_text("#!/bin/sh\n")
+    (folder / qm.HOOK_FILE).chmod(0o755)
     guards = node.root / "var/lib/blockhost-guard"
     guards.mkdir(mode=0o700)
     (guards / "100.json").write_text(json.dumps({"name": "web-1", "uuid": "3d5c2f60-1b2c-4d5e-8f90-0123456789ab"}))
@@ -33,6 +34,19 @@ def test_names_of_what_is_ours_and_nothing_of_what_is_in_it(node, ask):
     assert answer["snippets"] == [{"name": "web-1", "kind": kind} for kind in ("meta", "user")]
     assert answer["guards"] == [{"vmid": 100, "name": "web-1"}, {"vmid": 101, "name": None}]
     assert "3d5c2f60" not in json.dumps(answer) and "secret" not in json.dumps(answer) and node.calls == []
+
+
+def test_h36_a_hook_script_that_proxmox_cannot_run_is_as_good_as_none(node, ask):
+    script = node.root / "var/lib/vz/snippets" / qm.HOOK_FILE
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o644)
+    assert ask("host-inventory")["hook"] is False
+    script.unlink()
+    script.symlink_to("/bin/sh")
+    assert ask("host-inventory")["hook"] is False
+    script.unlink()
+    script.mkdir(mode=0o755)
+    assert ask("host-inventory")["hook"] is False
 
 
 def test_nothing_is_there_before_the_first_vm(node, ask):

@@ -106,6 +106,20 @@ def test_h34_reset_takes_iops_of_others_and_keeps_what_is_named(node, throttle):
     assert drive(node) == "s:vm-100-disk-0,mbps_rd=7"
 
 
+def test_h34_a_reset_alone_takes_iops_of_others(node, throttle):
+    """`--reset` removes every limit; what is no limit of IOPS stays."""
+    node.edit(100, lambda text: text.replace(DRIVE, "s:vm-100-disk-0,iops=100,iops_max=200,iops_max_length=3,mbps_rd=7"))
+    assert throttle(reset=True)["changed"] == ["scsi0"]
+    assert drive(node) == "s:vm-100-disk-0,mbps_rd=7"
+
+
+@pytest.mark.parametrize("limits", [{"cpulimit": 1}, {"iops_rd": 0}, {"iops_rd": 0, "iops_wr": 0}])
+def test_h34_iops_of_others_stay_where_no_limit_excludes_them(node, throttle, limits):
+    node.edit(100, lambda text: text.replace(DRIVE, "s:vm-100-disk-0,iops=100,iops_max=200"))
+    assert throttle(**limits)["ok"] is True
+    assert drive(node) == "s:vm-100-disk-0,iops=100,iops_max=200"
+
+
 PENDING = "[PENDING]\nscsi0: x,iops_rd=5\n"
 
 

@@ -76,6 +76,9 @@ fn switch_all(ctx: &Context<'_>, names: &[VmName], on: bool) -> anyhow::Result<(
 
 fn reapply_all(ctx: &Context<'_>) -> anyhow::Result<()> {
     let done = reapply(ctx)?;
+    for line in &done.cleared {
+        crate::say(line);
+    }
     for failure in &done.failures {
         crate::warn(failure);
     }

@@ -4,7 +4,7 @@
 use crate::sh::{cargo, shown};
 use anyhow::{Context, ensure};
 use lab::Lab;
-use lab::model::NewGuest;
+use lab::model::{AgentMode, NewGuest};
 use nix::sys::resource::{UsageWho, getrusage};
 use provisioner::host::doors::Doors;
 use provisioner::plan::allocation;
@@ -43,6 +43,7 @@ pub fn run() -> anyhow::Result<bool> {
     suspending_fifty()?;
     commands_in_a_guest()?;
     metrics()?;
+    hooks()?;
     Ok(true)
 }
 
@@ -77,10 +78,22 @@ struct Used {
 }
 
 fn repeat(lab: &Lab, times: usize, program: &str, arguments: &[&str]) -> anyhow::Result<Used> {
+    repeat_after(lab, times, || {}, program, arguments)
+}
+
+/// The same, with something done before each.
+fn repeat_after(
+    lab: &Lab,
+    times: usize,
+    before: impl Fn(),
+    program: &str,
+    arguments: &[&str],
+) -> anyhow::Result<Used> {
     let me = std::env::current_exe()?;
     let target = lab.command(program).get_program().to_string_lossy().into_owned();
     let (mut walls, mut cpus, mut memory) = (Vec::new(), Vec::new(), 0);
     for _ in 0..times {
+        before();
         let mut command = lab.tool(&me.to_string_lossy());
         let output = command.arg("measure").arg(&target).args(arguments).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -161,19 +174,126 @@ fn metrics() -> anyhow::Result<()> {
         };
         lab.control().add_guests((1_000..1_000 + count).map(guest).collect())?;
         std::fs::write(lab.path("var/vms.json"), fleet(count))?;
-        for arguments in [&[LAST][..], &["--all"], &["--all", "--format", "prometheus"]] {
-            let used = repeat(&lab, 20, "blockhost-vm-metrics", arguments)?;
-            println!(
-                "  {:<34} best {:5.2} ms  middle {:5.2} ms  cpu {:5.2} ms  {:5} KiB",
-                format!("{} of {count} VMs", arguments.join(" ")),
-                used.best,
-                used.middle,
-                used.cpu,
-                used.memory
-            );
+        for (agent, words) in [(AgentMode::On, "agent answers"), (AgentMode::Off, "agent is silent")] {
+            lab.control().agent(999 + count, agent)?;
+            for (arguments, is_first) in [
+                (&[LAST][..], true),
+                (&[LAST], false),
+                (&["--all"], false),
+                (&["--all", "--format", "prometheus"], false),
+            ] {
+                // Without samples, the agent and the statistics are asked.
+                let forget = || drop(is_first.then(|| std::fs::remove_dir_all(lab.path("var/metrics"))));
+                let used = repeat_after(&lab, 20, forget, "blockhost-vm-metrics", arguments)?;
+                let first = if is_first { ", first look" } else { "" };
+                println!(
+                    "  {:<58} best {:6.2} ms  middle {:6.2} ms  cpu {:5.2} ms  {:5} KiB  {}",
+                    format!("{} of {count} VMs, {words}{first}", arguments.join(" ")),
+                    used.best,
+                    used.middle,
+                    used.cpu,
+                    used.memory,
+                    if is_first {
+                        String::new()
+                    } else {
+                        instructions(&lab, "blockhost-vm-metrics", arguments)?
+                    }
+                );
+            }
         }
     }
     Ok(())
+}
+
+/// The network of the host of [`hooks`]: a bridge, and a VM's tap that is a port of it.
+const HOST: &str = "mount -t sysfs sysfs \"$1/sys\"
+ip link add vmbr0 type bridge
+ip link set vmbr0 up
+ip address add fd00::1/64 dev vmbr0 nodad
+ip link add tap100i0 type veth peer name eth0
+ip link set tap100i0 master vmbr0 up
+shift
+exec \"$@\"";
+
+/// The hook script of a VM, before and after its start, with the real nft, bridge, tc and ip in namespaces.
+fn hooks() -> anyhow::Result<()> {
+    println!("\nthe hooks of a VM's start, which waits for them (aim: 50 ms for both)");
+    let (dir, me) = (tempfile::tempdir()?, std::env::current_exe()?);
+    let root = dir.path();
+    for folder in ["sys", "run", "etc/pve/qemu-server", "etc/blockhost", "var/lib/blockhost-guard"] {
+        std::fs::create_dir_all(root.join(folder))?;
+    }
+    let uuid = uuid::Uuid::from_u128(100);
+    let config = format!("name: web-1\nnet0: virtio=BC:24:11:00:00:01,bridge=vmbr0\nsmbios1: uuid={uuid}\n");
+    std::fs::write(root.join("etc/pve/qemu-server/100.conf"), config)?;
+    std::fs::write(root.join("etc/blockhost/db.yaml"), "bridge: vmbr0\n")?;
+    let decided = json!({ "vmid": 100, "uuid": uuid, "name": "web-1", "ipv4": "192.168.122.200", "ipv6": "fd00::c8",
+        "anti_spoofing": true, "isolate": true, "enabled": true,
+        "limits": { "bandwidth_in_kbps": 1_000, "bandwidth_out_kbps": 1_000 } });
+    std::fs::write(root.join("var/lib/blockhost-guard/100.json"), decided.to_string())?;
+    let script = root.join("blockhost-guard.sh");
+    std::fs::write(&script, hook_script(root)?)?;
+    let both = format!("sh '{0}' 100 pre-start && sh '{0}' 100 post-start", script.display());
+    let target = me.parent().context("no directory")?;
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", target.display());
+    let (mut walls, mut cpus) = (Vec::new(), Vec::new());
+    let mut floors = Vec::new();
+    let inside = |words: &[&str]| -> anyhow::Result<String> {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--mount", "sh", "-ec", HOST, "host"]).arg(root).args(words);
+        command.env_clear().env("PATH", &path).env("BLOCKHOST_NODE_ROOT", root);
+        let output = command.env("BLOCKHOST_CONFIG_DIR", root.join("etc/blockhost")).output()?;
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "the hooks failed (they need root, nftables and iproute2): {words}");
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let me = me.to_string_lossy().into_owned();
+    for _ in 0..21 {
+        let text = inside(&[&me, "measure", "sh", "-c", &both])?;
+        let words: Vec<&str> = text.split_whitespace().collect();
+        ensure!(words.get(3) == Some(&"true"), "a hook failed: {text}");
+        walls.push(words[0].parse::<f64>()?);
+        cpus.push(words[1].parse::<f64>()?);
+        let text = inside(&[&me, "measure", "nft", "list", "ruleset"])?;
+        floors.push(text.split(' ').next().unwrap_or_default().parse::<f64>()?);
+    }
+    [&mut walls, &mut cpus, &mut floors].into_iter().for_each(|times| times.sort_by(f64::total_cmp));
+    let (best, middle, floor) = (walls[0], walls[10], floors[10]);
+    println!(
+        "  both hooks: best {best:.1} ms  middle {middle:.1} ms  cpu {:.1} ms; {:.1} times one nft alone ({floor:.1} ms)",
+        cpus[10],
+        middle / floor
+    );
+    // Each line of a trace is a program that was started.
+    match inside(&[
+        "strace",
+        "-f",
+        "-qq",
+        "-e",
+        "trace=execve",
+        "-e",
+        "status=successful",
+        "-o",
+        "|cat",
+        "sh",
+        "-c",
+        &both,
+    ]) {
+        Ok(trace) => {
+            println!("  programs started: {}, this shell included", trace.matches("execve(").count())
+        }
+        Err(error) => println!("  (programs started: {error:#})"),
+    }
+    Ok(())
+}
+
+/// The script as the root agent's plugin writes it; where the node is comes from the environment here.
+fn hook_script(root: &Path) -> anyhow::Result<String> {
+    let plugin = std::fs::read_to_string(crate::sh::root().join("root-agent-actions/qm.py"))?;
+    let text = plugin.split_once("HOOK = \"\"\"\\\n").and_then(|(_, rest)| rest.split_once("\"\"\""));
+    let (text, _) = text.context("the plugin has no HOOK")?;
+    let config = root.join("etc/blockhost/db.yaml");
+    Ok(text.replace("@ENVIRONMENT@", "").replace("@CONFIG@", &config.to_string_lossy()))
 }
 
 /// How many instructions a command takes: the same number at each run, whatever else the machine does.

@@ -41,15 +41,10 @@ pub fn play() -> anyhow::Result<bool> {
     play.title("It uses more than its share, and is limited")?;
     play.step(
         "blockhost-vm-throttle",
-        &["web-1", "--cpu-quota", "50", "--iops-read", "500", "--bandwidth-in", "10000"],
+        &[&["web-1", "--cpu-quota", "50", "--iops-read", "500"][..], &LIMITS].concat(),
     )?;
     play.step("blockhost-vm-throttle", &["web-1", "--show"])?;
-    play.title("Somebody else restarts it: CPU and IOPS limits stay, reapply sets the bandwidth again")?;
-    play.step("qm", &["stop", "100"])?;
-    play.step("qm", &["start", "100"])?;
-    play.step("blockhost-provisioner-reapply", &[])?;
-    play.step("blockhost-vm-throttle", &["web-1", "--show"])?;
-    play.step("tc", &["qdisc", "show", "dev", "tap100i0"])?;
+    play.restarts_by_others()?;
     play.step("blockhost-vm-throttle", &["web-1", "--reset"])?;
     play.until_the_guest_is_up();
     play.title("The admin panel: stop, start, kill")?;
@@ -89,6 +84,9 @@ pub fn play() -> anyhow::Result<bool> {
     Ok(true)
 }
 
+/// Kilobits per second, received and sent.
+const LIMITS: [&str; 4] = ["--bandwidth-in", "10000", "--bandwidth-out", "8000"];
+
 struct Play<'l> {
     lab: &'l Lab,
 }
@@ -120,10 +118,50 @@ impl Play<'_> {
         Ok(())
     }
 
+    fn restarts_by_others(&self) -> anyhow::Result<()> {
+        self.title(
+            "Somebody else restarts it, as from Proxmox' page: its hook script sets route, isolation, rules and limits",
+        )?;
+        self.step("qm", &["stop", "100"])?;
+        self.step("qm", &["start", "100"])?;
+        self.shows("bridge", &["-d", "link", "show", "dev", "tap100i0"], &["isolated on"])?;
+        self.shows("tc", &["qdisc", "show", "dev", "tap100i0"], &["tbf rate 10000kbit"])?;
+        let rules = ["limit rate over 1000000 bytes/second", "ip saddr 192.168.122.200 accept"];
+        self.shows("nft", &["list", "table", "bridge", "blockhost"], &rules)?;
+        self.shows("ip", &["-6", "route", "show", "dev", "vmbr0"], &["2a11:6c7:f04:276::2"])?;
+        let kept = ["cpu-quota      50 %", "bandwidth-in   10000 kbit/s", "bandwidth-out  8000 kbit/s"];
+        self.shows("blockhost-vm-throttle", &["web-1", "--show"], &kept)?;
+        self.title("Its hook script is removed by mistake, so nobody can start it; gc puts the script back")?;
+        self.step("qm", &["stop", "100"])?;
+        std::fs::remove_file(self.lab.path("node/var/lib/vz/snippets/blockhost-guard.sh"))?;
+        self.fails("qm", &["start", "100"])?;
+        self.step("blockhost-vm-gc", &["--execute"])?;
+        self.step("qm", &["start", "100"])?;
+        self.shows("bridge", &["-d", "link", "show", "dev", "tap100i0"], &["isolated on"])?;
+        Ok(())
+    }
+
+    /// A step whose output contains these words.
+    fn shows(&self, program: &str, arguments: &[&str], words: &[&str]) -> anyhow::Result<()> {
+        println!("\n$ {program} {}", arguments.join(" "));
+        let ended = self.of(program).args(arguments).output()?;
+        let text = String::from_utf8_lossy(&ended.stdout);
+        print!("{text}{}", String::from_utf8_lossy(&ended.stderr));
+        ensure!(ended.status.success(), "{program} {} failed", arguments.join(" "));
+        for word in words {
+            ensure!(text.contains(word), "{program} {} does not show {word:?}", arguments.join(" "));
+        }
+        Ok(())
+    }
+
+    fn of(&self, program: &str) -> Command {
+        let ours = program.starts_with("blockhost-") || program == "lab";
+        if ours { self.lab.command(program) } else { self.lab.tool(program) }
+    }
+
     fn show(&self, program: &str, arguments: &[&str]) -> anyhow::Result<bool> {
         println!("\n$ {program} {}", arguments.join(" "));
-        let ours = program.starts_with("blockhost-") || program == "lab";
-        let mut command: Command = if ours { self.lab.command(program) } else { self.lab.tool(program) };
+        let mut command = self.of(program);
         shown({
             command.args(arguments);
             command

@@ -63,6 +63,44 @@ fn h36_the_hook_is_set_again() {
 }
 
 #[test]
+fn h36_a_hook_script_that_is_missing_is_found_and_put_back() {
+    let lab = healthy();
+    let script = lab.path("node/var/lib/vz/snippets/blockhost-guard.sh");
+    let text = read(&script);
+    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o644)).unwrap();
+    assert_eq!(codes(&lab), ["hook-missing"], "Proxmox does not start a VM whose script it cannot run");
+    std::fs::remove_file(&script).unwrap();
+    assert_eq!(codes(&lab), ["hook-missing"]);
+    assert_eq!(fix(&lab).ok().out, "nothing found; checked 1 VM\n");
+    assert_eq!(read(&script), text);
+}
+
+#[test]
+fn h36_what_a_vm_that_is_gone_left_of_its_guard_is_removed() {
+    let lab = healthy();
+    create(&lab, "web-2", "").ok();
+    // Stopped and deleted by hand at once, and its record is lost, too.
+    lab.control().remove_guest(101).unwrap();
+    let path = lab.path("var/vms.json");
+    let mut all: Value = serde_json::from_str(&read(&path)).unwrap();
+    all["vms"].as_object_mut().unwrap().remove("web-2").unwrap();
+    write(&path, &all.to_string());
+    let rules = |lab: &Lab| lab.control().snapshot().unwrap().rules.into_keys().collect::<Vec<_>>();
+    assert!(codes(&lab).contains(&"guard-leftover".to_string()) && rules(&lab).len() == 2);
+    let ended = fix(&lab);
+    assert!(
+        ended.err.contains("remove what is left of the network guard of VM web-2 (VMID 101)"),
+        "{ended:?}"
+    );
+    assert_eq!(rules(&lab), ["tap100i0"]);
+    assert!(!codes(&lab).contains(&"guard-leftover".to_string()));
+    // One that is no VM's by its own words stays.
+    write(&lab.path("node/var/lib/blockhost-guard/555.json"), "[]");
+    let ended = fix(&lab);
+    assert!(lab.path("node/var/lib/blockhost-guard/555.json").exists(), "{ended:?}");
+}
+
+#[test]
 fn h55_a_lost_record_is_restored_and_nothing_else() {
     let lab = healthy();
     let path = lab.path("var/vms.json");

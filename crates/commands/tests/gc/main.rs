@@ -11,6 +11,7 @@ mod bad_days;
 mod brakes;
 mod by_hand;
 mod forms;
+mod guards;
 mod guests;
 mod killed;
 mod mock;

@@ -187,6 +187,27 @@ fn wrong_usage_ends_with_2() {
 }
 
 #[test]
+fn h34_iops_of_somebody_else_stay_until_a_reset_or_a_limit_that_excludes_them() {
+    let lab = visible();
+    let theirs = "local-lvm:vm-100-disk-0,iops=100,iops_max=200,mbps_rd=7,size=10G";
+    lab.control().set(100, "scsi0", theirs).unwrap();
+    // Nothing of this is about IOPS.
+    throttle(&lab, &["--cpu-quota", "50", "--bandwidth-in", "1000"]).ok();
+    throttle(&lab, &["--cpu-quota", "0", "--bandwidth-in", "0"]).ok();
+    assert_eq!(config(&lab, "scsi0"), theirs);
+    // No limit to remove, and `iops` goes on.
+    throttle(&lab, &["--iops-read", "0", "--iops-write", "0"]).ok();
+    assert_eq!(config(&lab, "scsi0"), theirs);
+    // `--reset` removes every limit, whoever has set it, and nothing else of the drive.
+    throttle(&lab, &["--reset"]).ok();
+    assert_eq!(config(&lab, "scsi0"), "local-lvm:vm-100-disk-0,mbps_rd=7,size=10G");
+    // Proxmox takes one or the other.
+    lab.control().set(100, "scsi0", theirs).unwrap();
+    throttle(&lab, &["--iops-read", "5"]).ok();
+    assert_eq!(config(&lab, "scsi0"), "local-lvm:vm-100-disk-0,iops_rd=5,mbps_rd=7,size=10G");
+}
+
+#[test]
 fn h34_a_change_that_waits_for_the_next_start_is_not_said_to_be_in_force() {
     let lab = visible();
     // Somebody has changed another key of the drive, which waits.
@@ -380,6 +401,98 @@ fn h35_bandwidth_that_cannot_be_set_is_not_said_to_be_in_force() {
     let limits = json!({"cpu_quota": 50, "bandwidth_in_kbps": 2000, "bandwidth_out_kbps": 500});
     assert_eq!(record(&lab)["limits"], limits);
     assert_eq!(rates(&lab), ["2000kbit", "500kbit"]);
+}
+
+/// An older root agent: it has no guard, and limits by `tc` alone until the VM stops.
+fn with_an_older_root_agent(lab: &Lab) {
+    let unknown = FaultAction::error("Unknown action: guard-set");
+    lab.control().fault("agent.guard-set.before", unknown, 100_000).unwrap();
+}
+
+fn tc(lab: &Lab) -> Vec<String> {
+    snapshot(lab).ports["tap100i0"].tc.clone()
+}
+
+#[test]
+fn h35_an_older_root_agent_limits_by_tc_and_each_new_limit_replaces_the_former() {
+    let lab = visible();
+    with_an_older_root_agent(&lab);
+    let limit = |receives: &str, sends: &str| {
+        let said = throttle(&lab, &["--bandwidth-in", receives, "--bandwidth-out", sends]).ok();
+        said.says(&["warning: the root agent does not guard VMs at their starts"]);
+        tc(&lab)
+    };
+    for (receives, sends) in [("1000", "2000"), ("3000", "4000")] {
+        assert_eq!(
+            limit(receives, sends),
+            [
+                format!("qdisc root tbf rate {receives}kbit burst 131072 latency 400ms"),
+                "qdisc handle ffff: ingress".to_string(),
+                format!(
+                    "filter parent ffff: prio 50 basic police rate {sends}kbit burst 131072 mtu 64kb drop"
+                ),
+            ]
+        );
+    }
+    assert_eq!(limit("0", "0"), Vec::<String>::new());
+}
+
+#[test]
+fn h35_what_an_older_root_agent_has_set_does_not_hold_beside_the_guard() {
+    let lab = visible();
+    with_an_older_root_agent(&lab);
+    throttle(&lab, &["--bandwidth-in", "1000", "--bandwidth-out", "500"]).ok();
+    lab.control().clear_faults().unwrap();
+    // The daemon was restarted with today's plugin; the VM runs on.
+    throttle(&lab, &["--bandwidth-in", "0", "--bandwidth-out", "8000"]).ok();
+    assert_eq!((rates(&lab), tc(&lab)), (vec!["8000kbit".into()], Vec::<String>::new()));
+
+    // What Proxmox itself has set for `rate=` of the card stays, and a filter or a qdisc of others.
+    let net = config(&lab, "net0");
+    lab.control().set(100, "net0", &format!("{net},rate=5")).unwrap();
+    let run =
+        |line: &str| assert!(lab.tool("tc").args(line.split(' ')).status().unwrap().success(), "{line}");
+    run("qdisc replace dev tap100i0 handle ffff: ingress");
+    run("filter add dev tap100i0 parent ffff: prio 50 basic police rate 5mbit burst 1mb mtu 64kb drop");
+    let before = tc(&lab);
+    throttle(&lab, &["--bandwidth-out", "7000"]).ok();
+    assert_eq!(tc(&lab), before);
+    lab.control().set(100, "net0", &net).unwrap();
+    run("qdisc replace dev tap100i0 handle ffff: ingress");
+    run("filter add dev tap100i0 parent ffff: prio 7 u32 match u32 0 0");
+    run("qdisc replace dev tap100i0 root tbf rate 9mbit burst 64kb latency 50ms");
+    let before = tc(&lab);
+    throttle(&lab, &["--bandwidth-out", "6000"]).ok();
+    assert_eq!((tc(&lab), before.len()), (before, 3));
+    assert!(rates(&lab).contains(&"6000kbit".to_string()));
+}
+
+#[test]
+fn h36_what_cannot_be_put_back_is_named_by_direction() {
+    let lab = visible();
+    with_an_older_root_agent(&lab);
+    throttle(&lab, &["--bandwidth-in", "1000", "--bandwidth-out", "2000"]).ok();
+    let again = |point: &str, words: &[&str]| {
+        vm(&lab, "kill", &["web-1"]).ok();
+        lab.control().fault(point, FaultAction::error("Error: TC classifier not found."), 1_000).unwrap();
+        let said = vm(&lab, "start", &["web-1"]).ok().says(words);
+        lab.control().clear_faults().unwrap();
+        with_an_older_root_agent(&lab);
+        said
+    };
+    let said = again(
+        "tc.filter",
+        &["bandwidth-out was not restored: ", "TC classifier not found", "blockhost-vm-start web-1"],
+    );
+    assert!(!said.err.contains("bandwidth-in"), "{said:?}");
+    assert_eq!(
+        tc(&lab),
+        ["qdisc root tbf rate 1000kbit burst 131072 latency 400ms"],
+        "and no half of the other"
+    );
+    again("tc.qdisc", &["bandwidth-in and bandwidth-out were not restored: "]);
+    vm(&lab, "start", &["web-1"]).ok();
+    assert_eq!(tc(&lab).len(), 3);
 }
 
 #[test]

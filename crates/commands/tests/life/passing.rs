@@ -144,9 +144,22 @@ fn the_template_is_that_of_the_settings_and_one_that_can_be_cloned() {
     }
     lab.create("web-1", &["--template-vmid", "9001"]).ok();
     assert_eq!(terraform_vm(&lab, "web-1")["clone"]["vm_id"], 9001);
-    for (key, value) in [("hookscript", "local:snippets/x.pl"), ("boot", "order=net0;scsi0")] {
+    for (key, value, words) in [
+        ("hookscript", "local:snippets/x.pl", ["local:snippets/x.pl", "qm set 9001 --delete hookscript"]),
+        ("boot", "order=net0;scsi0", ["boots from net0 first", "scsi0"]),
+    ] {
         lab.control().set(9001, key, value).unwrap();
-        lab.create("web-2", &["--template-vmid", "9001"]).fails(&["VM web-2", "template VM 9001"]);
+        let before = world(&lab);
+        for apply in [&["--template-vmid", "9001"][..], &["--template-vmid", "9001", "--apply"]] {
+            let arguments = [&["web-2", "--no-web3"][..], apply].concat();
+            let said =
+                lab.vm("create", &arguments).fails(&[&["VM web-2", "template VM 9001"][..], &words].concat());
+            world(&lab).same(&before, "nothing was taken");
+            assert!(!said.err.contains("terraform"), "{said:?}");
+        }
+        assert!(!lab.path("var/journal/web-2.json").exists());
+        assert!(!lab.path("var/terraform/vms/web-2").exists());
+        assert_eq!(record(&lab, "web-2"), serde_json::Value::Null);
         lab.control().unset(9001, key).unwrap();
     }
 }

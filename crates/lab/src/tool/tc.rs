@@ -48,6 +48,10 @@ fn show(device: &Device, dev: &str, kind: &str) -> ToolOutput {
         text.push_str("qdisc noqueue 0: root refcnt 2 \n");
     }
     for line in device.tc.iter().filter(|line| line.starts_with(kind)) {
+        let line = match kind {
+            "qdisc " => line.replace(" latency ", " lat "),
+            _ => line.replace(" prio ", " pref "),
+        };
         text.push_str(&format!("{line} dev {dev}\n"));
     }
     ToolOutput::text(text)

@@ -196,6 +196,13 @@ impl Work<'_> {
             }
         }
         self.isolation(&port, guarded, phase);
+        // A new tap has none.
+        if phase == Phase::Apply
+            && !card.has_rate
+            && let Err(error) = self.ports.remove_older_limits(&card.tap)
+        {
+            self.missing.push(format!("a former limit of {} is still there: {error}", card.tap));
+        }
         let limited = match guarded.limits.bandwidth_in_kbps {
             0 if phase == Phase::PostStart => Ok(()), // a new tap has none
             0 => self.ports.unlimit_received(&card.tap),

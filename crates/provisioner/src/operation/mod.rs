@@ -14,6 +14,7 @@ pub mod doctor;
 pub mod expire;
 pub mod gc;
 pub mod guard;
+pub mod guard_upkeep;
 pub mod guest_exec;
 pub mod import;
 pub mod kill;

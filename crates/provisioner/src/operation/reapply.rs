@@ -3,7 +3,7 @@
 
 use super::create::traces_of_vms;
 use super::network::Isolation;
-use super::{Context, bandwidth, machine, network, node_cloud_init, restore};
+use super::{Context, bandwidth, guard_upkeep, machine, network, node_cloud_init, restore};
 use crate::host::Host;
 use crate::host::clock::Deadline;
 use crate::host::root_agent::AgentError;
@@ -35,6 +35,8 @@ pub struct Reapplied {
     pub off: usize,
     /// Active VMs that are missing on the node.
     pub missing: Vec<String>,
+    /// What VMs that are gone had left and was removed, one line each.
+    pub cleared: Vec<String>,
     /// What could not be set, one line each.
     pub failures: Vec<String>,
 }
@@ -107,6 +109,12 @@ pub fn reapply(ctx: &Context<'_>) -> anyhow::Result<Reapplied> {
             }
             Err(error) => done.failures.push(format!("{error:#}")),
         }
+    }
+    if done != Reapplied::default() {
+        // The root agent answers.
+        let upkeep = guard_upkeep::look_after(ctx);
+        done.cleared.extend(upkeep.done);
+        done.failures.extend(upkeep.failures);
     }
     Ok(done)
 }

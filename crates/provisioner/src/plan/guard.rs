@@ -68,6 +68,8 @@ pub struct Card {
     pub mac: Mac,
     /// Its bridge.
     pub bridge: String,
+    /// Whether Proxmox itself limits it (`rate=`).
+    pub has_rate: bool,
 }
 
 /// The part of a VM's configuration that the guard needs.
@@ -124,7 +126,8 @@ fn card(vmid: Vmid, number: u32, value: &str) -> Option<Card> {
     let mac = pairs().find_map(|(_, value)| Mac::parse(value))?;
     let bridge = pairs().find(|(key, _)| *key == "bridge").map(|(_, bridge)| bridge.to_owned())?;
     let (tap, firewall_port) = (tap(vmid, number), format!("fwpr{vmid}p{number}"));
-    Some(Card { tap, firewall_port, mac, bridge })
+    let has_rate = pairs().any(|(key, _)| key == "rate");
+    Some(Card { tap, firewall_port, mac, bridge, has_rate })
 }
 
 /// Returns the host device of a VM's network card.

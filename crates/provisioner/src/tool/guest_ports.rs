@@ -62,6 +62,28 @@ impl GuestPorts<'_> {
         if ours { self.done("tc", &["qdisc", "del", "dev", tap, "root"]) } else { Ok(()) }
     }
 
+    /// Removes the limits that an older root agent has set with `tc` alone: beside ours they would still hold. Its
+    /// policer is the one that Proxmox sets for `rate=` of a card, so this is only for a card without that; filters and
+    /// qdiscs of anybody else are left alone.
+    pub fn remove_older_limits(&self, tap: &str) -> Result<(), RunError> {
+        let shown = self.run("tc", &["qdisc", "show", "dev", tap], Input::Nothing)?;
+        let has = |text: &str, all: &[&str]| {
+            text.lines().any(|line| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                all.iter().all(|word| words.contains(word)) && !words.contains(&HANDLE)
+            })
+        };
+        if has(&shown.stdout, &["tbf", "root", "lat", "400ms"]) {
+            self.done("tc", &["qdisc", "del", "dev", tap, "root"])?;
+        }
+        if !has(&shown.stdout, &["ingress", "ffff:"]) {
+            return Ok(());
+        }
+        let filters = self.run("tc", &["filter", "show", "dev", tap, "parent", "ffff:"], Input::Nothing)?;
+        let is_its = has(&filters.stdout, &["pref", "50", "basic"]);
+        if is_its { self.done("tc", &["qdisc", "del", "dev", tap, "ingress"]) } else { Ok(()) }
+    }
+
     /// Sets the host's route to a guest.
     pub fn add_route(&self, address: Ipv6Addr, bridge: &str) -> Result<(), RunError> {
         self.done("ip", &["-6", "route", "replace", &format!("{address}/128"), "dev", bridge])

@@ -9,7 +9,7 @@ pub struct Inventory {
     pub folder: String,
     /// VM and kind (`user`, `meta`) of each snippet.
     pub snippets: Vec<(String, String)>,
-    /// Whether the guard's hook script is there.
+    /// Whether the guard's hook script is there and can be run.
     pub hook: bool,
     /// VMID of each guard file, and the VM that it is for.
     pub guards: Vec<(u32, Option<String>)>,

@@ -5,7 +5,7 @@
 
 use crate::host::accounts::{self, Account};
 use crate::host::{Host, read_file, replace_file};
-use crate::operation::{Context, reapply, restore};
+use crate::operation::{Context, guard_upkeep, reapply, restore};
 use crate::plan::doctor::leftovers::Holder;
 use crate::plan::doctor::{Finding, Fix};
 use crate::store::audit::{self, Change};
@@ -13,6 +13,7 @@ use crate::store::provisioning_queue;
 use crate::store::settings::Settings;
 use crate::store::withheld_vmids::WithheldVmids;
 use crate::value::vm_name::VmName;
+use crate::value::vmid::Vmid;
 use anyhow::Context as _;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -36,6 +37,9 @@ pub fn in_words(fix: &Fix) -> String {
         Fix::SetMode(path, mode) => format!("set the mode of {} to {mode:04o}", path.display()),
         Fix::SetOwner(path) => format!("give {} to user blockhost", path.display()),
         Fix::FreeVolume(volid) => format!("free the leftover disk {volid}"),
+        Fix::ClearGuard(vmid, name) => {
+            format!("remove what is left of the network guard of VM {name} (VMID {vmid})")
+        }
     }
 }
 
@@ -55,6 +59,7 @@ pub fn apply(host: &Host, fix: &Fix) -> anyhow::Result<()> {
         Fix::RestoreRecord(name) => restore_record(&open(host)?, name),
         Fix::Reconnect(name) => reconnect(&open(host)?, name),
         Fix::FreeVolume(volid) => free_volume(&open(host)?, volid),
+        Fix::ClearGuard(vmid, name) => clear_guard(&open(host)?, *vmid, name),
     };
     done.with_context(|| format!("cannot {}", in_words(fix)))
 }
@@ -84,6 +89,12 @@ fn restore_record(ctx: &Context<'_>, name: &str) -> anyhow::Result<()> {
 fn reconnect(ctx: &Context<'_>, name: &str) -> anyhow::Result<()> {
     let failures = reapply::reconnect(ctx, &VmName::parse(name)?)?;
     anyhow::ensure!(failures.is_empty(), "{}", failures.join("; "));
+    Ok(())
+}
+
+fn clear_guard(ctx: &Context<'_>, vmid: u32, name: &str) -> anyhow::Result<()> {
+    let cleared = guard_upkeep::clear(ctx, Vmid::new(u64::from(vmid))?, &VmName::parse(name)?)?;
+    anyhow::ensure!(cleared, "the VM is there again, or another operation works on it");
     Ok(())
 }
 

@@ -122,6 +122,7 @@ fn look(ctx: &Context<'_>, names: &[VmName]) -> anyhow::Result<Examined> {
         routes: from_host.routes.as_ref(),
         bridge: from_host.bridge.as_deref(),
         pool: pool.map(|pool| pool.as_str()).zip(from_api.members.as_ref()),
+        lacks_hook_script: from_agent.inventory.as_ref().is_some_and(|inventory| !inventory.hook),
     };
     for record in &checked {
         if let Some(state) = from_agent.states.get(record.name.as_str()) {

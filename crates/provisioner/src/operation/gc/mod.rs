@@ -12,7 +12,7 @@ pub(super) mod under_way;
 
 use super::destroy::{Condition, Destroyed, LIMIT, MachineMust, destroy_when};
 use super::locked_vm::in_words;
-use super::{Context, late_requests, recovery, restore};
+use super::{Context, guard_upkeep, late_requests, recovery, restore};
 use crate::host::lock_file::LockFile;
 use crate::host::progress;
 use crate::plan::garbage_collection::{self, BelievedClock, Brake, Candidates, Limits, OtherClocks};
@@ -95,6 +95,11 @@ pub fn gc(ctx: &Context<'_>, options: Options) -> anyhow::Result<Report> {
     let now = ctx.host.now();
     let mut report = Report { candidates: candidates(ctx, options, grace)?, ..Report::default() };
     report.notes.extend(report.candidates.left_alone.iter().cloned());
+    if options.execute {
+        let upkeep = guard_upkeep::look_after(ctx);
+        report.notes.extend(upkeep.done);
+        report.failures.extend(upkeep.failures);
+    }
     let limits = limits(ctx, options);
     let last = last_run::read(ctx.host).map_err(|error| format!("{error:#}"));
     let believed = last.as_ref().ok().cloned().flatten().and_then(|last| last.believed);

@@ -105,6 +105,7 @@ kinds! {
     SNIPPET_LEFTOVER "snippet-leftover" Warning "a destroyed VM's secrets are still on the node"
     // The guard.
     HOOK_NOT_SET "hook-not-set" Warning "a start by somebody else leaves it without rules, isolation, limits and route"
+    HOOK_MISSING "hook-missing" Error "a VM whose hook script is missing does not start, whoever starts it"
     GUARD_INCOMPLETE "guard-incomplete" Error "it may use addresses of others, or lacks its limits or its route"
     GUARD_LEFTOVER "guard-leftover" Note "it guards a VM that is gone"
     // What is unfinished.

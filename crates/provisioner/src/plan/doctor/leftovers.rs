@@ -368,9 +368,18 @@ impl<'a> Index<'a> {
                 let whose = name.as_deref().unwrap_or("a VM");
                 let path = format!("/var/lib/blockhost-guard/{vmid}.json");
                 let what = format!("it is for {whose}, which is gone");
-                let mend = format!("as root: rm {path}");
                 let left = vec![format!("guard {vmid}")];
-                found.push(Finding::new(&GUARD_LEFTOVER, path, what, mend).with(left));
+                found.push(match name {
+                    Some(name) => {
+                        let mend = "blockhost-provisioner-doctor --fix, or the next gc";
+                        let finding = Finding::new(&GUARD_LEFTOVER, path, what, mend).with(left);
+                        finding.mended_by(Fix::ClearGuard(*vmid, name.clone()))
+                    }
+                    // Whose it is cannot be read.
+                    None => {
+                        Finding::new(&GUARD_LEFTOVER, &path, what, format!("as root: rm {path}")).with(left)
+                    }
+                });
             }
         }
         found

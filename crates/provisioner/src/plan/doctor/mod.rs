@@ -109,6 +109,8 @@ pub enum Fix {
     SetOwner(PathBuf),
     /// Frees this disk, which a destroy of ours could not free.
     FreeVolume(String),
+    /// Removes what is left of the guard of a VM that is gone: its VMID, and its name.
+    ClearGuard(u32, String),
 }
 
 /// Order for a person: the worst first, those of a kind together.

@@ -17,6 +17,8 @@ pub struct Surroundings<'a> {
     pub bridge: Option<&'a str>,
     /// The pool of our VMs, and the VMIDs that the API shows in it; `None`: not known.
     pub pool: Option<(&'a str, &'a HashSet<u32>)>,
+    /// The guard's hook script is not where VMs look for it; false if that is not known.
+    pub lacks_hook_script: bool,
 }
 
 /// The words by which a VM is named.
@@ -69,7 +71,7 @@ pub fn findings(record: &VmRecord, state: &VmState, around: &Surroundings<'_>) -
         if state.running {
             found.extend(network(record, state, around, &finding));
         }
-        found.extend(guard(record, state, &finding));
+        found.extend(guard(record, state, around, &finding));
     }
     if let Some((pool, members)) = around.pool
         && !members.contains(&record.vmid.get())
@@ -129,7 +131,7 @@ fn power(record: &VmRecord, state: &VmState, finding: Make<'_>) -> Vec<Finding> 
 }
 
 /// What guards its network at every start. A root agent that does not tell is older, which is said elsewhere.
-fn guard(record: &VmRecord, state: &VmState, finding: Make<'_>) -> Vec<Finding> {
+fn guard(record: &VmRecord, state: &VmState, around: &Surroundings<'_>, finding: Make<'_>) -> Vec<Finding> {
     let Some(report) = &state.guard else { return Vec::new() };
     let mend = || "blockhost-provisioner-reapply".to_string();
     let reconnect = || Fix::Reconnect(record.name.to_string());
@@ -140,6 +142,10 @@ fn guard(record: &VmRecord, state: &VmState, finding: Make<'_>) -> Vec<Finding> 
             false => "nothing is decided for its guard",
         };
         found.push(finding(&HOOK_NOT_SET, what.to_string(), mend()).mended_by(reconnect()));
+    }
+    if report.hook && around.lacks_hook_script && record.status == Status::Active {
+        let what = "its hook script blockhost-guard.sh is missing".to_string();
+        found.push(finding(&HOOK_MISSING, what, mend()).mended_by(reconnect()));
     }
     if state.running && report.set && report.enabled && !report.applied {
         let missing = report.missing.join("; ");
@@ -206,8 +212,12 @@ mod tests {
         let record = record("web-1", 100);
         let routes = HashMap::from([(record.ipv6.unwrap(), vec!["vmbr0".to_string()])]);
         let pool = HashSet::from([100]);
-        let around =
-            Surroundings { routes: Some(&routes), bridge: Some("vmbr0"), pool: Some(("blockhost", &pool)) };
+        let around = Surroundings {
+            routes: Some(&routes),
+            bridge: Some("vmbr0"),
+            pool: Some(("blockhost", &pool)),
+            ..Surroundings::default()
+        };
         let codes = |change: &dyn Fn(&mut VmRecord, &mut VmState)| -> Vec<&str> {
             let (mut record, mut state) = (record.clone(), running());
             change(&mut record, &mut state);
@@ -257,7 +267,7 @@ mod tests {
     fn h54_a_vm_whose_start_has_not_ended_lacks_nothing_yet() {
         let record = record("web-1", 100);
         let routes = HashMap::new();
-        let around = Surroundings { routes: Some(&routes), bridge: Some("vmbr0"), pool: None };
+        let around = Surroundings { routes: Some(&routes), bridge: Some("vmbr0"), ..Surroundings::default() };
         let starting = VmState { starting: true, isolated: Some(false), ..running() };
         assert_eq!(findings(&record, &starting, &around), []);
         assert_eq!(findings(&record, &VmState { isolated: Some(false), ..running() }, &around).len(), 2);
@@ -266,7 +276,7 @@ mod tests {
     #[test]
     fn h36_a_vm_whose_starts_are_not_guarded_is_found() {
         let record = record("web-1", 100);
-        let codes = |change: fn(&mut GuardReport)| -> Vec<&str> {
+        let seen = |is_gone: bool, change: fn(&mut GuardReport)| -> Vec<&str> {
             let mut report = GuardReport {
                 set: true,
                 hook: true,
@@ -277,20 +287,24 @@ mod tests {
             };
             change(&mut report);
             let state = VmState { guard: Some(Box::new(report)), ..running() };
-            findings(&record, &state, &Surroundings::default()).iter().map(|one| one.kind.code).collect()
+            let around = Surroundings { lacks_hook_script: is_gone, ..Surroundings::default() };
+            findings(&record, &state, &around).iter().map(|one| one.kind.code).collect()
         };
+        let codes = |change| seen(false, change);
         assert_eq!(codes(|_| {}), [""; 0]);
         assert_eq!(codes(|report| report.hook = false), ["hook-not-set"]);
         assert_eq!(codes(|report| report.set = false), ["hook-not-set"]);
         assert_eq!(codes(|report| report.applied = false), ["guard-incomplete"]);
         assert_eq!(codes(|report| (report.applied, report.enabled) = (false, false)), [""; 0], "H51");
+        assert_eq!(seen(true, |_| {}), ["hook-missing"], "a start by anybody but us fails");
+        assert_eq!(seen(true, |report| report.hook = false), ["hook-not-set"], "it does not need it");
     }
 
     #[test]
     fn h51_a_suspended_vm_lacks_no_route() {
         let record = VmRecord { status: Status::Suspended, ..record("web-1", 100) };
         let routes = HashMap::new();
-        let around = Surroundings { routes: Some(&routes), bridge: Some("vmbr0"), pool: None };
+        let around = Surroundings { routes: Some(&routes), bridge: Some("vmbr0"), ..Surroundings::default() };
         let off = VmState { running: false, onboot: false, ..running() };
         assert_eq!(findings(&record, &off, &around), []);
     }
