@@ -200,7 +200,8 @@ mod tests {
 
     #[test]
     fn a_lab_may_use_all_that_lies_in_it_and_nothing_else_that_is_hidden() {
-        let dir = tempfile::tempdir().unwrap();
+        // Where TMPDIR is, other directories are hidden.
+        let dir = tempfile::tempdir_in("/tmp").unwrap();
         let root = dir.path().to_str().unwrap();
         let host = host(root);
         for below in ["srv/tf", "home/tf", "var/lib/blockhost/terraform"] {
