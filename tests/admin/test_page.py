@@ -287,11 +287,19 @@ def test_a_severity_of_a_later_version_is_not_taken_for_harmless(client, command
 
 
 def test_what_the_page_asks_for_is_what_the_schemas_have():
-    schema = {name: json.loads((ROOT / "facts" / "schema" / f"{name}.json").read_text()) for name in ("doctor", "vm-list", "vm-audit")}
+    schema = {name: json.loads((ROOT / "facts" / "schema" / f"{name}.json").read_text()) for name in ("doctor", "capacity", "vm-list", "vm-audit")}
     doctors = schema["doctor"]["properties"]
     assert doctor().keys() == doctors.keys()
     for of, one in (("findings", doctor()["findings"][0]), ("creates", doctor()["creates"][0])):
         assert one.keys() == doctors[of]["items"]["properties"].keys()
+    capacities = schema["capacity"]["properties"]
+    assert capacity().keys() == capacities.keys()
+    for numbers in ("vmids", "ipv4", "ipv6"):
+        assert capacity()[numbers].keys() == schema["capacity"]["$defs"]["numbers"]["properties"].keys()
+    assert capacity()["size"].keys() == capacities["size"]["properties"].keys()
+    assert capacity()["memory"].keys() == capacities["memory"]["properties"].keys() - {"overcommit_memory"}
+    for of in ("storages", "nodes"):
+        assert capacity()[of][0].keys() == capacities[of]["items"]["properties"].keys()
     assert expiring()[0].keys() <= schema["vm-list"]["items"]["properties"].keys()
     assert audit()[0].keys() == schema["vm-audit"]["items"]["properties"].keys()
     assert set(COMMANDS) == {question.argv[0] for question in node_report.QUESTIONS.values()}
