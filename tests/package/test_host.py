@@ -174,11 +174,12 @@ def test_a_create_of_the_scripts_that_does_not_end_is_not_broken(host, deb, pack
 
 def test_our_own_create_in_flight_does_not_hold_up_an_upgrade(host, deb):
     host.apt(deb)
-    host.write("usr/local/bin/blockhost-vm-create", "#!/bin/sh\nexec sleep 60\n", 0o755)
-    running = host.start("/usr/local/bin/blockhost-vm-create", "web-1")
-    begun = time.monotonic()
+    host.write("usr/local/bin/blockhost-vm-create", "#!/bin/sh\n/bin/sleep \"$1\"\n", 0o755)
+    running = host.start("/usr/local/bin/blockhost-vm-create", "300")
+    # Who waits has waited fifteen minutes at once, and refuses.
+    host.write("usr/local/sbin/sleep", "#!/bin/sh\n", 0o755)
     host.apt(of_version(deb, "0.3.1", host.place))
-    assert time.monotonic() - begun < 30
+    assert running.poll() is None
     running.kill()
 
 
@@ -194,6 +195,17 @@ def test_a_downgrade_is_refused_in_each_direction(host, deb, packages):
         assert host.ok("dpkg-query", "-W", "-f", "${Status} ${Version}", PACKAGE) == "install ok installed 0.4.0"
         assert changes(before, host.snapshot()) == {}
         host.ok("dpkg", "--audit")
+    # Also where the scripts of the version that is installed allow it.
+    kept = {}
+    for script in ("prerm", "postrm"):
+        path = f"var/lib/dpkg/info/{PACKAGE}.{script}"
+        kept[path] = host.path(path).read_text()
+        host.write(path, "#!/bin/sh\n", 0o755)
+    done = host.dpkg(deb)
+    assert done.returncode != 0 and "0.4.0 cannot be downgraded to" in done.stdout + done.stderr, done
+    assert host.ok("dpkg-query", "-W", "-f", "${Status} ${Version}", PACKAGE) == "install ok installed 0.4.0"
+    for path, text in kept.items():
+        host.write(path, text, 0o755)
     # The way back that the message names.
     host.ok("dpkg", "--remove", PACKAGE)
     host.apt(packages["older"])
@@ -263,10 +275,11 @@ def test_removal_takes_the_guard_out_of_the_vms_first(host, deb):
     assert not host.path("usr/bin/blockhost-vm-list").exists()
 
 
-def test_removal_waits_for_a_command_that_changes_a_vm(host, deb):
+@pytest.mark.parametrize("command", ["blockhost-vm-destroy", "blockhost-vm-start", "blockhost-provisioner-import"])
+def test_removal_waits_for_a_command_that_changes_a_vm(host, deb, command):
     host.apt(deb)
-    host.write("usr/local/bin/blockhost-vm-destroy", "#!/bin/sh\n/bin/sleep \"$1\"\n", 0o755)
-    running = host.start("/usr/local/bin/blockhost-vm-destroy", "300")
+    host.write(f"usr/local/bin/{command}", "#!/bin/sh\n/bin/sleep \"$1\"\n", 0o755)
+    running = host.start(f"/usr/local/bin/{command}", "300")
     host.write("usr/local/sbin/sleep", "#!/bin/sh\n", 0o755)
     done = host.run("dpkg", "--remove", PACKAGE)
     assert done.returncode != 0 and "is still running after 15 minutes; not removed" in done.stderr, done.stderr
