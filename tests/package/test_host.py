@@ -126,7 +126,11 @@ def test_an_upgrade_from_the_scripts(each_host, deb, packages):
         "setup steps done: terraform db_config",
     ]
     assert host.path("var/log/steps").read_text().split() == ["token", "terraform", "db_config"]
-    assert host.systemctl() == ["stop blockhost-gc.timer", "start blockhost-gc.timer", "try-restart blockhost-root-agent.service"]
+    # Not again where nothing is newer.
+    assert host.dpkg(deb).returncode == 0
+    assert host.path("var/log/steps").read_text().split() == ["token", "terraform", "db_config"]
+    again = ["start blockhost-gc.timer", "try-restart blockhost-root-agent.service"]
+    assert host.systemctl() == ["stop blockhost-gc.timer", *again, *again]
     assert host.is_enabled("blockhost-gc.timer") and host.is_enabled("blockhost-reapply.service")
     # Its files are replaced or gone, its data is as it was, with the owner that terraform has now.
     assert not host.path("usr/bin/blockhost-vm-of-old").exists()
@@ -142,6 +146,13 @@ def test_an_upgrade_from_the_scripts(each_host, deb, packages):
     # And as user blockhost would see it.
     listed = host.ok("blockhost-vm-list")
     assert "web-001\tactive" in listed
+
+
+def test_a_node_that_nobody_has_set_up_is_left_to_the_installer(host, deb):
+    host.write("usr/local/sbin/pvesh", "#!/bin/sh\n", 0o755)
+    host.write("usr/local/sbin/blockhost-provisioner-setup", "#!/bin/sh\necho \"$*\" >>/var/log/steps\n", 0o755)
+    assert host.dpkg(deb).returncode == 0
+    assert not host.path("var/log/steps").exists()
 
 
 def test_a_create_of_the_scripts_in_flight_is_waited_for(host, deb, packages):
@@ -220,9 +231,12 @@ server.bind(path)
 server.listen()
 client = socket.socket(socket.AF_UNIX)
 client.connect(path)
-peer, _ = server.accept()
-# The caller has given up; what it asked for is still being done.
-client.close()
+if sys.argv[2] == "accepted":
+    peer, _ = server.accept()
+    # The caller has given up; what it asked for is still being done.
+    client.close()
+else:
+    peer = client
 print("busy", flush=True)
 time.sleep(float(sys.argv[1]))
 peer.close()
@@ -230,10 +244,11 @@ time.sleep(60)
 """
 
 
-def test_the_agent_is_not_restarted_in_the_middle_of_a_request(host, deb):
+@pytest.mark.parametrize("request_is", ["accepted", "waiting"])
+def test_the_agent_is_not_restarted_in_the_middle_of_a_request(host, deb, request_is):
     host.write("etc/test-agent-state", "active\n")
     host.write("root/agent.py", AGENT)
-    agent = host.start("python3", "/root/agent.py", "8")
+    agent = host.start("python3", "/root/agent.py", "8", request_is)
     host.wait_until(lambda: host.path("run/blockhost/root-agent.sock").exists(), "the socket")
     begun = time.monotonic()
     installing = subprocess.Popen(host.words(["dpkg", "-i", host.carry(deb)]), stderr=subprocess.PIPE, text=True)
