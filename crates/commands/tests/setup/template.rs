@@ -6,16 +6,21 @@ use lab::model::NewGuest;
 use serde_json::json;
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 
 /// The setup command in a folder with a builder of the test's own beside it.
 fn with_builder(bare: &Bare, script: &str) -> Command {
     let (own, builder) =
         (bare.0.path("bin/blockhost-provisioner-setup"), bare.0.path("bin/blockhost-build-template"));
-    fs::copy(bare.0.command("blockhost-provisioner-setup").get_program(), &own).unwrap();
-    fs::write(&builder, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&builder, fs::Permissions::from_mode(0o755)).unwrap();
+    let text = bare.0.path("run/builder");
+    fs::write(&text, format!("#!/bin/sh\n{script}\n")).unwrap();
+    // By a program of its own: a file that this one has open for writing is also open in every child that another test
+    // is just starting, and cannot be executed meanwhile.
+    for (from, into) in
+        [(bare.0.command("blockhost-provisioner-setup").get_program(), &own), (text.as_os_str(), &builder)]
+    {
+        assert!(Command::new("install").arg("-m755").arg(from).arg(into).status().unwrap().success());
+    }
     let mut command = bare.0.tool(own.to_str().unwrap());
     command.arg("template");
     command
