@@ -1,11 +1,12 @@
 //! What gc sees to of the guard of VMs' networks: the hook script, without which no VM starts, and what VMs that are gone
 //! have left (`facts/contract/root-agent.md#the-guard-of-a-vms-network`).
 
-use crate::support::{Ended, Site, Vm, due, paid, read, run, until};
+use crate::support::{Ended, Site, Vm, due, paid, read, run, start, until};
 use lab::model::{FaultAction, NewGuest, Power};
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 const NONE: [Vm; 0] = [];
 
@@ -151,7 +152,7 @@ fn h08_what_is_not_proven_to_be_gone_keeps_its_guard() {
     site.lab.control().fault("agent.guest-list", FaultAction::error("no list"), 100).unwrap();
     stays("no list", &execute).says(&["cannot tell which guards", "no list"]);
     site.lab.control().clear_faults().unwrap();
-    // Restored from a backup between the list and the look at it.
+    // Nor is a state that cannot be asked for.
     site.lab.control().fault("agent.vm-state", FaultAction::error("no state"), 100).unwrap();
     let said = stays("no state", &execute);
     assert!(said.err.contains("VM web-1 (VMID 100): cannot query the node"), "{said:?}");
@@ -172,6 +173,21 @@ fn h08_what_is_not_proven_to_be_gone_keeps_its_guard() {
     assert_eq!(left(&site, 100), [true; 4], "whoever ends it clears it");
     site.gc(&execute).ok();
     assert_eq!(left(&site, 100), [false; 4]);
+}
+
+#[test]
+fn h08_a_vm_that_is_restored_while_gc_works_keeps_its_guard() {
+    let site = one_is_gone();
+    let fault = FaultAction::Slow { ms: 2_000 };
+    site.lab.control().fault("agent.vm-state.before", fault, 1).unwrap();
+    let gc = start(&mut site.verb("gc", &["--execute", "--suspend-only"]));
+    site.lab.control().wait_fault("agent.vm-state.before", Duration::from_secs(30)).unwrap();
+    // The list of guests did not have it.
+    let restored = NewGuest { vmid: 100, name: "web-1".into(), running: true, ..NewGuest::default() };
+    site.lab.control().add_guest(restored).unwrap();
+    gc.wait();
+    assert!(left(&site, 100)[2] && left(&site, 100)[3], "{:?}", left(&site, 100));
+    assert_eq!(trail(&site).matches("\"verb\":\"clear-guard\"").count(), 0);
 }
 
 #[test]

@@ -214,6 +214,21 @@ fn a_vm_of_before_gets_its_guard_by_reapply_and_is_held_to_its_addresses_when_as
 }
 
 #[test]
+fn an_older_root_agent_is_warned_of_once_however_many_vms_are_connected() {
+    let lab = Lab::builder().start().unwrap();
+    without_guard(&lab);
+    for name in ["web-1", "web-2"] {
+        lab.made(name);
+    }
+    let words = "the root agent does not guard VMs at their starts";
+    let said = reapply(&lab, &[]).ok();
+    assert!(said.err.contains("reconnected 2 VMs") && said.err.matches(words).count() == 1, "{said:?}");
+    lab.vm("kill", &["web-1", "web-2"]).ok();
+    let said = lab.vm("start", &["web-1", "web-2"]).ok();
+    assert_eq!(said.err.matches(words).count(), 1, "{said:?}");
+}
+
+#[test]
 fn a_site_without_anti_spoofing_has_all_the_rest() {
     let lab = Lab::builder().db_yaml("anti_spoofing: false").start().unwrap();
     lab.made("web-1");
